@@ -1,0 +1,33 @@
+# `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, versions from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test check bench clean
+
+setup: $(READY)
+
+# torch first and by its pinned version: a bare `torch` would fetch several GB of CUDA packages.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt) --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+demo: setup
+	$(BIN)/parti demo configs/demo/demo.toml
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# make bench ONLY=loader runs one of them.
+bench: setup
+	$(BIN)/python -m tests.benchmarks.run $(ONLY)
+
+clean:
+	rm -rf .venv build *.egg-info runs

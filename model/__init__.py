@@ -1,0 +1,1 @@
+"""Image tokenizers and priors in torch: training, sampling, evaluation."""

@@ -1,0 +1,1 @@
+"""Priors: networks that predict image tokens."""

@@ -1,0 +1,72 @@
+"""Image tokens for prompts: cached decoding with classifier-free guidance, temperature, top-k and top-p."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.priors.parti import EncodedText, Parti, no_text
+from parti_data.config import StrictModel
+
+
+class Sampling(StrictModel):
+    """How tokens are drawn from logits. Parti states none of these but the guidance of its FIDs, 1.2."""
+
+    guidance: float = 1.2
+    """Lambda of `guide`; 1 samples from the prior as it is."""
+    temperature: float = 1.0
+    top_k: int = 0
+    """Keep so many of the likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together have this probability."""
+
+
+def guide(with_text: Tensor, without_text: Tensor, guidance: float) -> Tensor:
+    """Return G(z) + lambda (G(z, c) - G(z)) over logits. Source: Parti, section 2.4, equation 1."""
+    return without_text + guidance * (with_text - without_text)
+
+
+def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Return logits (B, V) over the temperature, minus infinity where top-k or top-p leaves a token out."""
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        probabilities = ordered.softmax(-1)
+        is_beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        logits = logits.masked_fill(torch.zeros_like(is_beyond).scatter(1, order, is_beyond), float("-inf"))
+    return logits
+
+
+def draw_tokens(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Return one token (B) for each row of logits (B, V): the inverse of the cumulative distribution at `uniform`."""
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    target = uniform.double() * cumulative[:, -1]
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def uniform_numbers(seeds: list[tuple[int, ...]], num_tokens: int) -> Tensor:
+    """Return a row of numbers in [0, 1) for each seed, (B, I): an image's luck does not depend on its batch."""
+    return torch.from_numpy(np.stack([np.random.default_rng(seed).random(num_tokens) for seed in seeds]))
+
+
+@torch.inference_mode()
+def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I).
+
+    With guidance other than 1 the batch is decoded twice, with and without text.
+    """
+    is_guided = sampling.guidance != 1
+    both = torch.cat([text_ids, no_text(*text_ids.shape)]) if is_guided else text_ids
+    text: EncodedText = model.encode_text(both)
+    caches = model.make_caches(len(both))
+    tokens = torch.empty(uniform.shape, dtype=torch.long)
+    last = None
+    for position in range(model.shape.num_tokens):
+        logits = model.step(last, text, caches)
+        if is_guided:
+            logits = guide(*logits.chunk(2), sampling.guidance)
+        tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
+        last = tokens[:, position].repeat(2) if is_guided else tokens[:, position]
+    return tokens

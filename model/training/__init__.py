@@ -1,0 +1,1 @@
+"""Training jobs and the loop they share."""

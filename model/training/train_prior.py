@@ -1,0 +1,111 @@
+"""The job that trains a Parti prior on token shards."""
+
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from model.priors.parti import Parti, PartiShape, drop_text
+from model.priors.prior_file import save_prior
+from model.training.loop import METRICS, Schedule, train
+from parti_data.config import StageConfig
+from parti_data.manifest import Beginning, Manifest, begin, manifest_digest, record_shard
+from parti_data.storage import join
+from parti_data.token_dataset import TokenDataset
+from parti_data.token_shard import ShardMetadata
+
+PRIOR = "prior.safetensors"
+
+
+class TrainPriorConfig(StageConfig):
+    """What `parti train prior` is told."""
+
+    source: str
+    """A directory that tokenize finished."""
+    held_out: str = ""
+    """Another such directory, on which the loss is measured; empty: not measured."""
+    architecture: dict[str, float] = Field(default_factory=dict)
+    """Fields of PartiShape that differ from Parti-350M; vocabulary, codebook and grid come from the shards."""
+    text_drop: float = 0.1
+    """Share of rows trained without text, for classifier-free guidance. Parti does not state its own."""
+    schedule: Schedule
+    batch_size: int = 8192
+    seed: int = 0
+
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out"})
+
+
+class _PriorTrainee:
+    """A prior with its data."""
+
+    def __init__(self, config: TrainPriorConfig, shape: PartiShape, tokens: TokenDataset, held_out: TokenDataset | None):
+        torch.manual_seed(config.seed)
+        self.model = Parti(shape)
+        self._config, self._tokens, self._held_out = config, tokens, held_out
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """Return the cross-entropy of the step's batch, some of its rows without text."""
+        batch = self._tokens.batch(step)
+        luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
+        text_ids = drop_text(torch.from_numpy(batch.text_ids), torch.from_numpy(luck < self._config.text_drop))
+        return {"total": self.model.loss(text_ids, torch.from_numpy(batch.image_tokens))}
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows an update."""
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the loss on the held-out rows, in nats a token."""
+        if self._held_out is None:
+            return {}
+        self.model.eval()
+        batches = [self._held_out.batch(number) for number in range(-(-self._held_out.num_rows // self._held_out.batch_size))]
+        losses = [
+            float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
+            for batch in batches
+        ]
+        return {"held_out_loss": round(float(np.mean(losses)), 4)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: model, optimizer and step are all of the state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing."""
+
+
+def shape_for(metadata: ShardMetadata, architecture: dict[str, float]) -> PartiShape:
+    """Return the architecture that fits the shards."""
+    whole = {name: value if name == "dropout" else int(value) for name, value in architecture.items()}
+    return PartiShape(
+        text_vocabulary_size=metadata.text_vocabulary_size,
+        codebook_size=metadata.codebook_size,
+        grid_side=metadata.grid_side,
+        **whole,  # type: ignore[arg-type]
+    )
+
+
+def train_prior(config: TrainPriorConfig) -> Manifest:
+    """Train and write a prior; return the manifest."""
+    inputs = {"source": manifest_digest(config.source)}
+    if config.held_out:
+        inputs["held_out"] = manifest_digest(config.held_out)
+    begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
+    if isinstance(begun, Manifest):
+        return begun
+    text_length = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
+    tokens = TokenDataset(config.source, config.batch_size, config.seed, text_length=text_length)
+    held_out = TokenDataset(config.held_out, config.batch_size, text_length=text_length) if config.held_out else None
+    shape = shape_for(tokens.metadata, config.architecture)
+    trainee = _PriorTrainee(config, shape, tokens, held_out)
+    train(trainee, config.schedule, config.output, "train prior")
+    save_prior(trainee.model, tokens.metadata, join(config.output, PRIOR))
+    parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
+    return begun.finish(
+        [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)],
+        {"rows": tokens.num_rows},
+        {"shape": asdict(shape), "parameters": parameters, "metadata": tokens.metadata.model_dump(mode="json")},
+    )

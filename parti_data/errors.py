@@ -1,0 +1,35 @@
+"""What can go wrong and whose it is to mend: every error a user can fix derives from `PartiError`.
+
+PartiError
+├── ConfigError       a config file, an override or an option
+├── SourceError       image-text pairs that cannot be read
+├── ShardError        a stage's directory, a ledger, a shard or a token shard
+├── TokenizerError    an image or text tokenizer that does not fit
+└── CheckpointError   weights or training state that cannot be read
+
+Messages are one line: "where: expected, found; remedy". A bad row is never an error: it is an outcome in the ledger.
+"""
+
+
+class PartiError(Exception):
+    """Something that the user can mend; its message says where and how."""
+
+
+class ConfigError(PartiError):
+    """A config file, an override or an option is wrong."""
+
+
+class SourceError(PartiError):
+    """Image-text pairs cannot be read from where they should be."""
+
+
+class ShardError(PartiError):
+    """A stage's directory, a ledger, a shard or a token shard is not what it should be."""
+
+
+class TokenizerError(PartiError):
+    """An image or text tokenizer does not fit what it is used with."""
+
+
+class CheckpointError(PartiError):
+    """Weights or training state cannot be read, or belong to another run."""

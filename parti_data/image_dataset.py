@@ -1,0 +1,68 @@
+"""Batches of square pictures from kept pairs: a function of (dataset, seed, step) alone."""
+
+import numpy as np
+
+from parti_data.errors import SourceError
+from parti_data.images import Drop, ImageLimits, decode, resize_center
+from parti_data.ledger import LedgerRow, PairDirectory
+
+
+class ImageDataset:
+    """Pictures uint8 (B, S, S, C), shuffled anew each epoch.
+
+    Each picture is decoded once and kept, as long as all of them fit in `cache_bytes`; otherwise it is decoded each
+    time that it is asked for.
+    """
+
+    def __init__(self, path: str, image_side: int, batch_size: int, seed: int = 0, cache_bytes: int = 1 << 30):
+        self._pairs = PairDirectory(path)
+        self._rows = list(self._pairs.kept())
+        if not self._rows:
+            raise SourceError(f"{path}: expected kept pairs, found none; see its ledger for the reasons")
+        self._image_side, self._batch_size, self._seed = image_side, batch_size, seed
+        pixels = (len(self._rows), image_side, image_side, 3)
+        self._cache = np.empty(pixels, np.uint8) if np.prod(pixels, dtype=np.int64) <= cache_bytes else None
+        self._is_cached = np.zeros(len(self._rows), bool)
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self._rows)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return batch number `step`, uint8 (B, S, S, C)."""
+        return self.pictures(self._order(step * self._batch_size, self._batch_size))
+
+    def pictures(self, numbers: np.ndarray | range) -> np.ndarray:
+        """Return the pictures with these numbers, uint8 (B, S, S, C)."""
+        return np.stack([self._picture(int(number)) for number in numbers])
+
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """Return the numbers of the pictures at `count` positions of the endless sequence of epochs."""
+        numbers = []
+        while count:
+            epoch, position = divmod(first, len(self))
+            shuffled = np.random.default_rng([self._seed, epoch]).permutation(len(self))
+            numbers.append(shuffled[position : position + count])
+            first, count = first + len(numbers[-1]), count - len(numbers[-1])
+        return np.concatenate(numbers)
+
+    def _picture(self, number: int) -> np.ndarray:
+        if self._cache is None:
+            return load_picture(self._pairs, self._rows[number], self._image_side)[0]
+        if not self._is_cached[number]:
+            self._cache[number], _ = load_picture(self._pairs, self._rows[number], self._image_side)
+            self._is_cached[number] = True
+        return self._cache[number]
+
+
+def load_picture(
+    pairs: PairDirectory, row: LedgerRow, image_side: int
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Return the picture of a kept row, uint8 (S, S, C), and its box x, y, width, height in the upright image."""
+    pixels = decode(pairs.fetch(row), ImageLimits(max_bytes=row.size, max_pixels=row.width * row.height))
+    if isinstance(pixels, Drop):
+        raise SourceError(
+            f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use the "
+            "version of Pillow that filter used"
+        )
+    return resize_center(pixels, image_side)

@@ -1,0 +1,125 @@
+"""Image bytes from strangers to RGB pixels: header first, limits before decoding, upright, alpha over white.
+
+Nothing here raises for bad bytes: what cannot be used comes back as a `Drop` with its reason.
+"""
+
+import hashlib
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from parti_data.config import StrictModel
+
+KEY_BYTES = 16
+"""Bytes of the SHA-256 that make a key."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""The decoders that strangers' bytes may reach."""
+RESIZE_RECIPE = "resize_center"
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow's decoders raise on broken files."""
+
+Image.MAX_IMAGE_PIXELS = None  # the limit below comes before decoding and ends in the ledger, not in an exception
+
+
+class Drop(NamedTuple):
+    """Why a row is not kept: a reason from a fixed list, and the particulars."""
+
+    reason: str
+    detail: str = ""
+
+
+class ImageLimits(StrictModel):
+    """What an image may cost before it is decoded."""
+
+    max_bytes: int = 32 << 20
+    max_pixels: int = 64_000_000
+
+
+class ImageHeader(NamedTuple):
+    """What the header says; width and height as seen upright."""
+
+    width: int
+    height: int
+    format: str
+
+
+def image_key(image: bytes) -> str:
+    """Return the content key of an image: 32 hex digits of the SHA-256 of its original bytes."""
+    return hashlib.sha256(image).digest()[:KEY_BYTES].hex()
+
+
+def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
+    """Return the header of an image without decoding it, or why it may not be decoded."""
+    if len(image) > limits.max_bytes:
+        return Drop("image_too_many_bytes", f"{len(image)} bytes, at most {limits.max_bytes}")
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > limits.max_pixels:
+                return Drop("image_too_many_pixels", f"{width}x{height}, at most {limits.max_pixels} pixels")
+            if opened.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
+                width, height = height, width
+            return ImageHeader(width, height, str(opened.format))
+    except _DECODING_ERRORS as error:
+        return Drop("image_unreadable", _one_line(error))
+
+
+def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
+    """Return upright RGB pixels, uint8 (height, width, 3), or why there are none.
+
+    Grey, palette and CMYK become RGB, 16 bits become 8, the first frame of several is taken, and whatever is
+    transparent shows white.
+    """
+    header = read_header(image, limits)
+    if isinstance(header, Drop):
+        return header
+    try:
+        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            opened.load()
+            return np.asarray(to_rgb(ImageOps.exif_transpose(opened)))
+    except _DECODING_ERRORS as error:
+        return Drop("image_undecodable", _one_line(error))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, transparency over white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_center(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Return a centre square resized to uint8 (S, S, 3), and its box x, y, width, height in the given pixels.
+
+    The short side becomes `side`, bicubic with antialiasing, and the middle is cut out.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == side:
+        return pixels, (0, 0, side, side)
+    scale = side / min(height, width)
+    new_width, new_height = max(side, int(width * scale)), max(side, int(height * scale))
+    resized = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC))
+    left, top = round((new_width - side) / 2), round((new_height - side) / 2)
+    box = (round(left / scale), round(top / scale), min(width, height), min(width, height))
+    return resized[top : top + side, left : left + side], box
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """Return uint8 (height, width, 3) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

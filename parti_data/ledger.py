@@ -1,0 +1,160 @@
+"""The ledger: one row for every input row, kept or not, with its reason; and the pairs that it says are kept."""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from parti_data.errors import ShardError, SourceError
+from parti_data.images import image_key
+from parti_data.manifest import read_manifest
+from parti_data.sources import Source
+from parti_data.sources.pairs import Location
+from parti_data.sources.webdataset import WebDatasetSource
+from parti_data.storage import join, open_file, publish
+
+KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
+OUTCOMES = (KEPT, MERGED, DROPPED)
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("source_key", pa.string()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("merged_into", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_bytes", pa.int64()),
+        ("format", pa.string()),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+_ROWS_A_BATCH = 4096
+
+
+class LedgerRow(NamedTuple):
+    """What became of one input row; empty strings and zeros where there is nothing to say."""
+
+    key: str
+    source: str
+    source_key: str
+    outcome: str
+    reason: str
+    detail: str
+    merged_into: str
+    captions: list[str]
+    width: int
+    height: int
+    num_bytes: int
+    format: str
+    path: str
+    offset: int
+    size: int
+
+    @property
+    def location(self) -> Location:
+        """Where the image's bytes lie."""
+        return Location(self.path, self.offset, self.size)
+
+
+def write_ledger(path: str, rows: Iterable[LedgerRow]) -> int:
+    """Write a ledger file whole or not at all; return how many rows it has."""
+    total = 0
+    with publish(path) as file, pq.ParquetWriter(file, LEDGER_SCHEMA, compression="zstd") as writer:
+        for batch in _batches(rows):
+            writer.write_table(pa.Table.from_pylist([row._asdict() for row in batch], LEDGER_SCHEMA))
+            total += len(batch)
+    return total
+
+
+def read_ledger(path: str) -> Iterator[LedgerRow]:
+    """Yield the rows of a ledger file, in order."""
+    with open_file(path) as file:
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=LEDGER_SCHEMA.names):
+                yield from (LedgerRow(**row) for row in batch.to_pylist())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
+
+
+def count_rows(path: str) -> int:
+    """Return the number of rows of a Parquet file, from its footer."""
+    with open_file(path) as file:
+        return pq.ParquetFile(file).metadata.num_rows
+
+
+def _batches(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:
+    batch: list[LedgerRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _ROWS_A_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class PairDirectory:
+    """The kept pairs of a finished `filter` or `shard` directory, in ledger order."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.manifest = read_manifest(path, ("filter", "shard"))
+        self._files = [shard for shard in self.manifest.shards if shard.name.startswith("ledger-")]
+        self._kept: list[int] = self.manifest.details["kept"]
+        self._source = self._open_source()
+
+    def _open_source(self) -> Any:
+        if self.manifest.stage == "shard":
+            return WebDatasetSource(kind="webdataset", path=self.path)
+        return TypeAdapter(Source).validate_python(self.manifest.config["source"])
+
+    def __len__(self) -> int:
+        """Return the number of kept pairs."""
+        return sum(self._kept)
+
+    def ledger(self) -> Iterator[LedgerRow]:
+        """Yield every row of the ledger, kept or not."""
+        for file in self._files:
+            yield from read_ledger(join(self.path, file.name))
+
+    def kept(self, start: int = 0, stop: int | None = None) -> Iterator[LedgerRow]:
+        """Yield the kept rows from number `start` to before `stop`; only the ledger files that hold them are read."""
+        first, stop = 0, len(self) if stop is None else stop
+        for file, count in zip(self._files, self._kept, strict=True):
+            if first < stop and first + count > start:
+                rows = (row for row in read_ledger(join(self.path, file.name)) if row.outcome == KEPT)
+                for number, row in enumerate(rows, first):
+                    if start <= number < stop:
+                        yield self._resolve(row)
+            first += count
+
+    def _resolve(self, row: LedgerRow) -> LedgerRow:
+        """Return the row with the path of its shard, which the ledger of `shard` states relative to the directory."""
+        return row._replace(path=join(self.path, row.path)) if self.manifest.stage == "shard" else row
+
+    def fetch(self, row: LedgerRow) -> bytes:
+        """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
+        image = self._source.fetch(row.location)
+        if row.key and image_key(image) != row.key:
+            raise SourceError(
+                f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "
+                "filter read it, so run filter into a new directory"
+            )
+        return image
+
+
+def to_json(row: LedgerRow) -> str:
+    """Return what a tar shard keeps of a row, as JSON."""
+    return json.dumps(
+        {"key": row.key, "source": row.source, "source_key": row.source_key, "captions": row.captions},
+        sort_keys=True, ensure_ascii=False,
+    )  # fmt: skip

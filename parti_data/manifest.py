@@ -1,0 +1,167 @@
+"""A stage's directory: begun with one config, filled file by file, finished by `manifest.json`.
+
+`begun.json` holds the config and the inputs that a directory was begun with, so that a rerun with another config is
+refused and shows the difference. `manifest.json` comes last: where it is, the directory is finished. Each manifest
+holds the digests of its inputs, so the chain leads from a sample back to the sources.
+"""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
+
+from parti_data.errors import ShardError
+from parti_data.storage import (
+    file_size, is_file, join, list_directory, publish_bytes, read_bytes, sha256_file, sweep,
+)  # fmt: skip
+
+MANIFEST = "manifest.json"
+BEGUN = "begun.json"
+FORMAT_VERSION = 1
+_VERSIONED = ("parti", "numpy", "pillow", "pyarrow", "sentencepiece", "apache-beam", "torch")
+
+
+class ShardRecord(BaseModel):
+    """One file of a finished directory."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Beginning(BaseModel):
+    """What a directory was begun with."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """The digest of each input: of its manifest, or of its list of files."""
+
+
+class Manifest(Beginning):
+    """What a finished directory holds and where it came from."""
+
+    format_version: int = FORMAT_VERSION
+    counts: dict[str, int] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    shards: list[ShardRecord] = Field(default_factory=list)
+
+
+class StageDirectory(NamedTuple):
+    """A directory that a stage fills."""
+
+    path: str
+    beginning: Beginning
+
+    def finish(
+        self, shards: list[ShardRecord], counts: dict[str, int], details: dict[str, Any] | None = None
+    ) -> Manifest:
+        """Write the manifest, which marks the directory as finished, and return it."""
+        manifest = Manifest(
+            **self.beginning.model_dump(),
+            counts=counts,
+            details=details or {},
+            versions=_versions(),
+            shards=sorted(shards, key=lambda shard: shard.name),
+        )
+        publish_bytes(join(self.path, MANIFEST), _pretty(manifest))
+        return manifest
+
+
+def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
+    """Return the directory to fill, or its manifest where it is already finished.
+
+    Raises ShardError where the directory was begun with another stage, config or input, and shows the difference.
+    """
+    sweep(path)
+    if is_file(join(path, MANIFEST)):
+        manifest = read_manifest(path)
+        _refuse_drift(path, manifest, beginning)
+        return manifest
+    if is_file(join(path, BEGUN)):
+        _refuse_drift(path, Beginning.model_validate_json(read_bytes(join(path, BEGUN))), beginning)
+    else:
+        if parquet := [name for name in list_directory(path) if name.endswith((".parquet", ".tar"))]:
+            raise ShardError(
+                f"{path}: expected an empty directory or one that {beginning.stage} began, found {parquet[0]} and no "
+                f"{BEGUN}; choose another output"
+            )
+        publish_bytes(join(path, BEGUN), _pretty(beginning))
+    return StageDirectory(path, beginning)
+
+
+def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
+    """Return a finished directory's manifest; raises ShardError where it is not finished, or by another stage."""
+    place = join(path, MANIFEST)
+    if not is_file(place):
+        found = "an unfinished directory" if is_file(join(path, BEGUN)) else "none"
+        raise ShardError(f"{path}: expected a finished directory with {MANIFEST}, found {found}; run its stage first")
+    try:
+        manifest = Manifest.model_validate_json(read_bytes(place))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ShardError(f"{place}: expected a manifest, found {first['msg']}; run the stage again") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise ShardError(
+            f"{place}: expected format version {FORMAT_VERSION}, found {manifest.format_version}; use a parti that "
+            "knows it"
+        )
+    if stages and manifest.stage not in stages:
+        raise ShardError(f"{path}: expected the output of {' or '.join(stages)}, found that of {manifest.stage}")
+    return manifest
+
+
+def manifest_digest(path: str) -> str:
+    """Return the digest by which later stages know this directory."""
+    return sha256_file(join(path, MANIFEST))
+
+
+def record_shard(directory: str, name: str, rows: int) -> ShardRecord:
+    """Return the record of a finished file."""
+    place = join(directory, name)
+    return ShardRecord(name=name, rows=rows, bytes=file_size(place), sha256=sha256_file(place))
+
+
+def shard_name(prefix: str, number: int, total: int, extension: str) -> str:
+    """Return `prefix-00007-of-00042.extension`."""
+    return f"{prefix}-{number:05d}-of-{total:05d}.{extension}"
+
+
+def _refuse_drift(path: str, begun: Beginning, now: Beginning) -> None:
+    if begun.stage != now.stage:
+        raise ShardError(f"{path}: expected an output of {now.stage}, found one of {begun.stage}; choose another output")
+    changes = _differences(begun.config, now.config) + _differences(begun.inputs, now.inputs, "input ")
+    if changes:
+        raise ShardError(
+            f"{path}: expected the config that it was begun with, found another ({'; '.join(changes)}); change it back "
+            "or choose another output"
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    changes = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changes.append(f"{prefix}{key}: begun with {old!r}, now {new!r}")
+    return changes
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _pretty(model: BaseModel) -> bytes:
+    return (json.dumps(model.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,71 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from parti_data.storage import list_directory
+
+_LINE_EVERY_S = 15.0
+_WATCH_EVERY_S = 0.5
+
+
+class ProgressBar:
+    """Shows how much of a known amount of work is done."""
+
+    def __init__(self, title: str, total: int, bar: Progress | None):
+        self._title, self._total, self._bar = title, total, bar
+        self._task = bar.add_task(title, total=total, note="") if bar else None
+        self._started = self._last_line = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that so much of the work is done, and a short note."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            left_s = (now - self._started) * (self._total - done) / max(done, 1)
+            _print(f"{self._title}: {done}/{self._total}, about {left_s:.0f} s left  {note}")
+
+
+def _print(line: str) -> None:
+    print(line.rstrip(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def show_progress(title: str, total: int) -> Iterator[ProgressBar]:
+    """Yield a bar that goes to standard error: drawn on a terminal, written as lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield ProgressBar(title, total, None)
+        return
+    from rich.console import Console
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        yield ProgressBar(title, total, bar)
+
+
+@contextmanager
+def watch_files(title: str, directory: str, prefixes: tuple[str, ...], total: int) -> Iterator[None]:
+    """Show, while the block runs, how many of `total` files with these prefixes are finished in a directory."""
+    done = threading.Event()
+
+    def watch(bar: ProgressBar) -> None:
+        while not done.wait(_WATCH_EVERY_S):
+            names = [name for name in list_directory(directory) if name.startswith(prefixes) and ".tmp-" not in name]
+            bar.update(len(names), "files")
+
+    with show_progress(title, total) as bar:
+        thread = threading.Thread(target=watch, args=(bar,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -1,0 +1,22 @@
+"""Where image-text pairs come from. Each kind of source is one file here, named in a config by its `kind`."""
+
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from parti_data.sources.synthetic import SyntheticSource
+from parti_data.sources.webdataset import WebDatasetSource
+
+
+def _kind(value: Any) -> str:
+    """Return the kind that a config's table names; the embedded default where it names none."""
+    return value.get("kind", "synthetic") if isinstance(value, dict) else getattr(value, "kind", "synthetic")
+
+
+Source = Annotated[
+    Annotated[SyntheticSource, Tag("synthetic")] | Annotated[WebDatasetSource, Tag("webdataset")],
+    Discriminator(_kind),
+]
+"""A config's `source` table."""
+
+__all__ = ["Source", "SyntheticSource", "WebDatasetSource"]

@@ -1,0 +1,30 @@
+"""What every source speaks: splits that say where to read, and the pairs read from them."""
+
+from typing import NamedTuple
+
+
+class SourceSplit(NamedTuple):
+    """A part of a source that one worker reads as a stream."""
+
+    number: int
+    path: str
+    first: int
+    count: int
+    """`count` rows from row `first` on; a count of 0 means all of the file."""
+
+
+class Location(NamedTuple):
+    """Where the bytes of an image lie: a file, and a range in it (for synthetic scenes: the scene's number)."""
+
+    path: str
+    offset: int
+    size: int
+
+
+class RawPair(NamedTuple):
+    """One input row as the source has it; what is missing is None."""
+
+    source_key: str
+    location: Location
+    image: bytes | None
+    caption: str | None

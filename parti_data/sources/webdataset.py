@@ -1,0 +1,124 @@
+"""WebDataset tars as img2dataset writes them: the members of a pair share a basename and come in any order.
+
+The headers of a tar are read first (a few hundred bytes a pair), so members need not be neighbours; then the images
+are read by their offsets, one at a time. Member names are only ever compared, never opened as paths.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+from parti_data.config import StrictModel
+from parti_data.errors import SourceError
+from parti_data.sources.pairs import Location, RawPair, SourceSplit
+from parti_data.storage import digest_json, expand, file_size, open_file
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
+MAX_CAPTION_BYTES = 1 << 20
+"""Captions and json members beyond this are not read."""
+
+
+@dataclass
+class _Members:
+    """Offset and size of each member of one pair, by extension."""
+
+    ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def image(self) -> tuple[int, int] | None:
+        return next((place for name, place in self.ranges.items() if name in IMAGE_EXTENSIONS), None)
+
+
+class WebDatasetSource(StrictModel):
+    """Tars at a path, a directory or a glob; each tar is a split."""
+
+    kind: Literal["webdataset"]
+    path: str
+    """A tar, a directory of tars or a glob, as a local path or an fsspec URL."""
+
+    def splits(self) -> list[SourceSplit]:
+        """Return a split for each tar, in name order; raises SourceError where there is none."""
+        pattern = self.path if self.path.endswith(".tar") else f"{self.path.rstrip('/')}/*.tar"
+        tars = expand(pattern)
+        if not tars:
+            raise SourceError(f"{pattern}: expected tar files, found none; check source.path")
+        return [SourceSplit(number, path, 0, 0) for number, path in enumerate(tars)]
+
+    def digest(self) -> str:
+        """Return a digest of which files there are and how large, without reading them."""
+        return digest_json([[split.path, file_size(split.path)] for split in self.splits()])
+
+    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
+        """Yield the split's pairs in the order of their first member; an image over the limit is cut off there."""
+        with open_file(split.path) as file:
+            pairs = _index(file, split.path)
+            if pairs and not any(members.ranges.keys() & {"txt", "json"} for members in pairs.values()):
+                raise SourceError(
+                    f"{split.path}: expected captions (.txt or .json members), found {len(pairs)} pairs without one; "
+                    "write the captions into the tar"
+                )
+            for key, members in pairs.items():
+                place = members.image()
+                location = Location(split.path, *(place or (0, 0)))
+                image = _read_range(file, place[0], min(place[1], max_image_bytes + 1)) if place else None
+                yield RawPair(key, location, image, _read_caption(file, members))
+
+    def fetch(self, location: Location) -> bytes:
+        """Return the bytes of one image."""
+        with open_file(location.path) as file:
+            return _read_range(file, location.offset, location.size)
+
+
+def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
+    """Return the members of each pair; raises SourceError where the tar is cut short or is none."""
+    pairs: dict[str, _Members] = {}
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size == 0:
+        raise SourceError(f"{path}: expected a tar, found an empty file; download it again")
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                end = member.offset_data + member.size
+                if end > size:
+                    raise SourceError(
+                        f"{path}: expected {end} bytes at least, found {size} (cut short in member {member.name!r}); "
+                        "download it again, or remove it"
+                    )
+                if member.isfile():
+                    key, _, extension = _split_name(member.name)
+                    pairs.setdefault(key, _Members()).ranges[extension] = (member.offset_data, member.size)
+                tar.members.clear()  # tarfile keeps every header it has seen
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise SourceError(
+            f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
+        ) from None
+    return pairs
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+    """Split at the first dot of the last path component, as WebDataset does; the extension in lower case."""
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.partition(".")
+    return f"{folder}{slash}{stem}", dot, extension.lower()
+
+
+def _read_range(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _read_caption(file: BinaryIO, members: _Members) -> str | None:
+    """Return the .txt member, else the json's `caption`; bytes that are not UTF-8 become the replacement sign."""
+    if place := members.ranges.get("txt"):
+        return _read_range(file, place[0], min(place[1], MAX_CAPTION_BYTES)).decode("utf-8", "replace")
+    place = members.ranges.get("json")
+    if not place or place[1] > MAX_CAPTION_BYTES:
+        return None
+    try:
+        content = json.loads(_read_range(file, *place))
+    except (ValueError, RecursionError):
+        return None
+    caption = content.get("caption") if isinstance(content, dict) else None
+    return caption if isinstance(caption, str) else None

@@ -1,0 +1,145 @@
+"""Files on any fsspec path: listed, read, hashed, and published whole or not at all.
+
+A local file is written aside, flushed to disk and renamed; an object store takes it in one put. So a reader never
+sees half a file, and a killed writer leaves only a `*.tmp-*` that `sweep` removes.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from parti_data.errors import ShardError
+
+_TEMPORARY = ".tmp-"
+_BLOCK_BYTES = 1 << 20
+
+
+def open_file(path: str) -> BinaryIO:
+    """Return the file opened for reading."""
+    filesystem, name = fsspec.url_to_fs(path)
+    return filesystem.open(name, "rb")
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole file."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file."""
+    filesystem, name = fsspec.url_to_fs(path)
+    return filesystem.isfile(name)
+
+
+def file_size(path: str) -> int:
+    """Return the file's size in bytes."""
+    filesystem, name = fsspec.url_to_fs(path)
+    return int(filesystem.size(name))
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the files that a path, a directory's path or a glob names, sorted."""
+    filesystem, name = fsspec.url_to_fs(pattern)
+    found = filesystem.glob(name) if any(c in name for c in "*?[") else [name] if filesystem.exists(name) else []
+    return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
+
+
+def list_directory(path: str) -> list[str]:
+    """Return the names of the files in a directory, sorted; none where there is no directory."""
+    filesystem, name = fsspec.url_to_fs(path)
+    if not filesystem.isdir(name):
+        return []
+    return sorted(Path(entry).name for entry in filesystem.ls(name, detail=False))
+
+
+def join(directory: str, name: str) -> str:
+    """Return the path of a file in a directory."""
+    return f"{directory.rstrip('/')}/{name}"
+
+
+def sha256_file(path: str) -> str:
+    """Return the SHA-256 of the file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@contextmanager
+def publish(path: str) -> Iterator[BinaryIO]:
+    """Yield a file to write; it appears under `path` when the block ends, and not at all where it raises.
+
+    A full disk raises ShardError.
+    """
+    filesystem, name = fsspec.url_to_fs(path)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            with _publish_local(Path(name)) as file:
+                yield file
+        else:
+            with tempfile.SpooledTemporaryFile(64 * _BLOCK_BYTES) as file:
+                yield file  # type: ignore[misc]
+                file.seek(0)
+                filesystem.pipe_file(name, file.read())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ShardError(
+            f"{path}: expected room on the disk, found none left; free some and start again, what is finished is kept"
+        ) from error
+
+
+@contextmanager
+def _publish_local(path: Path) -> Iterator[BinaryIO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}{_TEMPORARY}{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def publish_bytes(path: str, content: bytes) -> None:
+    """Write a small file whole or not at all."""
+    with publish(path) as file:
+        file.write(content)
+
+
+def sweep(directory: str) -> None:
+    """Remove what killed writers left aside in a directory."""
+    for name in list_directory(directory):
+        if _TEMPORARY in name:
+            remove(join(directory, name))
+
+
+def remove(path: str) -> None:
+    """Remove a file or a directory with all that is in it, where it exists."""
+    filesystem, name = fsspec.url_to_fs(path)
+    if filesystem.exists(name):
+        filesystem.rm(name, recursive=True)

@@ -1,0 +1,1 @@
+"""Beam pipelines: the stages as wiring, and the command line."""

@@ -1,0 +1,163 @@
+"""`parti`, the one program: a TOML file, overrides `key=value`, and Beam's own options after `--`."""
+
+import logging
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from parti_data.config import StageConfig
+from parti_data.errors import ConfigError, PartiError
+from parti_data.manifest import Manifest
+
+_EXTRAS = {"apache_beam": "pipelines", "torch": "model", "safetensors": "model", "scipy": "model", "jinja2": "report"}
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
+)  # fmt: skip
+training = typer.Typer(no_args_is_help=True, help="Train a text tokenizer, an image tokenizer or a prior.")
+app.add_typer(training, name="train")
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.toml] [KEY=VALUE]…", help="A config file, then overrides such as output=runs/a."),
+]
+Directory = Annotated[str, typer.Argument(metavar="DIR")]
+
+
+@app.command("filter")
+def filter_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
+    stage = _load("pipelines.filter")
+    _report(stage.filter_pairs(_config(stage.FilterConfig, arguments), _beam_options(context)))
+
+
+@app.command("shard")
+def shard_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Copy kept pairs into WebDataset tars of equal size. Beam's options go after --."""
+    stage = _load("pipelines.shard")
+    _report(stage.shard_pairs(_config(stage.ShardConfig, arguments), _beam_options(context)))
+
+
+@app.command("tokenize")
+def tokenize_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
+    stage = _load("pipelines.tokenize")
+    _report(stage.tokenize_pairs(_config(stage.TokenizeConfig, arguments), _beam_options(context)))
+
+
+@training.command("text")
+def train_text_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train SentencePiece on the captions of kept pairs."""
+    job = _load("model.training.train_text")
+    _run_job(context, job.train_text, job.TrainTextConfig, arguments)
+
+
+@training.command("tokenizer")
+def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a ViT-VQGAN on the images of kept pairs."""
+    job = _load("model.training.train_tokenizer")
+    _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+
+
+@training.command("prior")
+def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a Parti prior on token shards."""
+    job = _load("model.training.train_prior")
+    _run_job(context, job.train_prior, job.TrainPriorConfig, arguments)
+
+
+@app.command("sample")
+def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Sample images for prompts: PNGs, a grid and a table of tokens."""
+    job = _load("model.sampling.sample")
+    _run_job(context, job.sample, job.SampleConfig, arguments)
+
+
+@app.command("evaluate")
+def evaluate_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Judge samples of synthetic scenes against their prompts."""
+    job = _load("model.evaluation.evaluate")
+    _run_job(context, job.evaluate, job.EvaluateConfig, arguments)
+
+
+@app.command("verify")
+def verify_command(directory: Directory) -> None:
+    """Check a finished directory: files, digests, rows, and tokens against their tokenizer."""
+    for line in _load("pipelines.verify").verify(directory):
+        print(line)
+
+
+@app.command("report")
+def report_command(directory: Directory) -> None:
+    """Write report.html: one page on all stages found in a directory."""
+    print(_load("pipelines.report").write_report(directory))
+
+
+@app.command("demo")
+def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Run everything on synthetic scenes: filter to report, in about ten minutes."""
+    job = _load("pipelines.demo")
+    _refuse_beam_options(context)
+    job.run_demo(_config(job.DemoConfig, arguments))
+
+
+def _load(module: str) -> Any:
+    """Import a stage; raises ConfigError where the extra that it needs is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise ConfigError(
+            f"{module}: expected the package {error.name}, found none; pip install 'parti[{extra}]'"
+        ) from None
+
+
+def _config(model: type[StageConfig], arguments: list[str] | None) -> Any:
+    """Return the config that the arguments make."""
+    arguments = arguments or []
+    files = [argument for argument in arguments if argument.endswith(".toml") and "=" not in argument]
+    if len(files) > 1:
+        raise ConfigError(f"{files[1]}: expected one config file, found {len(files)}; give overrides as key=value")
+    return model.load(files[0] if files else None, [argument for argument in arguments if argument not in files])
+
+
+def _beam_options(context: typer.Context) -> Any:
+    return _load("pipelines.runner").parse_options(context.obj)
+
+
+def _refuse_beam_options(context: typer.Context) -> None:
+    if context.obj:
+        raise ConfigError(f"{context.obj[0]}: expected no options after --, found some; this command does not use Beam")
+
+
+def _run_job(
+    context: typer.Context, job: Callable[[Any], Manifest], model: type[StageConfig], arguments: list[str] | None
+) -> None:
+    _refuse_beam_options(context)
+    _report(job(_config(model, arguments)))
+
+
+def _report(manifest: Manifest) -> None:
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
+    print(f"{manifest.stage}: {counts}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; exits 0 done, 1 failed, 2 wrong usage or config."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns on import of clients that are not asked for
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    try:
+        app(args=arguments[:split], obj=arguments[split + 1 :])
+    except PartiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Encode: a slice of kept pairs in, one fragment out, with a row group of token rows for each final shard.
+
+Rows go to shards by the hash of key and seed. The encoder runs on one thread a worker, in batches of one size in one
+order, so a fragment's bytes depend on nothing but the slice and the tokenizers.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import torch
+
+from model.tokenizers import ImageTokenizer, load_tokenizer
+from model.tokenizers.tokenizer import BATCH_SIZE
+from parti_data.image_dataset import load_picture
+from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.storage import is_file, join
+from parti_data.text import TextTokenizer
+from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+
+FRAGMENTS = "encoded"
+"""The subdirectory of fragments; it goes when the stage is finished."""
+_loading = threading.Lock()
+
+
+class EncodePlan(NamedTuple):
+    """Kept rows `first` to before `last`, which make one fragment."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Encoding(NamedTuple):
+    """What all slices share: the tokenizers, and how rows spread over the shards."""
+
+    source: str
+    image_tokenizer: str
+    text_tokenizer: str
+    metadata: ShardMetadata
+    num_shards: int
+    seed: int
+    output: str
+
+
+@dataclass(eq=False)
+class EncodeImages(beam.PTransform):
+    """EncodePlan to the number of its fragment."""
+
+    encoding: Encoding
+
+    def expand(self, plans: beam.PCollection) -> beam.PCollection:
+        """Wire the step."""
+        return plans | "EncodeSlice" >> beam.Map(encode_slice, encoding=self.encoding)
+
+
+def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
+    """Write the slice's fragment unless it is there."""
+    path = fragment_path(encoding.output, plan.number)
+    if not is_file(path):
+        torch.set_num_threads(1)
+        image_tokenizer, text_tokenizer = open_tokenizers(encoding.image_tokenizer, encoding.text_tokenizer)
+        pairs = PairDirectory(encoding.source)
+        shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
+        for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
+            shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+        write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+    return plan.number
+
+
+def fragment_path(output: str, number: int) -> str:
+    """Return the path of a slice's fragment."""
+    return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
+
+
+def open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
+    """Return both tokenizers, loaded once a process."""
+    with _loading:
+        return _open_tokenizers(image_tokenizer, text_tokenizer)
+
+
+@cache
+def _open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
+    return load_tokenizer(image_tokenizer), TextTokenizer(text_tokenizer)
+
+
+def encode_rows(
+    pairs: PairDirectory, rows: Iterator[LedgerRow], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+) -> Iterator[TokenRow]:
+    """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
+    batch: list[LedgerRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH_SIZE:
+            yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
+            batch = []
+    if batch:
+        yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
+
+
+def _encode_batch(
+    pairs: PairDirectory, rows: list[LedgerRow], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+) -> Iterator[TokenRow]:
+    side = image_tokenizer.spec.image_side
+    loaded = [load_picture(pairs, row, side) for row in rows]
+    tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
+    for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
+        text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+        yield TokenRow(
+            row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key
+        )
+
+
+def shard_metadata(
+    image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, config_digest: str, input_digest: str
+) -> ShardMetadata:
+    """Return what every shard says of its making."""
+    spec = image_tokenizer.spec
+    return ShardMetadata(
+        image_tokenizer=image_tokenizer.fingerprint,
+        image_tokenizer_name=spec.name,
+        codebook_size=spec.codebook_size,
+        grid_side=spec.grid_side,
+        image_side=spec.image_side,
+        resize_recipe=spec.resize_recipe,
+        resize_library=f"pillow {version('pillow')}",
+        precision="float32",
+        text_tokenizer=text_tokenizer.fingerprint,
+        text_vocabulary_size=text_tokenizer.vocabulary_size,
+        config_digest=config_digest,
+        input_digest=input_digest,
+    )

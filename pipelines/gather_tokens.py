@@ -1,0 +1,44 @@
+"""Gather: final shard s takes row group s of every fragment, in the order of the hash, and becomes one token shard."""
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from parti_data.manifest import ShardRecord, record_shard, shard_name
+from parti_data.storage import is_file, join
+from parti_data.token_shard import order_hash, read_metadata, read_row_group, write_token_shard
+from pipelines.encode_images import Encoding, fragment_path
+
+
+@dataclass(eq=False)
+class GatherTokens(beam.PTransform):
+    """The number of a final shard to its ShardRecord."""
+
+    encoding: Encoding
+    num_fragments: int
+
+    def expand(self, numbers: beam.PCollection) -> beam.PCollection:
+        """Wire the step."""
+        return numbers | "GatherShard" >> beam.Map(
+            gather_shard, encoding=self.encoding, num_fragments=self.num_fragments
+        )
+
+
+def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> ShardRecord:
+    """Write a final shard unless it is there, and return its record."""
+    name = shard_name("tokens", number, encoding.num_shards, "parquet")
+    path = join(encoding.output, name)
+    if not is_file(path):
+        fragments = [fragment_path(encoding.output, fragment) for fragment in range(num_fragments)]
+        table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
+        write_token_shard(path, order_rows(table, encoding.seed), encoding.metadata)
+    return record_shard(encoding.output, name, sum(read_metadata(path)[1]))
+
+
+def order_rows(table: pa.Table, seed: int) -> pa.Table:
+    """Return the rows in the order of their hash, a global shuffle that no worker count changes."""
+    places = zip(table.column("key").to_pylist(), table.column("view").to_pylist(), strict=True)
+    hashes = np.array([order_hash(key, view, seed) for key, view in places], np.uint64)
+    return table.take(pa.array(np.argsort(hashes, kind="stable")))

@@ -1,0 +1,123 @@
+"""The shard stage: kept pairs copied into WebDataset tars of equal size, with a ledger of where each now lies."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from parti_data.config import StageConfig
+from parti_data.ledger import LedgerRow, PairDirectory, to_json, write_ledger
+from parti_data.manifest import (
+    Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest, record_shard, shard_name,
+)  # fmt: skip
+from parti_data.progress import watch_files
+from parti_data.storage import is_file, join, publish
+from pipelines.runner import make_pipeline, run
+
+
+class ShardConfig(StageConfig):
+    """What `parti shard` is told."""
+
+    source: str
+    """A directory that filter finished."""
+    pairs_per_shard: int = 10_000
+
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source"})
+
+
+class ShardPlan(NamedTuple):
+    """The kept rows `first` to before `last`, which make one tar."""
+
+    number: int
+    total: int
+    first: int
+    last: int
+
+
+@dataclass(eq=False)
+class WriteShards(beam.PTransform):
+    """ShardPlan to the records of its two files, (tar, ledger)."""
+
+    source: str
+    output: str
+
+    def expand(self, plans: beam.PCollection) -> beam.PCollection:
+        """Wire the step."""
+        return plans | "WriteShard" >> beam.Map(write_shard, source=self.source, output=self.output)
+
+
+def plan_shards(num_pairs: int, pairs_per_shard: int) -> list[ShardPlan]:
+    """Split the kept rows evenly, so that no shard has more than `pairs_per_shard` or two sizes differ by over one."""
+    total = max(-(-num_pairs // pairs_per_shard), 1)
+    bounds = [number * num_pairs // total for number in range(total + 1)]
+    return [ShardPlan(number, total, bounds[number], bounds[number + 1]) for number in range(total)]
+
+
+def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord, ShardRecord]:
+    """Write a tar and then its ledger, unless both are there; bytes are a function of the plan and the source."""
+    tar = shard_name("pairs", plan.number, plan.total, "tar")
+    ledger = shard_name("ledger", plan.number, plan.total, "parquet")
+    if not (is_file(join(output, tar)) and is_file(join(output, ledger))):
+        pairs = PairDirectory(source)
+        with publish(join(output, tar)) as file, tarfile.open(
+            fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
+        ) as archive:  # fmt: skip
+            rows = list(_copy(archive, pairs, plan, tar))
+        write_ledger(join(output, ledger), rows)
+    num_rows = plan.last - plan.first
+    return record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
+
+
+def _copy(archive: tarfile.TarFile, pairs: PairDirectory, plan: ShardPlan, tar: str) -> Iterator[LedgerRow]:
+    for number, row in enumerate(pairs.kept(plan.first, plan.last), plan.first):
+        image = pairs.fetch(row)
+        name = f"{number:09d}"
+        offset = _add(archive, f"{name}.{row.format.lower()}", image)
+        _add(archive, f"{name}.txt", row.captions[0].encode())
+        _add(archive, f"{name}.json", to_json(row).encode())
+        yield row._replace(path=tar, offset=offset, size=len(image))
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Append a member without time or owner; return where its bytes begin."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    archive.addfile(member, io.BytesIO(content))
+    return archive.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
+    """Copy the kept pairs of a filter directory into tars and return the manifest."""
+    pairs = PairDirectory(config.source)
+    plans = plan_shards(len(pairs), config.pairs_per_shard)
+    begun = begin(config.output, Beginning(
+        stage="shard", config=config.deciding(), inputs={"source": manifest_digest(config.source)}
+    ))  # fmt: skip
+    if isinstance(begun, Manifest):
+        return begun
+    pipeline = make_pipeline(options)
+    _ = (
+        pipeline
+        | "Plans" >> beam.Create(plans, reshuffle=True)
+        | WriteShards(config.source, config.output)
+        | "ToOneKey" >> beam.Map(lambda records: (0, records))
+        | "GatherRecords" >> beam.GroupByKey()
+        | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records))
+    )
+    with watch_files("shard", config.output, ("ledger-",), len(plans)):
+        run(pipeline)
+    finished = begin(config.output, begun.beginning)
+    assert isinstance(finished, Manifest), finished
+    return finished
+
+
+def finish(directory: StageDirectory, records: Iterable[tuple[ShardRecord, ShardRecord]]) -> Manifest:
+    """Write the manifest from the records of all shards."""
+    pairs = sorted((tuple(record) for record in records), key=lambda pair: pair[1].name)
+    kept = [ledger.rows for _, ledger in pairs]
+    return directory.finish([record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept})
+

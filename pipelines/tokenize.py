@@ -1,0 +1,96 @@
+"""The tokenize stage: kept pairs to token shards, in two phases, encode and gather."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from parti_data.config import StageConfig
+from parti_data.errors import SourceError
+from parti_data.ledger import PairDirectory
+from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
+from parti_data.progress import watch_files
+from parti_data.storage import digest_json, join, remove, sweep
+from pipelines.encode_images import FRAGMENTS, EncodeImages, EncodePlan, Encoding, open_tokenizers, shard_metadata
+from pipelines.gather_tokens import GatherTokens
+from pipelines.runner import make_pipeline, run
+
+
+class TokenizeConfig(StageConfig):
+    """What `parti tokenize` is told."""
+
+    source: str
+    """A directory that filter or shard finished."""
+    image_tokenizer: str
+    """The file that train tokenizer wrote."""
+    text_tokenizer: str
+    """The SentencePiece model that train text wrote."""
+    rows_per_shard: int = 32_768
+    rows_per_fragment: int = 8192
+    seed: int = 0
+    """Decides the order of rows over all shards."""
+
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer"})
+
+
+def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
+    """Write the token shards of a filter or shard directory and return the manifest."""
+    pairs = PairDirectory(config.source)
+    if not len(pairs):
+        raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
+    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer)
+    inputs = {
+        "source": manifest_digest(config.source),
+        "image_tokenizer": image_tokenizer.fingerprint,
+        "text_tokenizer": text_tokenizer.fingerprint,
+    }
+    begun = begin(config.output, Beginning(stage="tokenize", config=config.deciding(), inputs=inputs))
+    fragments = join(config.output, FRAGMENTS)
+    if isinstance(begun, StageDirectory):
+        sweep(fragments)
+        metadata = shard_metadata(image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"])
+        encoding = Encoding(
+            config.source, config.image_tokenizer, config.text_tokenizer, metadata,
+            -(-len(pairs) // config.rows_per_shard), config.seed, config.output,
+        )  # fmt: skip
+        _run_pipeline(encoding, plan_fragments(len(pairs), config.rows_per_fragment), begun, options)
+        begun = begin(config.output, begun.beginning)
+        assert isinstance(begun, Manifest), begun
+    remove(fragments)
+    return begun
+
+
+def plan_fragments(num_pairs: int, rows_per_fragment: int) -> list[EncodePlan]:
+    """Split the kept rows into slices of at most so many rows."""
+    starts = range(0, num_pairs, rows_per_fragment)
+    return [EncodePlan(n, start, min(start + rows_per_fragment, num_pairs)) for n, start in enumerate(starts)]
+
+
+def _run_pipeline(
+    encoding: Encoding, plans: list[EncodePlan], directory: StageDirectory, options: PipelineOptions
+) -> None:
+    numbers = range(encoding.num_shards)
+    pipeline = make_pipeline(options)
+    _ = (
+        pipeline
+        | "Plans" >> beam.Create(plans, reshuffle=True)
+        | EncodeImages(encoding)
+        | "AllFragments" >> beam.Map(lambda number: (0, number))
+        | "WaitForFragments" >> beam.GroupByKey()
+        | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)
+        | "Spread" >> beam.Reshuffle()
+        | GatherTokens(encoding, len(plans))
+        | "AllShards" >> beam.Map(lambda record: (0, record))
+        | "GatherRecords" >> beam.GroupByKey()
+        | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
+    )
+    with watch_files("tokenize", join(encoding.output, FRAGMENTS), ("slice-",), len(plans)):
+        run(pipeline)
+
+
+def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: Encoding) -> Manifest:
+    """Write the manifest from the records of all shards."""
+    shards = list(records)
+    rows = sum(shard.rows for shard in shards)
+    return directory.finish(shards, {"rows": rows}, {"metadata": encoding.metadata.model_dump(mode="json")})

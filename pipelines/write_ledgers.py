@@ -1,0 +1,67 @@
+"""Write the final ledger of each split: its fragment with the merges applied.
+
+(split, merges) enters; the file's record and the counts of its outcomes leave.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from parti_data.ledger import KEPT, MERGED, LedgerRow, read_ledger, write_ledger
+from parti_data.manifest import ShardRecord, record_shard, shard_name
+from parti_data.storage import is_file, join
+from pipelines.measure_pairs import fragment_path
+from pipelines.merge_duplicates import Merge
+
+
+class LedgerFile(NamedTuple):
+    """A finished ledger file and how many rows ended how: by outcome, and for dropped ones by reason."""
+
+    shard: ShardRecord
+    counts: dict[str, int]
+
+
+@dataclass(eq=False)
+class WriteLedgers(beam.PTransform):
+    """(split, Merge) to LedgerFile."""
+
+    output: str
+    num_splits: int
+
+    def expand(self, merges: beam.PCollection) -> beam.PCollection:
+        """Wire the step."""
+        return (
+            merges
+            | "GroupBySplit" >> beam.GroupByKey()
+            | "WriteSplit" >> beam.Map(lambda group, output, total: write_split_ledger(*group, output, total), self.output, self.num_splits)
+        )
+
+
+def write_split_ledger(split: int, merges: Iterable[Merge], output: str, num_splits: int) -> LedgerFile:
+    """Write a split's ledger unless it is there, and return its record and counts."""
+    name = shard_name("ledger", split, num_splits, "parquet")
+    path = join(output, name)
+    if not is_file(path):
+        by_row = {merge.row: merge for merge in map(_as_merge, merges)}
+        write_ledger(path, apply_merges(read_ledger(fragment_path(output, split)), by_row))
+    counts = Counter(f"{row.outcome} {row.reason}".strip() for row in read_ledger(path))
+    return LedgerFile(record_shard(output, name, counts.total()), dict(sorted(counts.items())))
+
+
+def _as_merge(value: Iterable) -> Merge:
+    return Merge(*value)
+
+
+def apply_merges(rows: Iterable[LedgerRow], merges: dict[int, Merge]) -> Iterator[LedgerRow]:
+    """Yield the rows, those that merging touched with their new outcome or captions."""
+    for number, row in enumerate(rows):
+        merge = merges.get(number)
+        if merge is None:
+            yield row
+        elif merge.merged_into:
+            yield row._replace(outcome=MERGED, reason="exact_duplicate", merged_into=merge.merged_into)
+        else:
+            yield row._replace(outcome=KEPT, captions=merge.captions)
