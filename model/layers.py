@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,7 +86,9 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, activation: Literal["relu", "gelu"]):
         super().__init__(
-            nn.Linear(width, hidden), nn.ReLU() if activation == "relu" else nn.GELU(), nn.Linear(hidden, width)
+            nn.Linear(width, hidden),
+            nn.ReLU() if activation == "relu" else nn.GELU(),
+            nn.Linear(hidden, width),
         )
 
 

@@ -1,6 +1,13 @@
 """Image-text pairs, ledgers and token shards: what they are, and how they are read and written."""
 
-from parti_data.errors import CheckpointError, ConfigError, PartiError, ShardError, SourceError, TokenizerError
+from parti_data.errors import (
+    CheckpointError,
+    ConfigError,
+    PartiError,
+    ShardError,
+    SourceError,
+    TokenizerError,
+)
 from parti_data.token_dataset import TokenBatch, TokenDataset
 
 __all__ = [

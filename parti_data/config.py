@@ -83,7 +83,9 @@ def _describe(error: ValidationError, model: type[BaseModel], where: str) -> str
 
 def _is_tag(parts: list[str], known: list[str]) -> bool:
     """Whether the last part only names which kind of table it is, as pydantic puts it after a union's key."""
-    return parts[-1].isidentifier() and not any(key.split(".")[len(parts) - 1 : len(parts)] == parts[-1:] for key in known)
+    return parts[-1].isidentifier() and not any(
+        key.split(".")[len(parts) - 1 : len(parts)] == parts[-1:] for key in known
+    )
 
 
 def _lower_first(message: str) -> str:

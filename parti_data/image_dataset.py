@@ -55,9 +55,7 @@ class ImageDataset:
         return self._cache[number]
 
 
-def load_picture(
-    pairs: PairDirectory, row: LedgerRow, image_side: int
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+def load_picture(pairs: PairDirectory, row: LedgerRow, image_side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Return the picture of a kept row, uint8 (S, S, C), and its box x, y, width, height in the upright image."""
     pixels = decode(pairs.fetch(row), ImageLimits(max_bytes=row.size, max_pixels=row.width * row.height))
     if isinstance(pixels, Drop):

@@ -14,7 +14,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from parti_data.errors import ShardError
 from parti_data.storage import (
-    file_size, is_file, join, list_directory, publish_bytes, read_bytes, sha256_file, sweep,
+    file_size,
+    is_file,
+    join,
+    list_directory,
+    publish_bytes,
+    read_bytes,
+    sha256_file,
+    sweep,
 )  # fmt: skip
 
 MANIFEST = "manifest.json"
@@ -133,7 +140,9 @@ def shard_name(prefix: str, number: int, total: int, extension: str) -> str:
 
 def _refuse_drift(path: str, begun: Beginning, now: Beginning) -> None:
     if begun.stage != now.stage:
-        raise ShardError(f"{path}: expected an output of {now.stage}, found one of {begun.stage}; choose another output")
+        raise ShardError(
+            f"{path}: expected an output of {now.stage}, found one of {begun.stage}; choose another output"
+        )
     changes = _differences(begun.config, now.config) + _differences(begun.inputs, now.inputs, "input ")
     if changes:
         raise ShardError(

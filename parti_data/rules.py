@@ -7,7 +7,13 @@ from pydantic import Field
 from parti_data.config import StrictModel
 from parti_data.images import Drop, ImageHeader
 
-BOILERPLATE = (r"image \d+ of \d+", r"free png download", r"jpe?g", r"photographed on .{0,40}", r"image not available")
+BOILERPLATE = (
+    r"image \d+ of \d+",
+    r"free png download",
+    r"jpe?g",
+    r"photographed on .{0,40}",
+    r"image not available",
+)
 """Captions that say nothing of the picture.
 
 Source: the FIT400M data card (frequent prefixes and suffixes); DALL-E, arXiv 2102.12092v2, section 2.3.

@@ -23,7 +23,12 @@ COLOURS = {
     "purple": (135, 50, 175),
     "pink": (250, 135, 190),
 }
-BACKGROUNDS = {"white": (250, 250, 250), "gray": (128, 128, 128), "brown": (95, 60, 35), "black": (10, 10, 10)}
+BACKGROUNDS = {
+    "white": (250, 250, 250),
+    "gray": (128, 128, 128),
+    "brown": (95, 60, 35),
+    "black": (10, 10, 10),
+}
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = {"small": 20 / 64, "large": 28 / 64}
 """Diameter of the circle around an object, as a share of the image side."""
@@ -150,9 +155,7 @@ def _draw_lots(rng: np.random.Generator, num_objects: int) -> Scene | None:
         for _ in range(num_objects)
     ]
     objects = tuple(SceneObject(*look, *_random_centre(rng, look[2])) for look in looks)
-    if len(set(looks)) < num_objects or any(
-        _overlap(a, b) for i, a in enumerate(objects) for b in objects[:i]
-    ):
+    if len(set(looks)) < num_objects or any(_overlap(a, b) for i, a in enumerate(objects) for b in objects[:i]):
         return None
     relation = relation_of(*objects) if num_objects == 2 else None
     if num_objects == 2 and relation is None:

@@ -55,7 +55,13 @@ class TokenDataset:
     """An endless sequence of `TokenBatch`; iterate, or ask for the batch of any step."""
 
     def __init__(
-        self, path: str, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, text_length: int = 128
+        self,
+        path: str,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        text_length: int = 128,
     ):
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ShardError(
@@ -88,8 +94,8 @@ class TokenDataset:
         for name in ("digest", "batch_size", "seed"):
             if state[name] != mine[name]:
                 raise ShardError(
-                    f"{self.path}: expected a state with {name} {mine[name]}, found {state[name]}; resume with what the "
-                    "run was begun with"
+                    f"{self.path}: expected a state with {name} {mine[name]}, found {state[name]}; "
+                    "resume with what the run was begun with"
                 )
         self._step = state["step"]
 

@@ -12,7 +12,13 @@ from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
 
-_EXTRAS = {"apache_beam": "pipelines", "torch": "model", "safetensors": "model", "scipy": "model", "jinja2": "report"}
+_EXTRAS = {
+    "apache_beam": "pipelines",
+    "torch": "model",
+    "safetensors": "model",
+    "scipy": "model",
+    "jinja2": "report",
+}
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
@@ -136,7 +142,10 @@ def _refuse_beam_options(context: typer.Context) -> None:
 
 
 def _run_job(
-    context: typer.Context, job: Callable[[Any], Manifest], model: type[StageConfig], arguments: list[str] | None
+    context: typer.Context,
+    job: Callable[[Any], Manifest],
+    model: type[StageConfig],
+    arguments: list[str] | None,
 ) -> None:
     _refuse_beam_options(context)
     _report(job(_config(model, arguments)))

@@ -54,7 +54,7 @@ class EncodeImages(beam.PTransform):
 
     encoding: Encoding
 
-    def expand(self, plans: beam.PCollection) -> beam.PCollection:
+    def expand(self, plans):
         """Wire the step."""
         return plans | "EncodeSlice" >> beam.Map(encode_slice, encoding=self.encoding)
 
@@ -90,7 +90,10 @@ def _open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTo
 
 
 def encode_rows(
-    pairs: PairDirectory, rows: Iterator[LedgerRow], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+    pairs: PairDirectory,
+    rows: Iterator[LedgerRow],
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
 ) -> Iterator[TokenRow]:
     """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
     batch: list[LedgerRow] = []
@@ -104,16 +107,17 @@ def encode_rows(
 
 
 def _encode_batch(
-    pairs: PairDirectory, rows: list[LedgerRow], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
+    pairs: PairDirectory,
+    rows: list[LedgerRow],
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
 ) -> Iterator[TokenRow]:
     side = image_tokenizer.spec.image_side
     loaded = [load_picture(pairs, row, side) for row in rows]
     tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
     for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
         text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-        yield TokenRow(
-            row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key
-        )
+        yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
 
 
 def shard_metadata(

@@ -44,6 +44,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions) -> Manifest:
     fragments = join(config.output, FRAGMENTS)
     if isinstance(begun, StageDirectory):
         sweep(fragments)
+        directory = begun
         pipeline = make_pipeline(options)
         _ = (
             pipeline
@@ -54,7 +55,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions) -> Manifest:
             | "ToOneKey" >> beam.Map(lambda file: (0, file))
             | "GatherFiles" >> beam.GroupByKey()
             | "Finish" >> beam.MapTuple(
-                lambda _, files: finish(begun, files, config.max_dropped_fraction)
+                lambda _, files: finish(directory, files, config.max_dropped_fraction)
             )
         )  # fmt: skip
         with watch_files("filter", fragments, ("split-",), len(splits)):

@@ -19,7 +19,7 @@ class GatherTokens(beam.PTransform):
     encoding: Encoding
     num_fragments: int
 
-    def expand(self, numbers: beam.PCollection) -> beam.PCollection:
+    def expand(self, numbers):
         """Wire the step."""
         return numbers | "GatherShard" >> beam.Map(
             gather_shard, encoding=self.encoding, num_fragments=self.num_fragments

@@ -38,7 +38,7 @@ class MeasurePairs(beam.PTransform):
     limits: ImageLimits
     output: str
 
-    def expand(self, splits: beam.PCollection) -> beam.PCollection:
+    def expand(self, splits):
         """Wire the step."""
         return splits | "MeasureSplit" >> beam.FlatMap(
             measure_split, source=self.source, rules=self.rules, limits=self.limits, output=self.output

@@ -25,7 +25,7 @@ class Merge(NamedTuple):
 class MergeDuplicates(beam.PTransform):
     """(key, Candidate) to (split, Merge); a marker has row -1."""
 
-    def expand(self, candidates: beam.PCollection) -> beam.PCollection:
+    def expand(self, candidates):
         """Wire the step."""
         return candidates | "GroupByImage" >> beam.GroupByKey() | "MergeGroup" >> beam.FlatMapTuple(merge_group)
 

@@ -12,7 +12,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from parti_data.config import StageConfig
 from parti_data.ledger import LedgerRow, PairDirectory, to_json, write_ledger
 from parti_data.manifest import (
-    Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest, record_shard, shard_name,
+    Beginning,
+    Manifest,
+    ShardRecord,
+    StageDirectory,
+    begin,
+    manifest_digest,
+    record_shard,
+    shard_name,
 )  # fmt: skip
 from parti_data.progress import watch_files
 from parti_data.storage import is_file, join, publish
@@ -45,7 +52,7 @@ class WriteShards(beam.PTransform):
     source: str
     output: str
 
-    def expand(self, plans: beam.PCollection) -> beam.PCollection:
+    def expand(self, plans):
         """Wire the step."""
         return plans | "WriteShard" >> beam.Map(write_shard, source=self.source, output=self.output)
 
@@ -120,4 +127,3 @@ def finish(directory: StageDirectory, records: Iterable[tuple[ShardRecord, Shard
     pairs = sorted((tuple(record) for record in records), key=lambda pair: pair[1].name)
     kept = [ledger.rows for _, ledger in pairs]
     return directory.finish([record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept})
-

@@ -12,7 +12,14 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
 from parti_data.progress import watch_files
 from parti_data.storage import digest_json, join, remove, sweep
-from pipelines.encode_images import FRAGMENTS, EncodeImages, EncodePlan, Encoding, open_tokenizers, shard_metadata
+from pipelines.encode_images import (
+    FRAGMENTS,
+    EncodeImages,
+    EncodePlan,
+    Encoding,
+    open_tokenizers,
+    shard_metadata,
+)
 from pipelines.gather_tokens import GatherTokens
 from pipelines.runner import make_pipeline, run
 

@@ -31,17 +31,18 @@ class WriteLedgers(beam.PTransform):
     output: str
     num_splits: int
 
-    def expand(self, merges: beam.PCollection) -> beam.PCollection:
+    def expand(self, merges):
         """Wire the step."""
         return (
             merges
             | "GroupBySplit" >> beam.GroupByKey()
-            | "WriteSplit" >> beam.Map(lambda group, output, total: write_split_ledger(*group, output, total), self.output, self.num_splits)
+            | "WriteSplit" >> beam.Map(write_split_ledger, output=self.output, num_splits=self.num_splits)
         )
 
 
-def write_split_ledger(split: int, merges: Iterable[Merge], output: str, num_splits: int) -> LedgerFile:
-    """Write a split's ledger unless it is there, and return its record and counts."""
+def write_split_ledger(group: tuple[int, Iterable[Merge]], output: str, num_splits: int) -> LedgerFile:
+    """Write the ledger of a (split, merges) unless it is there, and return its record and counts."""
+    split, merges = group
     name = shard_name("ledger", split, num_splits, "parquet")
     path = join(output, name)
     if not is_file(path):

@@ -35,7 +35,10 @@ def evaluate(config: EvaluateConfig) -> Manifest:
         return begun
     samples = pq.read_table(join(config.samples, "samples.parquet")).to_pylist()
     verdicts = [
-        judge(np.asarray(Image.open(io.BytesIO(read_bytes(join(config.samples, row["picture"]))))), row["prompt"])
+        judge(
+            np.asarray(Image.open(io.BytesIO(read_bytes(join(config.samples, row["picture"]))))),
+            row["prompt"],
+        )
         for row in samples
     ]
     by_category = defaultdict(list)

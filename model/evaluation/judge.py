@@ -5,6 +5,7 @@ components; a component's colour is the nearest palette colour of its middle, it
 best, its size the diameter.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -12,7 +13,15 @@ import numpy as np
 from scipy import ndimage
 
 from parti_data.scenes import (
-    BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene, SceneObject, draw_scene, parse_caption,
+    BACKGROUNDS,
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    draw_scene,
+    parse_caption,
 )  # fmt: skip
 
 FOREGROUND_DISTANCE = 60.0
@@ -70,33 +79,32 @@ def _looks(item: SceneObject) -> tuple[str, str, str]:
 
 def _stands(first: SceneObject, second: SceneObject, relation: str) -> bool:
     """Whether the relation holds; directions up to 45 degrees off count, training shows at most 27."""
-    offset = np.array([first.x - second.x, first.y - second.y])
-    return float(offset @ np.array(RELATIONS[relation])) > 0 and bool(
-        abs(offset @ np.array(RELATIONS[relation])) >= np.abs(offset).max()
-    )
+    dx, dy = first.x - second.x, first.y - second.y
+    along = dx * RELATIONS[relation][0] + dy * RELATIONS[relation][1]
+    return along > 0 and along >= max(abs(dx), abs(dy))
 
 
 def find_objects(picture: np.ndarray) -> Finding:
     """Return the background and the objects of a picture uint8 (S, S, 3)."""
     pixels = picture.astype(np.float64)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    background = nearest_colour(np.median(border, axis=0), BACKGROUNDS)
+    background = nearest_colour(np.asarray(np.median(border, axis=0)), BACKGROUNDS)
     background_rgb = np.array(BACKGROUNDS[background], np.float64)
     is_foreground = np.linalg.norm(pixels - background_rgb, axis=-1) > FOREGROUND_DISTANCE
-    labels, count = ndimage.label(is_foreground, structure=np.ones((3, 3)))
-    areas = ndimage.sum_labels(is_foreground, labels, np.arange(1, count + 1))
-    kept = [number for number, area in enumerate(areas, 1) if area >= LEAST_AREA_SHARE * is_foreground.size]
+    labels = np.asarray(ndimage.label(is_foreground, structure=np.ones((3, 3)))[0])  # type: ignore[index]
+    areas = np.bincount(labels.flat)[1:]
+    kept = [number for number, area in enumerate(areas, 1) if area >= LEAST_AREA_SHARE * labels.size]
     return Finding(background, tuple(_describe(pixels, labels == number, background_rgb) for number in kept))
 
 
 def nearest_colour(rgb: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str:
     """Return the palette's name of the colour nearest to an RGB value."""
-    return min(palette, key=lambda name: float(np.linalg.norm(rgb - np.array(palette[name]))))
+    return min(palette, key=lambda name: math.dist(rgb, palette[name]))
 
 
 def _describe(pixels: np.ndarray, component: np.ndarray, background: np.ndarray) -> SceneObject:
     inside = ndimage.binary_erosion(component)
-    rgb = np.median(pixels[inside if inside.any() else component], axis=0)
+    rgb = np.asarray(np.median(pixels[inside if inside.any() else component], axis=0))
     is_nearer = np.linalg.norm(pixels - rgb, axis=-1) < np.linalg.norm(pixels - background, axis=-1)
     outline = component & is_nearer  # edge pixels count where the object covers more than half of them
     candidates = [(_best_overlap(outline, shape, size), shape, size) for shape in SHAPES for size in SIZES]
@@ -112,10 +120,10 @@ def _best_overlap(component: np.ndarray, shape: str, size: str) -> tuple[float, 
     best = (0.0, 0.0, 0.0)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
-            shift = np.rint(offsets).astype(int) + (dy, dx)
-            moved = _shift(template, *shift)
+            down, right = round(offsets[0]) + dy, round(offsets[1]) + dx
+            moved = _shift(template, down, right)
             overlap = float((moved & component).sum() / (moved | component).sum())
-            best = max(best, (overlap, 0.5 + shift[1] / side, 0.5 + shift[0] / side))
+            best = max(best, (overlap, 0.5 + right / side, 0.5 + down / side))
     return best
 
 

@@ -113,9 +113,7 @@ class Parti(nn.Module):
             embedded = torch.cat([start, embedded], dim=1)
         return self.dropout(embedded + grid)
 
-    def _decode(
-        self, x: Tensor, text: EncodedText, mask: Tensor | None, caches: list[KeyValueCache] | None
-    ) -> Tensor:
+    def _decode(self, x: Tensor, text: EncodedText, mask: Tensor | None, caches: list[KeyValueCache] | None) -> Tensor:
         for layer, block in enumerate(self.decoder):
             x = block(x, mask, caches[layer] if caches else None, text.projected[layer], text.mask)
         return self.to_logits(self.decoder_norm(x)).float()

@@ -17,7 +17,15 @@ from parti_data.errors import ConfigError, TokenizerError
 from parti_data.images import to_png
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.progress import show_progress
-from parti_data.storage import canonical_json, digest_json, join, publish, publish_bytes, read_bytes, sha256_file
+from parti_data.storage import (
+    canonical_json,
+    digest_json,
+    join,
+    publish,
+    publish_bytes,
+    read_bytes,
+    sha256_file,
+)
 from parti_data.text import PAD, TextTokenizer
 
 TABLE = "samples.parquet"
@@ -178,4 +186,3 @@ def make_grid(pictures: np.ndarray) -> np.ndarray:
         top, left = (side + 2) * (number // _GRID_COLUMNS), (side + 2) * (number % _GRID_COLUMNS)
         grid[top : top + side, left : left + side] = picture
     return grid
-

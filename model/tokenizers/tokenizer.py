@@ -79,7 +79,7 @@ class ImageTokenizer:
             )
         return self._in_batches(tokens, lambda batch: (self._network.decode(batch) * 255).round().byte())
 
-    def _in_batches(self, rows: Tensor, function) -> Tensor:  # noqa: ANN001
+    def _in_batches(self, rows: Tensor, function) -> Tensor:
         """Apply a function to batches of one size, padded with the last row, and join what it returns."""
         outputs = []
         with torch.inference_mode():

@@ -217,5 +217,8 @@ def _block(shape: ViTVQGANShape) -> Block:
 def _tanh_head(shape: ViTVQGANShape, outputs: int) -> nn.Sequential:
     """Two layers with tanh between them, after the last block. Source: section 3.1."""
     return nn.Sequential(
-        nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.hidden), nn.Tanh(), nn.Linear(shape.hidden, outputs)
+        nn.LayerNorm(shape.width),
+        nn.Linear(shape.width, shape.hidden),
+        nn.Tanh(),
+        nn.Linear(shape.hidden, outputs),
     )

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +29,8 @@ class Schedule(StrictModel):
     lr: float
     final_lr_ratio: float = 0.0
     warmup_steps: int = 100
-    betas: list[float] = [0.9, 0.99]
+    beta1: float = 0.9
+    beta2: float = 0.99
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     precision: str = "bfloat16"
@@ -50,7 +50,10 @@ class Schedule(StrictModel):
 class Trainee(Protocol):
     """What the loop trains."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        ...
 
     def losses(self, step: int) -> dict[str, Tensor]:
         """Return the terms of the loss of a step, `total` among them; scalars."""
@@ -98,13 +101,14 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """Return AdamW; weight decay spares everything with fewer than two dimensions."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(schedule.betas[0], schedule.betas[1]), fused=True)
+    groups = [
+        {"params": matrices, "weight_decay": schedule.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), fused=True)
 
 
-def _update(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, schedule: Schedule, step: int
-) -> dict[str, Tensor]:
+def _update(trainee: Trainee, optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> dict[str, Tensor]:
     """Do one optimizer update; return the losses and the gradient's norm before clipping."""
     trainee.model.train()
     torch.manual_seed(step)  # dropout is a function of the step
@@ -130,7 +134,11 @@ def _refuse_nonfinite(values: dict[str, float], directory: str, step: int) -> No
 
 
 def _save(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[dict[str, Any]], step: int, directory: str
+    trainee: Trainee,
+    optimizer: torch.optim.Optimizer,
+    metrics: list[dict[str, Any]],
+    step: int,
+    directory: str,
 ) -> None:
     content = io.BytesIO()
     state = {"step": step, "metrics": json.dumps(metrics), "extra": trainee.state_dict()}
@@ -140,9 +148,7 @@ def _save(
     publish_bytes(join(directory, METRICS), "".join(json.dumps(line) + "\n" for line in metrics).encode())
 
 
-def _resume(
-    trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[dict[str, Any]], directory: str
-) -> int:
+def _resume(trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[dict[str, Any]], directory: str) -> int:
     """Load the directory's checkpoint, if any; return the first step to do."""
     path = join(directory, CHECKPOINT)
     if not is_file(path):

@@ -41,9 +41,11 @@ class TrainPriorConfig(StageConfig):
 class _PriorTrainee:
     """A prior with its data."""
 
-    def __init__(self, config: TrainPriorConfig, shape: PartiShape, tokens: TokenDataset, held_out: TokenDataset | None):
+    def __init__(
+        self, config: TrainPriorConfig, shape: PartiShape, tokens: TokenDataset, held_out: TokenDataset | None
+    ):
         torch.manual_seed(config.seed)
-        self.model = Parti(shape)
+        self.model: Parti = Parti(shape)
         self._config, self._tokens, self._held_out = config, tokens, held_out
 
     def losses(self, step: int) -> dict[str, Tensor]:
@@ -62,7 +64,9 @@ class _PriorTrainee:
         if self._held_out is None:
             return {}
         self.model.eval()
-        batches = [self._held_out.batch(number) for number in range(-(-self._held_out.num_rows // self._held_out.batch_size))]
+        batches = [
+            self._held_out.batch(number) for number in range(-(-self._held_out.num_rows // self._held_out.batch_size))
+        ]
         losses = [
             float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
             for batch in batches
@@ -107,5 +111,9 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
     return begun.finish(
         [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)],
         {"rows": tokens.num_rows},
-        {"shape": asdict(shape), "parameters": parameters, "metadata": tokens.metadata.model_dump(mode="json")},
+        {
+            "shape": asdict(shape),
+            "parameters": parameters,
+            "metadata": tokens.metadata.model_dump(mode="json"),
+        },
     )

@@ -150,7 +150,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     tokenizer = ImageTokenizer(trainee.model)
     measured = held_out.pictures(range(min(_MEASURED_PICTURES, len(held_out))))
     publish_bytes(
-        join(config.output, RECONSTRUCTIONS), to_png(draw_reconstructions(tokenizer, measured[:_DRAWN_PICTURES]))
+        join(config.output, RECONSTRUCTIONS),
+        to_png(draw_reconstructions(tokenizer, measured[:_DRAWN_PICTURES])),
     )
     details = measure_tokenizer(tokenizer, measured) | {
         "fingerprint": tokenizer.fingerprint, "shape": asdict(trainee.model.shape),

@@ -89,7 +89,7 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
                 if member.isfile():
                     key, _, extension = _split_name(member.name)
                     pairs.setdefault(key, _Members()).ranges[extension] = (member.offset_data, member.size)
-                tar.members.clear()  # tarfile keeps every header it has seen
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise SourceError(
             f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
