@@ -37,16 +37,17 @@ class TextTokenizer:
 
 
 def train_sentencepiece(captions: Iterator[str], vocabulary_size: int, seed: int) -> bytes:
-    """Return a unigram SentencePiece model of at most so many pieces, trained on the captions.
+    """Return a SentencePiece BPE model of so many pieces, trained on the captions.
 
-    Parti uses 16,000 pieces and does not state the model type; unigram is SentencePiece's default.
+    Parti uses 16,000 pieces and does not state the model type; DALL-E uses BPE, and BPE keeps the words of a small
+    vocabulary whole, where SentencePiece's default, unigram, cut the scenes' captions into three times as many ids.
     """
     model = io.BytesIO()
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=captions, model_writer=model, vocab_size=vocabulary_size, model_type="unigram",
-            hard_vocab_limit=False, character_coverage=1.0, pad_id=PAD, unk_id=UNKNOWN, bos_id=-1, eos_id=END,
+            sentence_iterator=captions, model_writer=model, vocab_size=vocabulary_size, model_type="bpe",
+            character_coverage=1.0, pad_id=PAD, unk_id=UNKNOWN, bos_id=-1, eos_id=END,
             num_threads=1, input_sentence_size=1_000_000, shuffle_input_sentence=True, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:

@@ -91,9 +91,8 @@ def to_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
     """Return rows as an Arrow table; the tokens pass as one array."""
     schema = token_schema(metadata)
     tokens_type = schema.field("image_tokens").type
-    flat = (np.concatenate([row.image_tokens for row in rows]) if rows else np.empty(0)).astype(
-        tokens_type.value_type.to_pandas_dtype()
-    )
+    numpy_type = np.uint16 if tokens_type.value_type == pa.uint16() else np.uint32
+    flat = np.concatenate([row.image_tokens for row in rows] or [np.empty(0)]).astype(numpy_type)
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=tokens_type)
     columns = [
         tokens if field.name == "image_tokens" else pa.array([getattr(row, field.name) for row in rows], field.type)
@@ -104,11 +103,16 @@ def to_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
 
 def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata) -> None:
     """Write each table as a row group of one file, whole or not at all."""
-    schema = token_schema(metadata)
-    with publish(path) as file, pq.ParquetWriter(
-        file, schema, version="2.6", use_dictionary=[_TOKEN_ITEMS],  # type: ignore[arg-type] compression="zstd", compression_level=1,
-        write_statistics=["key"],  # type: ignore[arg-type] write_page_checksum=True, data_page_version="1.0",
-    ) as writer:  # fmt: skip
+    writing: dict[str, Any] = {
+        "version": "2.6",
+        "data_page_version": "1.0",
+        "use_dictionary": [_TOKEN_ITEMS],
+        "compression": "zstd",
+        "compression_level": 1,
+        "write_statistics": ["key"],
+        "write_page_checksum": True,
+    }
+    with publish(path) as file, pq.ParquetWriter(file, token_schema(metadata), **writing) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=max(len(table), 1))
 

@@ -100,4 +100,8 @@ def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: 
     """Write the manifest from the records of all shards."""
     shards = list(records)
     rows = sum(shard.rows for shard in shards)
-    return directory.finish(shards, {"rows": rows}, {"metadata": encoding.metadata.model_dump(mode="json")})
+    places = {"source": encoding.source} | {
+        "image_tokenizer": encoding.image_tokenizer, "text_tokenizer": encoding.text_tokenizer
+    }
+    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places}
+    return directory.finish(shards, {"rows": rows}, details)

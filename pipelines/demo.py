@@ -1,0 +1,164 @@
+"""The demo: every stage on synthetic scenes, as the commands that a user would type, ending with one page.
+
+Each command is a process of its own. A demo that was stopped goes on where it was.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+from parti_data.config import StageConfig
+from parti_data.errors import PartiError
+from parti_data.manifest import MANIFEST, read_manifest
+from parti_data.scenes import make_scene
+from parti_data.storage import is_file, join, publish_bytes, read_bytes
+
+SUMMARY = "summary.json"
+PROMPTS = "prompts.tsv"
+CATEGORIES = {
+    "one object": ("new_prompts", 1),
+    "two objects": ("new_prompts", 2),
+    "new combination": ("new_combinations", 1),
+}
+"""The split and the number of objects of each kind of prompt."""
+_SAMPLE_MEMORY_EVERY_S = 0.25
+
+
+class DemoConfig(StageConfig):
+    """What `parti demo` is told."""
+
+    output: str = "runs/demo"
+    prompts_per_category: int = 48
+
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset()
+
+
+class DemoError(PartiError):
+    """A command of the demo failed; it has said why."""
+
+
+class PeakMemory(threading.Thread):
+    """Samples the resident memory of this process and its children, pages that they share counted once for each."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.peak_bytes = 0
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Sample until stopped."""
+        me = psutil.Process()
+        while not self._stopped.wait(_SAMPLE_MEMORY_EVERY_S):
+            self.peak_bytes = max(self.peak_bytes, sum(map(_resident, [me, *me.children(recursive=True)])))
+
+    def stop(self) -> int:
+        """Stop and return the peak in bytes."""
+        self._stopped.set()
+        self.join()
+        return self.peak_bytes
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def demo_commands(config: DemoConfig) -> dict[str, list[str]]:
+    """Return the arguments of `parti` for each step, by the directory that it fills."""
+    configs = configs_directory() / "demo"
+    place = {name: join(config.output, name) for name in ("pairs", "held_out", "text", "tokenizer", "tokens")}
+    place |= {name: join(config.output, name) for name in ("prior", "samples", "evaluation")}
+    image_tokenizer = f"image_tokenizer={place['tokenizer']}/tokenizer.safetensors"
+    text_tokenizer = f"text_tokenizer={place['text']}/text.model"
+    source = f"source={place['pairs']}"
+    held_out = f"held_out={place['held_out']}"
+    prompts = f"prompts_file={join(config.output, PROMPTS)}"
+    steps = {
+        "pairs": ["filter", "filter.toml"],
+        "held_out": ["filter", "held_out.toml"],
+        "text": ["train", "text", "text.toml", source],
+        "tokenizer": ["train", "tokenizer", "tokenizer.toml", source, held_out],
+        "tokens": ["tokenize", "tokenize.toml", source, image_tokenizer, text_tokenizer],
+        "prior": ["train", "prior", "prior.toml", f"source={place['tokens']}"],
+        "samples": [
+            "sample", "sample.toml", f"prior={place['prior']}/prior.safetensors", image_tokenizer, text_tokenizer, prompts,
+        ],
+        "evaluation": ["evaluate", "evaluate.toml", f"samples={place['samples']}"],
+    }  # fmt: skip
+    return {
+        name: [str(configs / word) if word.endswith(".toml") else word for word in words] + [f"output={place[name]}"]
+        for name, words in steps.items()
+    }
+
+
+def configs_directory() -> Path:
+    """Return where the configs lie: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+
+
+def scene_prompts(prompts_per_category: int) -> str:
+    """Return prompts that training never sees, as a table with the columns Prompt and Category."""
+    lines = ["Prompt\tCategory"]
+    for category, (split, num_objects) in CATEGORIES.items():
+        captions: dict[str, None] = {}
+        for index in range(100 * prompts_per_category):
+            captions[make_scene(1, index, split, num_objects).caption()] = None  # type: ignore[arg-type]
+            if len(captions) == prompts_per_category:
+                break
+        lines += [f"{caption}\t{category}" for caption in captions]
+    return "\n".join(lines) + "\n"
+
+
+def run_demo(config: DemoConfig) -> None:
+    """Run every step that is not finished, then write the page and the summary, and print both."""
+    memory = PeakMemory()
+    memory.start()
+    publish_bytes(join(config.output, PROMPTS), scene_prompts(config.prompts_per_category).encode())
+    before = json.loads(read_bytes(join(config.output, SUMMARY))) if is_file(join(config.output, SUMMARY)) else {}
+    seconds = before.get("seconds_by_step", {})
+    for name, arguments in demo_commands(config).items():
+        if is_file(join(join(config.output, name), MANIFEST)):
+            continue
+        seconds[name] = round(seconds.get(name, 0) + _run(arguments), 1)
+    _run(["verify", join(config.output, "tokens")])
+    peak_bytes = max(memory.stop(), before.get("peak_memory_bytes", 0))
+    summary = summarise(config.output, seconds, peak_bytes)
+    publish_bytes(join(config.output, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
+    _run(["report", config.output])
+    print(json.dumps(summary, indent=1))
+
+
+def summarise(output: str, seconds: dict[str, float], peak_bytes: int) -> dict[str, object]:
+    """Return the demo's figures from the manifests of its steps."""
+    tokenizer = read_manifest(join(output, "tokenizer")).details
+    accuracy = read_manifest(join(output, "evaluation")).details["accuracy"]
+    return {
+        "seconds": round(sum(seconds.values()), 1),
+        "peak_memory_bytes": peak_bytes,
+        "one_object_accuracy": accuracy["one object"],
+        "two_object_accuracy": accuracy["two objects"],
+        "new_combination_accuracy": accuracy["new combination"],
+        "psnr_db": tokenizer["psnr_db"],
+        "code_usage": tokenizer["code_usage"],
+        "page": join(output, "report.html"),
+        "seconds_by_step": seconds,
+    }
+
+
+def _run(arguments: list[str]) -> float:
+    """Run `parti` with arguments and return the seconds it took; raises DemoError where it fails."""
+    print(f"$ parti {' '.join(arguments)}", flush=True)
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-m", "pipelines.command_line", *arguments], check=False)
+    if result.returncode:
+        raise DemoError(f"parti {arguments[0]}: expected to finish, found exit code {result.returncode}; see above")
+    return time.monotonic() - started

@@ -1,0 +1,162 @@
+"""The geometry of the page's charts: series of numbers to places in a view box; the template draws them.
+
+A `Chart` fits the view box of `WIDTH` by `HEIGHT` units and scales with its place on the page.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from pipelines.report.figures import say_count, say_figure
+
+WIDTH, HEIGHT = 320, 180
+LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 150
+"""The edges of the plotted area."""
+_MAX_POINTS = 240
+_MAX_COLUMNS = 128
+_LEAST_LOG_RATIO = 5
+"""A log scale shows nothing where the largest value is less than this many times the smallest."""
+
+Scale = Literal["linear", "log"]
+
+
+class Series(NamedTuple):
+    """A named line: (step, value) in order of the steps."""
+
+    name: str
+    points: list[tuple[float, float]]
+
+
+class Tick(NamedTuple):
+    """A label at a place on an axis."""
+
+    place: float
+    text: str
+
+
+class Curve(NamedTuple):
+    """A line as drawn: what SVG's `points` takes, and where and at what value it ends."""
+
+    name: str
+    points: str
+    end_x: float
+    end_y: float
+    last: str
+
+
+class Chart(NamedTuple):
+    """A chart as drawn; the description says in words what the picture shows."""
+
+    title: str
+    description: str
+    scale: Scale
+    curves: list[Curve]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    reference: Tick | None
+
+
+class Histogram(NamedTuple):
+    """An area as drawn, with the height that all columns would have if they were equal."""
+
+    description: str
+    points: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    reference: Tick
+
+
+def draw_curves(
+    title: str, series: list[Series], scale: Scale = "linear", reference: tuple[str, float] | None = None
+) -> Chart | None:
+    """Return a chart of the series, None where they hold no point; the reference is a level with its name.
+
+    A log scale that the values do not allow, or that would show no more, becomes a linear one.
+    """
+    series = [Series(name, thin(points)) for name, points in series if points]
+    if not series:
+        return None
+    values = [value for line in series for _, value in line.points] + ([reference[1]] if reference else [])
+    steps = [step for line in series for step, _ in line.points]
+    low, high = min(values), max(values)
+    scale = "log" if scale == "log" and low > 0 and high / low >= _LEAST_LOG_RATIO else "linear"
+    to_x = _axis((min(steps), max(steps)), (LEFT, RIGHT), "linear")
+    to_y = _axis((low, high), (BOTTOM, TOP), scale)
+    return Chart(
+        title,
+        "; ".join(_describe(line) for line in series),
+        scale,
+        [_curve(line, to_x, to_y) for line in series],
+        [Tick(to_x(step), say_count(round(step))) for step in _spread(min(steps), max(steps), "linear")],
+        [Tick(to_y(value), say_figure(value)) for value in _spread(low, high, scale)],
+        Tick(to_y(reference[1]), reference[0]) if reference else None,
+    )
+
+
+def draw_code_usage(counts: np.ndarray) -> Histogram:
+    """Return the shares of all codes, int (V,), most frequent first; neighbours share a column where V is large."""
+    shares = np.sort(counts)[::-1] / max(counts.sum(), 1)
+    columns = [part.mean() for part in np.array_split(shares, min(len(shares), _MAX_COLUMNS))]
+    even = 1 / len(shares)
+    to_y = _axis((0, max(*columns, even)), (BOTTOM, TOP), "linear")
+    edges = np.linspace(LEFT, RIGHT, len(columns) + 1)
+    corners = [(edge, to_y(share)) for n, share in enumerate(columns) for edge in edges[n : n + 2]]
+    outline = [(LEFT, BOTTOM), *corners, (RIGHT, BOTTOM)]
+    return Histogram(
+        f"The most frequent code has {_percent(shares[0])} of all tokens, an even share would be {_percent(even)}.",
+        _join(outline),
+        [Tick(LEFT, "1"), Tick(RIGHT, say_count(len(shares)))],
+        [Tick(BOTTOM, "0"), Tick(to_y(max(columns)), _percent(max(columns)))],
+        Tick(to_y(even), "even share"),
+    )
+
+
+def thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return at most so many points as a chart can show, each the mean of its neighbours; the last one as it is."""
+    if len(points) <= _MAX_POINTS:
+        return points
+    parts = np.array_split(np.array(points[:-1], dtype=np.float64), _MAX_POINTS - 1)
+    return [(float(step), float(value)) for step, value in (part.mean(axis=0) for part in parts)] + [points[-1]]
+
+
+def _axis(values: tuple[float, float], places: tuple[float, float], scale: Scale) -> Callable[[float], float]:
+    """Return the map from a value to its place; a range of one value lies in the middle."""
+    transform = math.log10 if scale == "log" else float
+    first, last = transform(values[0]), transform(values[1])
+
+    def place(value: float) -> float:
+        share = (transform(value) - first) / (last - first) if last > first else 0.5
+        return round(places[0] + share * (places[1] - places[0]), 2)
+
+    return place
+
+
+def _spread(low: float, high: float, scale: Scale) -> list[float]:
+    """Return the ends of a range and its middle on the scale."""
+    if low == high:
+        return [low]
+    return [low, math.sqrt(low * high) if scale == "log" else (low + high) / 2, high]
+
+
+def _curve(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Curve:
+    places = [(to_x(step), to_y(value)) for step, value in line.points]
+    return Curve(line.name, _join(places), *places[-1], say_figure(line.points[-1][1]))
+
+
+def _describe(line: Series) -> str:
+    (first_step, first), (last_step, last) = line.points[0], line.points[-1]
+    values = [value for _, value in line.points]
+    return (
+        f"{line.name}: {say_figure(first)} at step {say_count(round(first_step))}, {say_figure(last)} at step "
+        f"{say_count(round(last_step))}, lowest {say_figure(min(values))}, highest {say_figure(max(values))}"
+    )
+
+
+def _join(places: list[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in places)
+
+
+def _percent(share: float) -> str:
+    return f"{say_figure(100 * float(share))} %"

@@ -1,0 +1,132 @@
+"""The funnel of a filter stage: how many rows ended how, and a few examples of each."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from parti_data.errors import SourceError
+from parti_data.images import ImageLimits, decode
+from parti_data.ledger import DROPPED, KEPT, MERGED, OUTCOMES, LedgerRow, PairDirectory
+from pipelines.report.pictures import Picture, embed
+from pipelines.report.stages import FinishedStage
+
+_EXAMPLES = 6
+_MAX_ROWS = 20_000
+"""Ledger rows read in search of examples."""
+_THUMBNAIL_PX = 128
+_MAX_TEXT = 200
+_LIMITS = ImageLimits()
+
+
+class Example(NamedTuple):
+    """One row of the ledger; no picture where its bytes show none."""
+
+    picture: Picture | None
+    caption: str
+    detail: str
+
+
+class Ending(NamedTuple):
+    """Rows that ended alike: an outcome as a whole, or one reason of it."""
+
+    outcome: str
+    reason: str
+    count: int
+    share: float
+    """Of all rows read."""
+    examples: list[Example]
+
+
+class Funnel(NamedTuple):
+    """What became of a source's rows; the note says why pictures are missing, where they are."""
+
+    name: str
+    read: int
+    outcomes: list[Ending]
+    reasons: list[Ending]
+    note: str
+
+
+class _Fetcher:
+    """Thumbnails of ledger rows; remembers why the first bytes that could not be fetched could not."""
+
+    def __init__(self, pairs: PairDirectory):
+        self._pairs = pairs
+        self.note = ""
+
+    def example(self, row: LedgerRow) -> Example:
+        pixels = self._pixels(row)
+        caption = row.captions[0] if row.captions else ""
+        merged = f"same image as {row.merged_into[:8]}" if row.merged_into else ""
+        more = f"{len(row.captions)} captions" if len(row.captions) > 1 else ""
+        detail = row.detail or merged or more
+        return Example(None if pixels is None else embed(pixels, _THUMBNAIL_PX), _cut(caption), _cut(detail))
+
+    def _pixels(self, row: LedgerRow) -> np.ndarray | None:
+        if not 0 < row.size <= _LIMITS.max_bytes:
+            return None
+        try:
+            image = self._pairs.fetch(row)
+        except (SourceError, OSError) as error:
+            self.note = self.note or f"Some pictures could not be fetched from the source: {error}"
+            return None
+        pixels = decode(image, _LIMITS)
+        return pixels if isinstance(pixels, np.ndarray) else None
+
+
+def read_funnel(stage: FinishedStage) -> Funnel:
+    """Return the funnel of a finished filter stage; where the source has gone, without pictures."""
+    counts, reasons = stage.manifest.counts, stage.manifest.details["reasons"]
+    read = counts["read"]
+    pairs = PairDirectory(stage.path)
+    fetcher = _Fetcher(pairs)
+    examples = {
+        name: [fetcher.example(row) for row in rows] for name, rows in find_examples(pairs, reasons).items()
+    }
+    return Funnel(
+        stage.name,
+        read,
+        [Ending(outcome, "", counts[outcome], _share(counts[outcome], read), []) for outcome in OUTCOMES],
+        [
+            Ending(*_split(name), count, _share(count, read), examples.get(name, []))
+            for name, count in sorted(reasons.items(), key=_place)
+        ],
+        fetcher.note,
+    )
+
+
+def find_examples(pairs: PairDirectory, reasons: dict[str, int]) -> dict[str, list[LedgerRow]]:
+    """Return the first few rows of each reason; reading stops when there are enough, or after 20,000 rows."""
+    missing = {name: min(count, _EXAMPLES) for name, count in reasons.items() if count}
+    found: dict[str, list[LedgerRow]] = defaultdict(list)
+    for _, row in zip(range(_MAX_ROWS), pairs.ledger(), strict=False):
+        name = f"{row.outcome} {row.reason}".strip()
+        if name in missing:
+            found[name].append(row)
+            missing[name] -= 1
+            if not missing[name]:
+                del missing[name]
+        if not missing:
+            break
+    return found
+
+
+def _split(name: str) -> tuple[str, str]:
+    outcome, _, reason = name.partition(" ")
+    return outcome, reason.replace("_", " ")
+
+
+def _place(reason: tuple[str, int]) -> tuple[int, int, str]:
+    """Kept first, then merged, then dropped, each by falling count."""
+    name, count = reason
+    outcome = _split(name)[0]
+    return (KEPT, MERGED, DROPPED).index(outcome), -count, name
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else 0.0
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"

@@ -1,0 +1,135 @@
+"""The page: every finished stage read, then all of it drawn by one template, written as one file."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from parti_data.errors import ShardError, SourceError
+from parti_data.storage import is_file, join, publish_bytes, read_bytes
+from pipelines.report import charts, figures
+from pipelines.report.funnel import read_funnel
+from pipelines.report.samples import read_samples
+from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages
+from pipelines.report.tokens import read_tokens
+from pipelines.report.training import read_prior, read_tokenizer
+
+PAGE = "report.html"
+SUMMARY = "summary.json"
+
+
+class Tile(NamedTuple):
+    """A key figure; the share, where it is one, is drawn as a bar."""
+
+    label: str
+    value: str
+    note: str
+    share: float | None = None
+
+
+class Unread(NamedTuple):
+    """A stage that cannot be shown, and why."""
+
+    name: str
+    problem: str
+
+
+def write_report(directory: str) -> str:
+    """Write the page on all finished stages of a directory and return its path.
+
+    A stage with a broken file is shown with its error in place of its section. Raises ShardError where no stage is
+    finished.
+    """
+    stages = find_stages(directory)
+    path = join(directory, PAGE)
+    publish_bytes(path, render(directory_name(directory), stages, read_summary(directory)).encode("utf-8", "replace"))
+    return path
+
+
+def read_summary(directory: str) -> dict[str, Any]:
+    """Return the demo's figures, none where there is no summary; raises ShardError for a broken one."""
+    path = join(directory, SUMMARY)
+    if not is_file(path):
+        return {}
+    try:
+        summary = json.loads(read_bytes(path))
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        raise ShardError(f"{path}: expected a JSON object, found something else; remove it or run the demo again")
+    return summary
+
+
+def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
+    """Return the page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("pipelines.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": figures.say_count, "share": figures.say_share, "bytes": figures.say_bytes, "figure": figures.say_figure,
+    }  # fmt: skip
+    evaluations = stages.of("evaluate")
+    return environment.get_template("page.html").render(
+        title=title,
+        stages=stages,
+        tiles=make_tiles(stages, summary),
+        funnels=_read_each(read_funnel, stages.of("filter")),
+        tokenizers=_read_each(read_tokenizer, stages.of("train_tokenizer")),
+        token_shards=_read_each(read_tokens, stages.of("tokenize")),
+        priors=_read_each(read_prior, stages.of("train_prior")),
+        samples=_read_each(lambda stage: read_samples(stage, evaluations), stages.of("sample")),
+        chart_area=charts,
+    )
+
+
+def make_tiles(stages: FoundStages, summary: dict[str, Any]) -> list[Tile]:
+    """Return the key figures in the order of the flow, time and memory last."""
+    tiles = []
+    for stage in stages.finished:
+        counts, details = stage.manifest.counts, stage.manifest.details
+        match stage.manifest.stage:
+            case "filter":
+                read = counts["read"]
+                share = counts["kept"] / read if read else 0.0
+                note = f"of {figures.say_count(read)} read, {stage.name}"
+                tiles.append(Tile("pairs kept", figures.say_count(counts["kept"]), note, share))
+            case "train_tokenizer":
+                tiles.append(Tile("PSNR", f"{details['psnr_db']:.1f} dB", f"reconstructions, {stage.name}"))
+                usage = details["code_usage"]
+                tiles.append(Tile("codes in use", figures.say_share(usage), f"of the codebook, {stage.name}", usage))
+            case "train_prior":
+                tiles.append(Tile("parameters", figures.say_count(details["parameters"]), f"of the prior, {stage.name}"))
+            case "sample":
+                note = f"for {figures.say_count(counts['prompts'])} prompts, {stage.name}"
+                tiles.append(Tile("images sampled", figures.say_count(counts["images"]), note))
+            case "evaluate":
+                tiles += [
+                    Tile(f"right: {category}", figures.say_share(accuracy), f"by the judge, {stage.name}", accuracy)
+                    for category, accuracy in details["accuracy"].items()
+                ]
+    return tiles + _summary_tiles(summary)
+
+
+def _summary_tiles(summary: dict[str, Any]) -> list[Tile]:
+    tiles = []
+    if "seconds" in summary:
+        tiles.append(Tile("time", figures.say_seconds(summary["seconds"]), "all steps together"))
+    if "peak_memory_bytes" in summary:
+        tiles.append(Tile("peak memory", figures.say_bytes(summary["peak_memory_bytes"]), "of all processes"))
+    return tiles
+
+
+def _read_each(read: Callable[[FinishedStage], Any], stages: list[FinishedStage]) -> list[Any]:
+    """Return what each stage shows, in its place an `Unread` where a file of it is gone or broken."""
+    views = []
+    for stage in stages:
+        try:
+            views.append(read(stage))
+        except (ShardError, SourceError) as error:
+            views.append(Unread(stage.name, str(error)))
+    return views

@@ -1,0 +1,35 @@
+"""Pictures inside the page: pixels to data URIs, shrunk where they are large."""
+
+import base64
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from parti_data.images import to_png
+
+_ENLARGED_PX = 128
+"""Pictures up to this side are shown with their pixels as squares, not smoothed."""
+
+
+class Picture(NamedTuple):
+    """A picture as the page embeds it."""
+
+    uri: str
+    is_small: bool
+
+
+def embed(pixels: np.ndarray, max_side_px: int) -> Picture:
+    """Return uint8 pixels (height, width, 3) for the page: exact as PNG, or shrunk as JPEG where a side is too long."""
+    if max(pixels.shape[:2]) <= max_side_px:
+        return Picture(_data_uri(to_png(pixels), "png"), max(pixels.shape[:2]) <= _ENLARGED_PX)
+    image = Image.fromarray(pixels)
+    image.thumbnail((max_side_px, max_side_px))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return Picture(_data_uri(buffer.getvalue(), "jpeg"), False)
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

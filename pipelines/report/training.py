@@ -1,0 +1,139 @@
+"""What a training job left: its curves, its figures, and for an image tokenizer its reconstructions."""
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parti_data.errors import ShardError
+from parti_data.images import Drop, ImageLimits, decode
+from parti_data.storage import join
+from pipelines.report.charts import Chart, Scale, Series, draw_curves
+from pipelines.report.pictures import Picture, embed
+from pipelines.report.stages import FinishedStage, read_stage_file
+
+METRICS = "metrics.jsonl"
+"""As the training loop calls it, whose module would import torch."""
+RECONSTRUCTIONS = "reconstructions.png"
+_RECONSTRUCTION_PX = 512
+_PROGRESS = ("lr", "gradient_norm", "steps_per_s")
+"""Figures of a logged step that are not losses."""
+
+
+class TrainedTokenizer(NamedTuple):
+    """An image tokenizer's section; each reconstruction is a picture with the original above."""
+
+    name: str
+    psnr_db: float
+    code_usage: float
+    shape: dict[str, Any]
+    reconstructions: list[Picture]
+    curves: list[Chart]
+    progress: list[Chart]
+
+
+class TrainedPrior(NamedTuple):
+    """A prior's section; the held-out loss is None where it was not measured."""
+
+    name: str
+    parameters: int
+    rows: int
+    loss: float | None
+    held_out_loss: float | None
+    curves: list[Chart]
+    progress: list[Chart]
+
+
+def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
+    """Return a finished train_tokenizer stage; raises ShardError where a file of it is gone or broken."""
+    metrics = read_metrics(stage)
+    details = stage.manifest.details
+    losses, measured = _names(metrics)
+    return TrainedTokenizer(
+        stage.name,
+        details["psnr_db"],
+        details["code_usage"],
+        details["shape"],
+        split_reconstructions(stage),
+        _draw_each(metrics, losses, "log") + _draw_each(metrics, measured, "linear"),
+        _draw_each(metrics, _PROGRESS, "linear"),
+    )
+
+
+def read_prior(stage: FinishedStage) -> TrainedPrior:
+    """Return a finished train_prior stage; raises ShardError where its metrics are gone or broken."""
+    metrics = read_metrics(stage)
+    details = stage.manifest.details
+    loss, held_out = find_series(metrics, "total"), find_series(metrics, "held_out_loss")
+    guess = math.log(details["shape"]["codebook_size"])
+    chart = draw_curves(
+        "loss, nats a token", [Series("training", loss), Series("held out", held_out)], reference=("even guess", guess)
+    )
+    return TrainedPrior(
+        stage.name,
+        details["parameters"],
+        stage.manifest.counts["rows"],
+        loss[-1][1] if loss else None,
+        held_out[-1][1] if held_out else None,
+        [chart] if chart else [],
+        _draw_each(metrics, _PROGRESS, "linear"),
+    )
+
+
+def read_metrics(stage: FinishedStage) -> list[dict[str, Any]]:
+    """Return the lines of a job's metrics; raises ShardError for a line that is none."""
+    lines = []
+    for number, text in enumerate(read_stage_file(stage, METRICS).splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ShardError(
+                f"{join(stage.path, METRICS)}: expected JSON with a step in each line, found something else in line "
+                f"{number}; run {stage.manifest.stage} into a new directory"
+            )
+        lines.append(line)
+    return lines
+
+
+def find_series(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """Return the finite values of a figure as (step, value), in order."""
+    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)]
+    return [(step, value) for step, value in found if math.isfinite(value)]
+
+
+def split_reconstructions(stage: FinishedStage) -> list[Picture]:
+    """Return each original with its reconstruction below, from the one picture that holds all in two rows."""
+    pixels = decode(read_stage_file(stage, RECONSTRUCTIONS), ImageLimits())
+    if isinstance(pixels, Drop):
+        raise ShardError(
+            f"{join(stage.path, RECONSTRUCTIONS)}: expected a picture, found {pixels.reason} ({pixels.detail}); run "
+            f"{stage.manifest.stage} into a new directory"
+        )
+    side = max(pixels.shape[0] // 2, 1)
+    count = max(pixels.shape[1] // side, 1)
+    return [embed(np.ascontiguousarray(part), _RECONSTRUCTION_PX) for part in np.array_split(pixels, count, axis=1)]
+
+
+def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return the names of the losses, which stand in lines with a `total`, and of the figures in the other lines."""
+    losses: dict[str, None] = {}
+    measured: dict[str, None] = {}
+    for line in metrics:
+        (losses if "total" in line else measured).update(dict.fromkeys(line))
+    others = ("step", *_PROGRESS)
+    return [name for name in losses if name not in others], [name for name in measured if name not in others]
+
+
+def _draw_each(metrics: list[dict[str, Any]], names: Iterable[str], scale: Scale) -> list[Chart]:
+    charts = (draw_curves(_title(name), [Series(_title(name), find_series(metrics, name))], scale) for name in names)
+    return [chart for chart in charts if chart]
+
+
+def _title(name: str) -> str:
+    return {"total": "loss", "l2": "squared error", "lr": "learning rate", "psnr_db": "PSNR, dB"}.get(
+        name, name.replace("_", " ")
+    )

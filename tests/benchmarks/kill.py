@@ -1,0 +1,81 @@
+"""Every stage, as its own process, killed with SIGKILL at ten moments and started again: are the bytes the same?"""
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks.run import Figure
+
+MOMENTS = 10
+TINY = [
+    "architecture.image_side=64", "architecture.patch_side=8", "architecture.width=64", "architecture.hidden=128",
+    "architecture.num_layers=1", "architecture.num_heads=2", "architecture.codebook_size=128",
+    "architecture.code_width=16", "batch_size=16", "codebook.continuous_steps=20",
+]  # fmt: skip
+SHORT = ["schedule.num_steps=120", "schedule.lr=1e-3", "schedule.checkpoint_every=20", "schedule.log_every=10"]
+
+
+def figures() -> Iterator[Figure]:
+    moments = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, command in commands(folder).items():
+            equal = 0
+            seconds = _run([*command, f"output={folder}/{name}"])
+            wanted = digests(Path(folder) / name)
+            for number in range(MOMENTS):
+                output = f"{folder}/{name}-{number}"
+                _run([*command, f"output={output}"], kill_after_s=moments.uniform(0.3, 1.0) * seconds)
+                _run([*command, f"output={output}"])
+                equal += digests(Path(output)) == wanted
+            yield Figure(f"kill_{name}_same_bytes_of_{MOMENTS}", equal, MOMENTS, "more")
+
+
+def commands(folder: str) -> dict[str, list[str]]:
+    prior = ["architecture.width=64", "architecture.hidden=128", "architecture.num_heads=2", "batch_size=16"]
+    prior += [
+        "architecture.num_encoder_layers=1",
+        "architecture.num_decoder_layers=1",
+        "architecture.max_text_length=32",
+    ]
+    tokenizers = [
+        f"image_tokenizer={folder}/tokenizer/tokenizer.safetensors", f"text_tokenizer={folder}/text/text.model",
+    ]  # fmt: skip
+    source = f"source={folder}/filter"
+    return {
+        "filter": ["filter", "source.num_pairs=3000", "source.spoil_every=9", "source.pairs_per_split=300"],
+        "shard": ["shard", source, "pairs_per_shard=300"],
+        "text": ["train", "text", source, "vocabulary_size=128"],
+        "tokenizer": ["train", "tokenizer", source, *TINY, *SHORT],
+        "tokens": ["tokenize", source, *tokenizers, "rows_per_shard=500", "rows_per_fragment=300"],
+        "prior": ["train", "prior", f"source={folder}/tokens", *prior, *SHORT],
+    }
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Return the digest of every file but those that tell the time or the whole state of training."""
+    told = [
+        path
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.suffix in (".parquet", ".tar", ".safetensors", ".model")
+    ]
+    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in told}
+
+
+def _run(words: list[str], kill_after_s: float = 0) -> float:
+    """Run `parti`; kill it after so many seconds, if it is told to. Return the seconds it took."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.command_line", *words], stdout=subprocess.DEVNULL)
+    try:
+        code = process.wait(kill_after_s or None)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return kill_after_s
+    assert code == 0, words
+    return time.monotonic() - started
