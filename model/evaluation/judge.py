@@ -104,7 +104,8 @@ def nearest_colour(rgb: np.ndarray, palette: dict[str, tuple[int, int, int]]) ->
 
 def _describe(pixels: np.ndarray, component: np.ndarray, background: np.ndarray) -> SceneObject:
     inside = ndimage.binary_erosion(component)
-    rgb = np.asarray(np.median(pixels[inside if inside.any() else component], axis=0))
+    middle = np.asarray(inside if np.any(inside) else component, bool)
+    rgb = np.asarray(np.median(pixels[middle], axis=0))
     is_nearer = np.linalg.norm(pixels - rgb, axis=-1) < np.linalg.norm(pixels - background, axis=-1)
     outline = component & is_nearer  # edge pixels count where the object covers more than half of them
     candidates = [(_best_overlap(outline, shape, size), shape, size) for shape in SHAPES for size in SIZES]

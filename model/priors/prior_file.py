@@ -1,16 +1,14 @@
 """The file of a trained prior: weights, architecture, and the fingerprints of the tokenizers that it belongs to."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from model.priors.parti import Parti, PartiShape
+from model.weights import read_weights, write_weights
 from parti_data.errors import CheckpointError
-from parti_data.storage import canonical_json, publish_bytes
 from parti_data.token_shard import ShardMetadata
 
 KIND = "parti"
@@ -28,12 +26,11 @@ def save_prior(model: Parti, metadata: ShardMetadata, path: str) -> None:
     """Write weights, architecture and the tokenizers' fingerprints as one safetensors file."""
     header = {
         "kind": KIND,
-        "shape": canonical_json(asdict(model.shape)),
+        "shape": asdict(model.shape),
         "image_tokenizer": metadata.image_tokenizer,
         "text_tokenizer": metadata.text_tokenizer,
     }
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    publish_bytes(path, safetensors.torch.save(weights, header))
+    write_weights(path, model, header)
 
 
 def load_prior(path: str) -> LoadedPrior:
@@ -41,12 +38,10 @@ def load_prior(path: str) -> LoadedPrior:
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: expected a prior's file, found none; make one with parti train prior")
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, weights = read_weights(path)
         if header.get("kind") != KIND:
             raise CheckpointError(f"{path}: expected a prior of kind {KIND}, found {header.get('kind')}")
-        model = Parti(PartiShape(**json.loads(header["shape"])))
+        model = Parti(PartiShape(**header["shape"]))
         model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]

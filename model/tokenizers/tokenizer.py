@@ -5,21 +5,20 @@ and fingerprint cannot come apart.
 """
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
+from model.weights import read_weights, write_weights
 from parti_data.errors import TokenizerError
 from parti_data.images import RESIZE_RECIPE
-from parti_data.storage import canonical_json, publish_bytes
+from parti_data.storage import canonical_json
 
 KIND = "vit_vqgan"
 BATCH_SIZE = 64
@@ -104,9 +103,7 @@ def fingerprint(network: ViTVQGAN) -> str:
 def save_tokenizer(network: ViTVQGAN, path: str) -> str:
     """Write weights, config and fingerprint as one safetensors file, whole or not at all; return the fingerprint."""
     mark = fingerprint(network)
-    header = {"kind": KIND, "shape": canonical_json(asdict(network.shape)), "fingerprint": mark}
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    publish_bytes(path, safetensors.torch.save(weights, header))
+    write_weights(path, network, {"kind": KIND, "shape": asdict(network.shape), "fingerprint": mark})
     return mark
 
 
@@ -115,12 +112,10 @@ def load_tokenizer(path: str, device: str = "cpu") -> ImageTokenizer:
     if not Path(path).is_file():
         raise TokenizerError(f"{path}: expected a tokenizer file, found none; make one with parti train tokenizer")
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, weights = read_weights(path)
         if header.get("kind") != KIND:
             raise TokenizerError(f"{path}: expected a tokenizer of kind {KIND}, found {header.get('kind')}")
-        network = ViTVQGAN(ViTVQGANShape(**json.loads(header["shape"])))
+        network = ViTVQGAN(ViTVQGANShape(**header["shape"]))
         network.load_state_dict(weights)
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         first_line = str(error).strip().splitlines()[0]

@@ -1,0 +1,26 @@
+"""Files of weights: safetensors, with what belongs to the weights as JSON in the header, so that neither is lost."""
+
+import json
+from typing import Any
+
+import safetensors.torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from parti_data.storage import canonical_json, publish_bytes
+
+_KEY = "parti"
+"""One key only: safetensors writes several in no fixed order, and the file would not be the same bytes twice."""
+
+
+def write_weights(path: str, module: nn.Module, header: dict[str, Any]) -> None:
+    """Write a module's weights and a header of JSON values, whole or not at all."""
+    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    publish_bytes(path, safetensors.torch.save(weights, {_KEY: canonical_json(header)}))
+
+
+def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the header and the tensors of such a file; raises SafetensorError or ValueError."""
+    with safe_open(path, "pt") as file:
+        header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

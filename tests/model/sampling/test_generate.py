@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from model.priors.parti import Parti, PartiShape, no_text
+from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
+from parti_data.text import END, PAD
+
+TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Parti(TINY).eval().requires_grad_(False)
+
+
+def test_guidance_is_the_papers_equation():
+    with_text, without = torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0])
+    assert guide(with_text, without, 3.0).tolist() == [2 + 3 * (1 - 2), 1 + 3 * (4 - 1)]
+    assert torch.equal(guide(with_text, without, 1.0), with_text)
+
+
+def test_top_k_keeps_the_k_likeliest():
+    kept = filter_logits(LOGITS, Sampling(top_k=2)).isfinite()
+    assert kept.tolist() == [[True, False, False, False, True]]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.64, 0.88, 0.99])
+def test_top_p_keeps_the_fewest_tokens_that_reach_p(top_p):
+    probabilities = np.exp(LOGITS[0].double().numpy())
+    probabilities /= probabilities.sum()
+    order = np.argsort(-probabilities)
+    needed = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
+    kept = filter_logits(LOGITS, Sampling(top_p=top_p)).isfinite()[0].nonzero().flatten().tolist()
+    assert kept == sorted(order[:needed].tolist())
+
+
+def test_temperature_divides_the_logits():
+    torch.testing.assert_close(filter_logits(LOGITS, Sampling(temperature=0.5)), LOGITS * 2)
+
+
+def test_drawn_tokens_follow_the_distribution():
+    uniform = torch.linspace(0, 1, 100_001)[:-1]
+    drawn = draw_tokens(LOGITS.expand(len(uniform), -1), uniform)
+    shares = torch.bincount(drawn, minlength=5) / len(uniform)
+    torch.testing.assert_close(shares, LOGITS[0].softmax(-1), atol=1e-4, rtol=0)
+
+
+def test_a_token_that_was_filtered_out_is_never_drawn():
+    logits = filter_logits(LOGITS, Sampling(top_k=1))
+    drawn = draw_tokens(logits.expand(3, -1), torch.tensor([0.0, 0.5, 1 - 1e-9]))
+    assert drawn.tolist() == [4, 4, 4]
+
+
+def test_an_image_does_not_depend_on_its_batch(model):
+    text_ids = torch.tensor([[5, 6, END, PAD], [7, 8, 9, END], [10, END, PAD, PAD]])
+    uniform = uniform_numbers([(0, n, 0) for n in range(3)], 16)
+    together = generate(model, text_ids, uniform, Sampling(guidance=2.0))
+    alone = torch.cat(
+        [generate(model, text_ids[n : n + 1], uniform[n : n + 1], Sampling(guidance=2.0)) for n in range(3)]
+    )
+    assert torch.equal(together, alone)
+
+
+def test_generation_equals_a_loop_without_a_cache(model):
+    text_ids = torch.tensor([[5, 6, END], [7, END, PAD]])
+    uniform = uniform_numbers([(1, n) for n in range(2)], 16)
+    sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)
+    tokens = torch.zeros(2, 16, dtype=torch.long)
+    for position in range(16):
+        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
+    assert torch.equal(generate(model, text_ids, uniform, sampling), tokens)
+
+
+def test_another_seed_draws_another_image(model):
+    text_ids = torch.tensor([[5, 6, END]])
+    first, second = (generate(model, text_ids, uniform_numbers([(seed, 0)], 16), Sampling()) for seed in (0, 1))
+    assert not torch.equal(first, second)

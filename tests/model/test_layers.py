@@ -1,0 +1,47 @@
+import torch
+
+from model.layers import CrossAttention, KeyValueCache, SelfAttention, attend, positions_2d
+
+
+def test_attend_equals_a_float64_reference_written_row_by_row():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    found = attend(q, k, v, mask)
+    for row in range(5):
+        scores = (q[:, :, row : row + 1].double() @ k[:, :, : row + 1].double().transpose(-1, -2)) / 8**0.5
+        wanted = torch.softmax(scores, -1) @ v[:, :, : row + 1].double()
+        torch.testing.assert_close(found[:, :, row : row + 1].double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_attend_equals_torchs_own_kernel():
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, 2, 7, 16) for _ in range(3))
+    mask = torch.rand(2, 1, 7, 7) < 0.7
+    mask[..., 0] = True
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, mask), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_cached_attention_equals_attention_over_the_whole_sequence():
+    torch.manual_seed(2)
+    layer, x = SelfAttention(16, 4), torch.randn(2, 6, 16)
+    whole = layer(x, torch.ones(6, 6, dtype=torch.bool).tril())
+    cache = KeyValueCache(2, 4, 6, 4, x)
+    parts = [layer(x[:, :2], torch.ones(2, 2, dtype=torch.bool).tril(), cache)]
+    parts += [layer(x[:, n : n + 1], None, cache) for n in range(2, 6)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_cross_attention_does_not_see_masked_positions():
+    torch.manual_seed(3)
+    layer, x, context = CrossAttention(16, 4), torch.randn(1, 3, 16), torch.randn(1, 5, 16)
+    mask = torch.tensor([True, True, True, False, False])[None, None, None]
+    changed = context.clone()
+    changed[:, 3:] = 100.0
+    assert torch.equal(layer(x, layer.project(context), mask), layer(x, layer.project(changed), mask))
+
+
+def test_positions_are_in_raster_order():
+    rows, columns = torch.tensor([[10.0], [20.0]]), torch.tensor([[1.0], [2.0]])
+    assert positions_2d(rows, columns).flatten().tolist() == [11, 12, 21, 22]
