@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -98,6 +98,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     for name, field in model.model_fields.items():
         keys.append(prefix + name)
         for kind in (field.annotation, *get_args(field.annotation)):
+            kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 keys += _known_keys(kind, f"{prefix}{name}.")
     return keys

@@ -64,9 +64,10 @@ def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
             width, height = opened.size
             if width * height > limits.max_pixels:
                 return Drop("image_too_many_pixels", f"{width}x{height}, at most {limits.max_pixels} pixels")
-            if opened.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
+            if opened.getexif().get(0x0112) in (5, 6, 7, 8):  # those that lie on their side
                 width, height = height, width
-            return ImageHeader(width, height, str(opened.format))
+            kind = "JPEG" if opened.format == "MPO" else str(opened.format)  # a JPEG with more pictures behind it
+            return ImageHeader(width, height, kind)
     except _DECODING_ERRORS as error:
         return Drop("image_unreadable", _one_line(error))
 

@@ -77,12 +77,12 @@ def write_ledger(path: str, rows: Iterable[LedgerRow]) -> int:
 
 def read_ledger(path: str) -> Iterator[LedgerRow]:
     """Yield the rows of a ledger file, in order."""
-    with open_file(path) as file:
-        try:
+    try:
+        with open_file(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=LEDGER_SCHEMA.names):
                 yield from (LedgerRow(**row) for row in batch.to_pylist())
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
 
 
 def count_rows(path: str) -> int:
@@ -143,7 +143,13 @@ class PairDirectory:
 
     def fetch(self, row: LedgerRow) -> bytes:
         """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
-        image = self._source.fetch(row.location)
+        try:
+            image = self._source.fetch(row.location)
+        except OSError as error:
+            raise SourceError(
+                f"{row.path} at {row.offset}: expected image {row.key}, found {error}; put the source back where filter "
+                "read it, or run filter into a new directory"
+            ) from None
         if row.key and image_key(image) != row.key:
             raise SourceError(
                 f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "

@@ -123,7 +123,8 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
 
 
 def manifest_digest(path: str) -> str:
-    """Return the digest by which later stages know this directory."""
+    """Return the digest by which later stages know this finished directory."""
+    read_manifest(path)
     return sha256_file(join(path, MANIFEST))
 
 

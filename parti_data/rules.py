@@ -2,7 +2,7 @@
 
 import re
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from parti_data.config import StrictModel
 from parti_data.images import Drop, ImageHeader
@@ -30,6 +30,16 @@ class Rules(StrictModel):
     max_caption_chars: int = 2000
     boilerplate: list[str] = Field(default_factory=lambda: list(BOILERPLATE))
     """Regular expressions; a caption that one matches as a whole, whatever its case, is dropped."""
+
+    @field_validator("boilerplate")
+    @classmethod
+    def _refuse_bad_patterns(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} should be a regular expression ({error})") from None
+        return patterns
 
 
 def judge_image(header: ImageHeader, rules: Rules) -> Drop | None:

@@ -22,6 +22,7 @@ from parti_data.errors import ShardError
 
 _TEMPORARY = ".tmp-"
 _BLOCK_BYTES = 1 << 20
+_NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def open_file(path: str) -> BinaryIO:
@@ -113,16 +114,28 @@ def publish(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _publish_local(path: Path) -> Iterator[BinaryIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}{_TEMPORARY}{uuid.uuid4().hex}")
+    opened = _open_aside(aside)
     try:
-        with aside.open("wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _open_aside(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise ShardError(
+            f"{path.parent}: expected a directory that can be written, found {error.strerror}; choose another output"
+        ) from None
 
 
 def publish_bytes(path: str, content: bytes) -> None:

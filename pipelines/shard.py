@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from pydantic import PositiveInt
 
 from parti_data.config import StageConfig
 from parti_data.ledger import LedgerRow, PairDirectory, to_json, write_ledger
@@ -31,7 +32,7 @@ class ShardConfig(StageConfig):
 
     source: str
     """A directory that filter finished."""
-    pairs_per_shard: int = 10_000
+    pairs_per_shard: PositiveInt = 10_000
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source"})
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from pydantic import PositiveInt
 
 from parti_data.config import StageConfig
 from parti_data.errors import SourceError
@@ -33,8 +34,8 @@ class TokenizeConfig(StageConfig):
     """The file that train tokenizer wrote."""
     text_tokenizer: str
     """The SentencePiece model that train text wrote."""
-    rows_per_shard: int = 32_768
-    rows_per_fragment: int = 8192
+    rows_per_shard: PositiveInt = 32_768
+    rows_per_fragment: PositiveInt = 8192
     seed: int = 0
     """Decides the order of rows over all shards."""
 
@@ -101,7 +102,8 @@ def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: 
     shards = list(records)
     rows = sum(shard.rows for shard in shards)
     places = {"source": encoding.source} | {
-        "image_tokenizer": encoding.image_tokenizer, "text_tokenizer": encoding.text_tokenizer
+        "image_tokenizer": encoding.image_tokenizer,
+        "text_tokenizer": encoding.text_tokenizer,
     }
     details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places}
     return directory.finish(shards, {"rows": rows}, details)

@@ -1,5 +1,6 @@
 """Check a finished directory: its files against the manifest, its ledger against the counts, its tokens against the
-tokenizers that are said to have made them."""
+tokenizers that are said to have made them.
+"""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -7,6 +7,7 @@ started again ends with the same weights, bit for bit, on a CPU with the same nu
 import io
 import json
 import math
+import pickle
 import time
 from typing import Any, Protocol
 
@@ -159,7 +160,7 @@ def _resume(trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[di
         optimizer.load_state_dict(state["optimizer"])
         trainee.load_state_dict(state["extra"])
         metrics += json.loads(state["metrics"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise CheckpointError(
             f"{path}: expected this run's checkpoint, found {first_line}; remove it to start anew"

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import PositiveInt
 
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
@@ -43,7 +44,7 @@ class SyntheticSource(StrictModel):
     side_px: int = 64
     spoil_every: int = 0
     """0 spoils nothing."""
-    pairs_per_split: int = 2000
+    pairs_per_split: PositiveInt = 2000
 
     def splits(self) -> list[SourceSplit]:
         """Return slices of the rows; raises SourceError where there is none."""

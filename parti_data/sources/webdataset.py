@@ -65,9 +65,14 @@ class WebDatasetSource(StrictModel):
                 yield RawPair(key, location, image, _read_caption(file, members))
 
     def fetch(self, location: Location) -> bytes:
-        """Return the bytes of one image."""
-        with open_file(location.path) as file:
-            return _read_range(file, location.offset, location.size)
+        """Return the bytes of one image; raises SourceError where the tar has gone."""
+        try:
+            with open_file(location.path) as file:
+                return _read_range(file, location.offset, location.size)
+        except FileNotFoundError:
+            raise SourceError(
+                f"{location.path}: expected the tar that filter read, found none; put it back or run filter again"
+            ) from None
 
 
 def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
@@ -87,14 +92,30 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
                         "download it again, or remove it"
                     )
                 if member.isfile():
-                    key, _, extension = _split_name(member.name)
-                    pairs.setdefault(key, _Members()).ranges[extension] = (member.offset_data, member.size)
+                    name = member.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+                    key, _, extension = _split_name(name)
+                    ranges = pairs.setdefault(key, _Members()).ranges
+                    if extension in ranges:
+                        raise SourceError(
+                            f"{path}: expected each member once, found {name!r} twice; give every pair its own name"
+                        )
+                    ranges[extension] = (member.offset_data, member.size)
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+            end = tar.offset
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise SourceError(
             f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
         ) from None
+    if not _is_end_mark(_read_range(file, end, tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
+        raise SourceError(
+            f"{path}: expected a whole tar, found no header and no end mark at byte {end}, after {len(pairs)} pairs; "
+            "download it again, or remove it"
+        )
     return pairs
+
+
+def _is_end_mark(block: bytes) -> bool:
+    return len(block) > 0 and not block.strip(b"\0")
 
 
 def _split_name(name: str) -> tuple[str, str, str]:
@@ -121,4 +142,4 @@ def _read_caption(file: BinaryIO, members: _Members) -> str | None:
     except (ValueError, RecursionError):
         return None
     caption = content.get("caption") if isinstance(content, dict) else None
-    return caption if isinstance(caption, str) else None
+    return caption.encode("utf-8", "replace").decode() if isinstance(caption, str) else None

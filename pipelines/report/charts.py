@@ -12,7 +12,7 @@ import numpy as np
 from pipelines.report.figures import say_count, say_figure
 
 WIDTH, HEIGHT = 320, 180
-LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 150
+LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 146
 """The edges of the plotted area."""
 _MAX_POINTS = 240
 _MAX_COLUMNS = 128

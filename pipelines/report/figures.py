@@ -47,7 +47,7 @@ def say_figure(number: float) -> str:
     if not number:
         return "0"
     if not 1e-4 <= abs(number) < 1e6:
-        return f"{number:.2e}"
+        return f"{number:.3g}"
     decimals = max(0, 2 - math.floor(math.log10(abs(number))))
     text = f"{number:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -7,7 +7,7 @@ import numpy as np
 
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits, decode
-from parti_data.ledger import DROPPED, KEPT, MERGED, OUTCOMES, LedgerRow, PairDirectory
+from parti_data.ledger import OUTCOMES, LedgerRow, PairDirectory
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage
 
@@ -56,11 +56,12 @@ class _Fetcher:
         self.note = ""
 
     def example(self, row: LedgerRow) -> Example:
+        """Return a row as the page shows it."""
         pixels = self._pixels(row)
         caption = row.captions[0] if row.captions else ""
         merged = f"same image as {row.merged_into[:8]}" if row.merged_into else ""
         more = f"{len(row.captions)} captions" if len(row.captions) > 1 else ""
-        detail = row.detail or merged or more
+        detail = (row.detail if row.detail != caption else "") or merged or more
         return Example(None if pixels is None else embed(pixels, _THUMBNAIL_PX), _cut(caption), _cut(detail))
 
     def _pixels(self, row: LedgerRow) -> np.ndarray | None:
@@ -81,9 +82,7 @@ def read_funnel(stage: FinishedStage) -> Funnel:
     read = counts["read"]
     pairs = PairDirectory(stage.path)
     fetcher = _Fetcher(pairs)
-    examples = {
-        name: [fetcher.example(row) for row in rows] for name, rows in find_examples(pairs, reasons).items()
-    }
+    examples = {name: [fetcher.example(row) for row in rows] for name, rows in find_examples(pairs, reasons).items()}
     return Funnel(
         stage.name,
         read,
@@ -118,10 +117,10 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _place(reason: tuple[str, int]) -> tuple[int, int, str]:
-    """Kept first, then merged, then dropped, each by falling count."""
+    """Return where a reason stands: kept first, then merged, then dropped, each by falling count."""
     name, count = reason
     outcome = _split(name)[0]
-    return (KEPT, MERGED, DROPPED).index(outcome), -count, name
+    return OUTCOMES.index(outcome), -count, name
 
 
 def _share(count: int, total: int) -> float:

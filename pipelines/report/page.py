@@ -71,8 +71,11 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": figures.say_count, "share": figures.say_share, "bytes": figures.say_bytes, "figure": figures.say_figure,
-    }  # fmt: skip
+        "count": figures.say_count,
+        "share": figures.say_share,
+        "bytes": figures.say_bytes,
+        "figure": figures.say_figure,
+    }
     evaluations = stages.of("evaluate")
     return environment.get_template("page.html").render(
         title=title,
@@ -91,37 +94,48 @@ def make_tiles(stages: FoundStages, summary: dict[str, Any]) -> list[Tile]:
     """Return the key figures in the order of the flow, time and memory last."""
     tiles = []
     for stage in stages.finished:
-        counts, details = stage.manifest.counts, stage.manifest.details
-        match stage.manifest.stage:
-            case "filter":
-                read = counts["read"]
-                share = counts["kept"] / read if read else 0.0
-                note = f"of {figures.say_count(read)} read, {stage.name}"
-                tiles.append(Tile("pairs kept", figures.say_count(counts["kept"]), note, share))
-            case "train_tokenizer":
-                tiles.append(Tile("PSNR", f"{details['psnr_db']:.1f} dB", f"reconstructions, {stage.name}"))
-                usage = details["code_usage"]
-                tiles.append(Tile("codes in use", figures.say_share(usage), f"of the codebook, {stage.name}", usage))
-            case "train_prior":
-                tiles.append(Tile("parameters", figures.say_count(details["parameters"]), f"of the prior, {stage.name}"))
-            case "sample":
-                note = f"for {figures.say_count(counts['prompts'])} prompts, {stage.name}"
-                tiles.append(Tile("images sampled", figures.say_count(counts["images"]), note))
-            case "evaluate":
-                tiles += [
-                    Tile(f"right: {category}", figures.say_share(accuracy), f"by the judge, {stage.name}", accuracy)
-                    for category, accuracy in details["accuracy"].items()
-                ]
-    return tiles + _summary_tiles(summary)
-
-
-def _summary_tiles(summary: dict[str, Any]) -> list[Tile]:
-    tiles = []
+        is_alone = len(stages.of(stage.manifest.stage)) == 1
+        tiles += [
+            tile if is_alone else tile._replace(note=f"{tile.note}, {stage.name}") for tile in _stage_tiles(stage)
+        ]
     if "seconds" in summary:
         tiles.append(Tile("time", figures.say_seconds(summary["seconds"]), "all steps together"))
     if "peak_memory_bytes" in summary:
-        tiles.append(Tile("peak memory", figures.say_bytes(summary["peak_memory_bytes"]), "of all processes"))
+        tiles.append(Tile("peak memory", figures.say_bytes(summary["peak_memory_bytes"]), "all processes together"))
     return tiles
+
+
+def _stage_tiles(stage: FinishedStage) -> list[Tile]:
+    counts, details = stage.manifest.counts, stage.manifest.details
+    match stage.manifest.stage:
+        case "filter":
+            share = counts["kept"] / counts["read"] if counts["read"] else 0.0
+            return [
+                Tile(
+                    "pairs kept",
+                    figures.say_count(counts["kept"]),
+                    f"of {figures.say_count(counts['read'])} read",
+                    share,
+                )
+            ]
+        case "train_tokenizer":
+            usage = details["code_usage"]
+            return [
+                Tile("PSNR", f"{details['psnr_db']:.1f} dB", "of the reconstructions"),
+                Tile("codes in use", figures.say_share(usage), "of the image tokenizer", usage),
+            ]
+        case "train_prior":
+            return [Tile("parameters", figures.say_count(details["parameters"]), "of the prior")]
+        case "sample":
+            note = f"for {figures.say_count(counts['prompts'])} prompts"
+            return [Tile("images sampled", figures.say_count(counts["images"]), note)]
+        case "evaluate":
+            return [
+                Tile(f"right: {category}", figures.say_share(accuracy), "by the judge", accuracy)
+                for category, accuracy in details["accuracy"].items()
+            ]
+        case _:
+            return []
 
 
 def _read_each(read: Callable[[FinishedStage], Any], stages: list[FinishedStage]) -> list[Any]:
@@ -130,6 +144,6 @@ def _read_each(read: Callable[[FinishedStage], Any], stages: list[FinishedStage]
     for stage in stages:
         try:
             views.append(read(stage))
-        except (ShardError, SourceError) as error:
+        except (ShardError, SourceError, OSError) as error:
             views.append(Unread(stage.name, str(error)))
     return views

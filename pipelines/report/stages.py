@@ -65,6 +65,7 @@ def read_stage_file(stage: FinishedStage, name: str) -> bytes:
         ) from None
 
 
-def _place_in_flow(stage: FinishedStage) -> tuple[int, str]:
+def _place_in_flow(stage: FinishedStage) -> tuple[int, int, str]:
+    """Return where a stage stands: by the flow, then by size, since the held-out data are the smaller ones."""
     place = FLOW.index(stage.manifest.stage) if stage.manifest.stage in FLOW else len(FLOW)
-    return place, stage.name
+    return place, -max(stage.manifest.counts.values(), default=0), stage.name

@@ -81,7 +81,8 @@ def count_codes(paths: list[str], codebook_size: int) -> tuple[np.ndarray, int]:
             found = np.bincount(token_matrix(table).ravel(), minlength=codebook_size)
             if len(found) > codebook_size:
                 raise ShardError(
-                    f"{path}: expected tokens below {codebook_size}, found {len(found) - 1}; run tokenize again"
+                    f"{path}: expected tokens below {codebook_size}, found {len(found) - 1}; run tokenize into a new "
+                    "directory"
                 )
             counts += found
             rows += len(table)

@@ -20,6 +20,11 @@ RECONSTRUCTIONS = "reconstructions.png"
 _RECONSTRUCTION_PX = 512
 _PROGRESS = ("lr", "gradient_norm", "steps_per_s")
 """Figures of a logged step that are not losses."""
+_TITLES = {
+    "total": "loss", "l2": "squared error", "logit_laplace": "logit-Laplace", "vq": "codebook loss",
+    "psnr_db": "PSNR, dB", "code_usage": "share of codes in use", "lr": "learning rate",
+    "steps_per_s": "steps a second",
+}  # fmt: skip
 
 
 class TrainedTokenizer(NamedTuple):
@@ -43,7 +48,6 @@ class TrainedPrior(NamedTuple):
     loss: float | None
     held_out_loss: float | None
     curves: list[Chart]
-    progress: list[Chart]
 
 
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
@@ -77,8 +81,7 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
         stage.manifest.counts["rows"],
         loss[-1][1] if loss else None,
         held_out[-1][1] if held_out else None,
-        [chart] if chart else [],
-        _draw_each(metrics, _PROGRESS, "linear"),
+        ([chart] if chart else []) + _draw_each(metrics, _PROGRESS, "linear"),
     )
 
 
@@ -134,6 +137,4 @@ def _draw_each(metrics: list[dict[str, Any]], names: Iterable[str], scale: Scale
 
 
 def _title(name: str) -> str:
-    return {"total": "loss", "l2": "squared error", "lr": "learning rate", "psnr_db": "PSNR, dB"}.get(
-        name, name.replace("_", " ")
-    )
+    return _TITLES.get(name, name.replace("_", " "))

@@ -1,0 +1,155 @@
+"""Small data that many tests share: one run of every stage, made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ONE_WORKER = "--direct_num_workers=1"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference data that lies beside the checkout on some machines."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared reference data is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def beam_options() -> Callable:
+    """Beam's options from arguments; one worker unless told."""
+    from pipelines.runner import parse_options
+
+    return lambda *arguments: parse_options(list(arguments) or [ONE_WORKER])
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[object], dict[str, bytes]]:
+    """Every file under a directory, by its relative name."""
+
+    def read(directory: object) -> dict[str, bytes]:
+        root = Path(str(directory))
+        return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def synthetic():
+    """96 scenes of 32 px in three splits, every fourth row spoiled: each of the eight kinds three times."""
+    from parti_data.sources import SyntheticSource
+
+    return SyntheticSource(num_pairs=96, side_px=32, spoil_every=4, pairs_per_split=32)
+
+
+@pytest.fixture(scope="session")
+def filtered(tmp_path_factory, synthetic, beam_options) -> str:
+    """The finished filter directory of `synthetic`."""
+    from pipelines.filter import FilterConfig, filter_pairs
+
+    output = str(tmp_path_factory.mktemp("shared") / "pairs")
+    filter_pairs(FilterConfig(output=output, source=synthetic), beam_options())
+    return output
+
+
+@pytest.fixture(scope="session")
+def sharded(tmp_path_factory, filtered, beam_options) -> str:
+    """The finished shard directory of `filtered`, in tars of at most 20 pairs."""
+    from pipelines.shard import ShardConfig, shard_pairs
+
+    output = str(tmp_path_factory.mktemp("shared") / "shards")
+    shard_pairs(ShardConfig(output=output, source=filtered, pairs_per_shard=20), beam_options())
+    return output
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory, filtered) -> str:
+    """A SentencePiece model of the captions of `filtered`."""
+    from parti_data.ledger import PairDirectory
+    from parti_data.text import train_sentencepiece
+
+    captions = (caption for row in PairDirectory(filtered).kept() for caption in row.captions)
+    path = tmp_path_factory.mktemp("shared") / "text.model"
+    path.write_bytes(train_sentencepiece(captions, 128, 0))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def make_image_file() -> Callable[[Path, int], str]:
+    """Write an untrained image tokenizer of a seed: 32 px, 16 tokens an image, 64 codes."""
+    import torch
+
+    from model.tokenizers import save_tokenizer
+    from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
+
+    shape = ViTVQGANShape(
+        image_side=32, patch_side=8, width=32, hidden=64, num_layers=1, num_heads=2, codebook_size=64, code_width=8
+    )
+
+    def make(path: Path, seed: int) -> str:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            save_tokenizer(ViTVQGAN(shape), str(path))
+        return str(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_file(tmp_path_factory, make_image_file) -> str:
+    """An image tokenizer's file."""
+    return make_image_file(tmp_path_factory.mktemp("shared") / "tokenizer.safetensors", 0)
+
+
+@pytest.fixture(scope="session")
+def make_tokenize_config(filtered, image_file, text_file) -> Callable:
+    """The config that tokenizes `filtered` into three shards from three fragments; overrides by name."""
+    from pipelines.tokenize import TokenizeConfig
+
+    def make(output: object, **overrides):
+        values = {"source": filtered, "image_tokenizer": image_file, "text_tokenizer": text_file}
+        sizes = {"rows_per_shard": 25, "rows_per_fragment": 30}
+        return TokenizeConfig(output=str(output), **{**values, **sizes, **overrides})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory, make_tokenize_config, beam_options) -> str:
+    """The finished tokenize directory of `filtered`."""
+    from pipelines.tokenize import tokenize_pairs
+
+    output = str(tmp_path_factory.mktemp("shared") / "tokens")
+    tokenize_pairs(make_tokenize_config(output), beam_options())
+    return output
+
+
+@pytest.fixture
+def make_tar(tmp_path) -> Callable[..., str]:
+    """Write a tar of (member name, bytes) and return its path."""
+    import io
+    import tarfile
+
+    def make(name: str, members: list[tuple[str, bytes]]) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, errors="surrogateescape") as tar:
+            for member_name, content in members:
+                member = tarfile.TarInfo(member_name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return str(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain_png() -> Callable[[int], bytes]:
+    """A 32 px picture of one grey value, as a PNG."""
+    import numpy as np
+
+    from parti_data.images import to_png
+
+    return lambda value: to_png(np.full((32, 32, 3), value, np.uint8))

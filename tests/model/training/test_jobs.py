@@ -1,0 +1,206 @@
+"""The training jobs on tiny data, from a filter directory to sampled and judged pictures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from model.evaluation.evaluate import EvaluateConfig, evaluate
+from model.sampling.sample import SampleConfig, read_prompts, sample
+from model.tokenizers import load_tokenizer
+from model.training.loop import Schedule
+from model.training.train_prior import TrainPriorConfig, train_prior
+from model.training.train_text import TrainTextConfig, train_text
+from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
+from parti_data.errors import ConfigError, ShardError, TokenizerError
+from parti_data.text import TextTokenizer
+
+TINY_TOKENIZER = {
+    "image_side": 32, "patch_side": 8, "width": 32, "hidden": 64, "num_layers": 1, "num_heads": 2,
+    "codebook_size": 64, "code_width": 8,
+}  # fmt: skip
+TINY_PRIOR = {
+    "width": 32, "hidden": 64, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "max_text_length": 32,
+}  # fmt: skip
+SHORT = Schedule(num_steps=30, lr=3e-3, warmup_steps=5, checkpoint_every=10, log_every=5)
+
+
+@pytest.fixture(scope="module")
+def prior_file(tmp_path_factory, tokens):
+    output = tmp_path_factory.mktemp("prior")
+    config = TrainPriorConfig(
+        output=str(output), source=tokens, architecture=TINY_PRIOR, schedule=SHORT, batch_size=8, held_out=tokens
+    )
+    train_prior(config)
+    return str(output / "prior.safetensors")
+
+
+def metrics(directory) -> list[dict]:
+    return [json.loads(line) for line in Path(directory, "metrics.jsonl").read_text().splitlines()]
+
+
+def tokenizer_config(output, source) -> TrainTokenizerConfig:
+    care = CodebookCare(continuous_steps=5, restart_every=5)
+    return TrainTokenizerConfig(
+        output=str(output), source=source, architecture=TINY_TOKENIZER, codebook=care, schedule=SHORT, batch_size=8
+    )
+
+
+def test_a_tokenizer_learns_and_is_written_with_what_it_measured(tmp_path, filtered):
+    manifest = train_tokenizer(tokenizer_config(tmp_path, filtered))
+    losses = [line["l2"] for line in metrics(tmp_path) if "l2" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert load_tokenizer(str(tmp_path / "tokenizer.safetensors")).fingerprint == manifest.details["fingerprint"]
+    assert 0 < manifest.details["code_usage"] <= 1
+    with Image.open(tmp_path / "reconstructions.png") as drawn:
+        assert drawn.size == (12 * 32, 2 * 32)
+
+
+def test_a_tokenizers_run_that_was_cut_ends_with_the_same_bytes(tmp_path, filtered, monkeypatch):
+    train_tokenizer(tokenizer_config(tmp_path / "whole", filtered))
+    from model.tokenizers.vit_vqgan import ViTVQGAN
+
+    whole, calls = ViTVQGAN.losses, []
+
+    def cut(self, *arguments, **named):
+        calls.append(1)
+        if len(calls) == 17:
+            raise KeyboardInterrupt
+        return whole(self, *arguments, **named)
+
+    monkeypatch.setattr(ViTVQGAN, "losses", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(tokenizer_config(tmp_path / "parts", filtered))
+    train_tokenizer(tokenizer_config(tmp_path / "parts", filtered))
+    name = "tokenizer.safetensors"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_psnr_is_that_of_the_mean_squared_error(image_file):
+    tokenizer = load_tokenizer(image_file)
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+    decoded = tokenizer.decode(tokenizer.encode(pictures)).numpy().astype(np.float64)
+    wanted = 10 * np.log10(255**2 / ((decoded - pictures) ** 2).mean())
+    measured = measure_tokenizer(tokenizer, pictures)
+    assert measured["psnr_db"] == pytest.approx(wanted, abs=2e-3)
+    assert measured["code_usage"] == pytest.approx(len(np.unique(tokenizer.encode(pictures))) / 64, abs=1e-4)
+
+
+def test_a_prior_learns_from_shards(prior_file):
+    lines = metrics(Path(prior_file).parent)
+    losses = [line["total"] for line in lines if "total" in line]
+    assert losses[-1] < losses[0]
+    held_out = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert len(held_out) == 3
+    assert held_out[-1] < held_out[0]
+
+
+def test_an_output_directory_of_another_config_is_refused(tmp_path, filtered):
+    config = tokenizer_config(tmp_path, filtered)
+    train_tokenizer(config)
+    with pytest.raises(ShardError, match="batch_size: begun with 8, now 9"):
+        train_tokenizer(config.model_copy(update={"batch_size": 9}))
+
+
+def test_text_training_is_the_same_bytes_twice_and_knows_the_captions(tmp_path, filtered):
+    for name in ("a", "b"):
+        train_text(TrainTextConfig(output=str(tmp_path / name), source=filtered, vocabulary_size=100))
+    assert (tmp_path / "a" / "text.model").read_bytes() == (tmp_path / "b" / "text.model").read_bytes()
+    tokenizer = TextTokenizer(str(tmp_path / "a" / "text.model"))
+    assert tokenizer.decode(tokenizer.encode("a small red ring")[:-1]) == "a small red ring"
+
+
+def test_too_large_a_vocabulary_is_refused(tmp_path, filtered):
+    config = TrainTextConfig(output=str(tmp_path), source=filtered, vocabulary_size=16_000)
+    with pytest.raises(TokenizerError, match=r"expected enough text for 16000 pieces, found .*; lower vocabulary_size"):
+        train_text(config)
+
+
+def sample_config(output, prior_file, image_file, text_file, **named) -> SampleConfig:
+    return SampleConfig(
+        output=str(output),
+        prior=prior_file,
+        image_tokenizer=image_file,
+        text_tokenizer=text_file,
+        samples_per_prompt=2,
+        **named,
+    )
+
+
+def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, image_file, text_file):
+    table = 'Prompt\tCategory\na small red ring on a gray background\tscenes\n"quoted" wombat\tother\n'
+    (tmp_path / "prompts.tsv").write_text(table)
+    config = sample_config(
+        tmp_path / "samples", prior_file, image_file, text_file, prompts_file=str(tmp_path / "prompts.tsv")
+    )
+    sample(config)
+    rows = pq.read_table(tmp_path / "samples" / "samples.parquet").to_pylist()
+    assert [row["prompt"] for row in rows] == ["a small red ring on a gray background"] * 2 + ['"quoted" wombat'] * 2
+    for row in rows:
+        with Image.open(tmp_path / "samples" / row["picture"]) as opened:
+            picture = np.asarray(opened)
+        decoded = load_tokenizer(image_file).decode(torch.tensor([row["image_tokens"]])).numpy()[0]
+        assert np.array_equal(picture, decoded)
+    manifest = evaluate(EvaluateConfig(output=str(tmp_path / "evaluation"), samples=str(tmp_path / "samples")))
+    assert manifest.counts == {"judged": 2, "not_judged": 2}
+    assert manifest.details["accuracy"].keys() == {"scenes"}
+
+
+def test_two_runs_sample_the_same_bytes_whatever_the_batch(tmp_path, prior_file, image_file, text_file):
+    prompts = ["a small red ring", "a large blue star", "a ring"]
+    for name, batch_size in (("a", 64), ("b", 2)):
+        sample(
+            sample_config(tmp_path / name, prior_file, image_file, text_file, prompts=prompts, batch_size=batch_size)
+        )
+    first, second = (pq.read_table(tmp_path / name / "samples.parquet").to_pylist() for name in ("a", "b"))
+    assert first == second
+
+
+def test_a_prior_refuses_a_tokenizer_that_it_was_not_trained_with(tmp_path, prior_file, make_image_file, text_file):
+    other = make_image_file(tmp_path / "other.safetensors", 7)
+    with pytest.raises(TokenizerError, match=r"expected the image tokenizer .* was trained with, found"):
+        sample(sample_config(tmp_path / "s", prior_file, other, text_file, prompts=["x"]))
+
+
+def test_a_prior_refuses_another_text_tokenizer(tmp_path, prior_file, image_file, text_file, filtered):
+    train_text(TrainTextConfig(output=str(tmp_path / "text"), source=filtered, vocabulary_size=90))
+    other = str(tmp_path / "text" / "text.model")
+    with pytest.raises(TokenizerError, match=r"expected the text tokenizer .* was trained with, found"):
+        sample(sample_config(tmp_path / "s", prior_file, image_file, other, prompts=["x"]))
+
+
+def test_prompts_come_from_lines_too(tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\n\n two \n")
+    config = sample_config(tmp_path, "p", "i", "t", prompts=["zero"], prompts_file=str(tmp_path / "prompts.txt"))
+    assert [prompt.text for prompt in read_prompts(config)] == ["zero", "one", "two"]
+
+
+def test_parti_prompts_are_read_as_published(tmp_path, shared):
+    table = str(shared / "data" / "parti-prompts" / "PartiPrompts.tsv")
+    prompts = read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=table))
+    assert len(prompts) == 1632
+    assert len({prompt.category for prompt in prompts}) == 12
+
+
+def test_no_prompts_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sample: expected prompts, found none"):
+        read_prompts(sample_config(tmp_path, "p", "i", "t"))
+    with pytest.raises(ConfigError, match="expected prompts as UTF-8 text, found"):
+        read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=str(tmp_path / "none.txt")))
+    (tmp_path / "bad.tsv").write_text("text\nx\n")
+    with pytest.raises(ConfigError, match="expected a column 'Prompt', found"):
+        read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=str(tmp_path / "bad.tsv")))
+
+
+def test_a_finished_job_does_nothing_twice(tmp_path, filtered):
+    config = tokenizer_config(tmp_path / "t", filtered)
+    first = train_tokenizer(config)
+    stamp = (tmp_path / "t" / "tokenizer.safetensors").stat().st_mtime_ns
+    assert train_tokenizer(config) == first
+    assert (tmp_path / "t" / "tokenizer.safetensors").stat().st_mtime_ns == stamp
+    shutil.rmtree(tmp_path / "t")

@@ -1,0 +1,299 @@
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from parti_data.images import (
+    FORMATS,
+    Drop,
+    ImageHeader,
+    ImageLimits,
+    decode,
+    image_key,
+    read_header,
+    resize_center,
+    to_png,
+)  # fmt: skip
+
+LIMITS = ImageLimits()
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+"""What undoes each EXIF orientation. Source: EXIF 2.32, section 4.6.4, tag Orientation."""
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_orientation(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(PIXELS, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_and_header_are_upright(orientation):
+    expected = UPRIGHT[orientation](PIXELS)
+    np.testing.assert_array_equal(decode(with_orientation(orientation), LIMITS), expected)
+    assert read_header(with_orientation(orientation), LIMITS)[:2] == (expected.shape[1], expected.shape[0])
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_does_not_exist_turns_nothing(orientation):
+    np.testing.assert_array_equal(decode(with_orientation(orientation), LIMITS), PIXELS)
+    assert read_header(with_orientation(orientation), LIMITS) == ImageHeader(40, 24, "PNG")
+
+
+def test_exif_that_is_broken_does_not_cost_the_image():
+    image = encoded(PIXELS, "JPEG", exif=b"Exif\0\0garbage!")
+    assert read_header(image, LIMITS) == ImageHeader(40, 24, "JPEG")
+    assert decode(image, LIMITS).shape == (24, 40, 3)
+
+
+def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return rgb * share + 255 * (1 - share)
+
+
+def test_transparency_shows_white():
+    rgba = RNG.integers(0, 256, (24, 40, 4), dtype=np.uint8)
+    rgba[:4, :, 3], rgba[4:8, :, 3] = 0, 255
+    pixels = decode(encoded(rgba), LIMITS)
+    np.testing.assert_allclose(pixels, over_white(rgba[..., :3].astype(float), rgba[..., 3]), atol=1)
+    assert (pixels[:4] == 255).all()
+    np.testing.assert_array_equal(pixels[4:8], rgba[4:8, :, :3])
+
+
+def test_a_grey_image_with_alpha_shows_white():
+    la = RNG.integers(0, 256, (24, 40, 2), dtype=np.uint8)
+    grey = np.repeat(la[..., :1], 3, 2).astype(float)
+    np.testing.assert_allclose(decode(encoded(la), LIMITS), over_white(grey, la[..., 1]), atol=1)
+
+
+def test_a_transparent_colour_of_a_palette_shows_white():
+    indices = RNG.integers(0, 4, (24, 40), dtype=np.uint8)
+    colours = np.array([[10, 20, 30], [200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
+    image = Image.fromarray(indices, "L")
+    image = image.convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette(colours.ravel().tolist())
+    expected = colours[indices]
+    np.testing.assert_array_equal(decode(encoded(image), LIMITS), expected)
+    expected = np.where((indices == 2)[..., None], 255, expected)
+    np.testing.assert_array_equal(decode(encoded(image, transparency=2), LIMITS), expected)
+    np.testing.assert_array_equal(decode(encoded(image, "GIF", transparency=2), LIMITS), expected)
+
+
+def test_one_transparent_colour_of_an_rgb_image_shows_white():
+    pixels = PIXELS.copy()
+    pixels[:5] = (1, 2, 3)
+    found = decode(encoded(pixels, transparency=(1, 2, 3)), LIMITS)
+    assert (found[:5] == 255).all()
+    np.testing.assert_array_equal(found[5:], pixels[5:])
+
+
+def test_grey_becomes_equal_channels():
+    grey = PIXELS[..., 0]
+    np.testing.assert_array_equal(decode(encoded(grey), LIMITS), np.repeat(grey[..., None], 3, 2))
+    bits = Image.fromarray(grey > 127)
+    np.testing.assert_array_equal(decode(encoded(bits), LIMITS)[..., 0], np.where(grey > 127, 255, 0))
+
+
+def test_cmyk_becomes_rgb():
+    cmyk = RNG.integers(0, 256, (24, 40, 4), dtype=np.uint8)
+    ink = cmyk.astype(float) / 255
+    expected = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
+    found = decode(encoded(Image.fromarray(cmyk, "CMYK"), "TIFF"), LIMITS)
+    assert np.abs(found - expected).max() <= 2
+
+
+def test_sixteen_bits_keep_their_upper_eight():
+    deep = RNG.integers(0, 1 << 16, (24, 40), dtype=np.uint16)
+    expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, 2)
+    np.testing.assert_array_equal(decode(encoded(deep), LIMITS), expected)
+    np.testing.assert_array_equal(decode(encoded(deep, "TIFF"), LIMITS), expected)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read(kind):
+    image = encoded(PIXELS, kind)
+    assert read_header(image, LIMITS) == ImageHeader(40, 24, kind)
+    assert decode(image, LIMITS).shape == (24, 40, 3)
+
+
+def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg():
+    first = Image.new("RGB", (40, 24), (200, 0, 0))
+    image = encoded(first, "MPO", save_all=True, append_images=[Image.new("RGB", (40, 24), "blue")])
+    assert read_header(image, LIMITS) == ImageHeader(40, 24, "JPEG")
+    assert decode(image, LIMITS)[0, 0, 0] > 190
+
+
+def test_the_first_frame_of_several_is_taken():
+    image = encoded(Image.new("RGB", (40, 24), (200, 0, 0)), "GIF", save_all=True,
+                    append_images=[Image.new("RGB", (40, 24), "blue")])  # fmt: skip
+    assert decode(image, LIMITS)[0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PPM", "PCX"])
+def test_a_format_that_is_not_listed_is_refused(kind):
+    assert read_header(encoded(PIXELS, kind), LIMITS).reason == "image_unreadable"
+
+
+@pytest.mark.parametrize("image", [b"", b"<!doctype html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a"])
+def test_what_is_not_an_image_is_unreadable(image):
+    assert read_header(image, LIMITS).reason == decode(image, LIMITS).reason == "image_unreadable"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on TIFF
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
+def test_a_truncated_image_is_dropped_and_never_an_exception(kind):
+    image = encoded(PIXELS, kind)
+    reasons = set()
+    for size in range(1, len(image) * 4 // 5, max(len(image) // 40, 1)):
+        found = decode(image[:size], LIMITS)
+        assert isinstance(found, Drop), size
+        reasons.add(found.reason)
+    assert "image_unreadable" in reasons
+    assert reasons <= {"image_unreadable", "image_undecodable"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on TIFF
+@pytest.mark.parametrize("kind", FORMATS)
+def test_flipped_bytes_give_pixels_or_a_drop_and_never_an_exception(kind):
+    image = encoded(PIXELS, kind)
+    for place in range(0, len(image), max(len(image) // 60, 1)):
+        spoiled = bytearray(image)
+        spoiled[place] ^= 0xFF
+        found = decode(bytes(spoiled), ImageLimits(max_pixels=1 << 16))
+        assert isinstance(found, Drop) or (found.dtype == np.uint8 and found.shape[2] == 3)
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG whose header claims side x side pixels and whose data would fill the first rows."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1 << 20))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_a_huge_header_is_refused_before_anything_is_decoded(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    image = huge_png(65_000)
+    monkeypatch.setattr(Image.Image, "load", refuse)
+    tracemalloc.start()
+    try:
+        found = decode(image, LIMITS)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == Drop("image_too_many_pixels", "65000x65000, at most 64000000 pixels")
+    assert peak_bytes < 1 << 20
+
+
+def test_too_many_bytes_are_refused_before_the_header_is_read():
+    assert read_header(bytes(11), ImageLimits(max_bytes=10)) == Drop("image_too_many_bytes", "11 bytes, at most 10")
+
+
+def test_the_limits_themselves_are_allowed():
+    image = encoded(PIXELS)
+    limits = ImageLimits(max_bytes=len(image), max_pixels=PIXELS.shape[0] * PIXELS.shape[1])
+    np.testing.assert_array_equal(decode(image, limits), PIXELS)
+
+
+def test_the_key_is_the_first_half_of_the_sha256():
+    assert image_key(b"abc") == "ba7816bf8f01cfea414140de5dae2223"  # FIPS 180-2, appendix B.1
+
+
+def test_to_png_is_undone_by_decode():
+    np.testing.assert_array_equal(decode(to_png(PIXELS), LIMITS), PIXELS)
+
+
+def test_a_square_of_the_right_side_stays_as_it_is():
+    square = PIXELS[:, :24]
+    resized, box = resize_center(square, 24)
+    np.testing.assert_array_equal(resized, square)
+    assert box == (0, 0, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "box"),
+    [(24, 40, 24, (8, 0, 24, 24)), (40, 24, 24, (0, 8, 24, 24)), (32, 64, 16, (16, 0, 32, 32)), (8, 8, 16, (0, 0, 8, 8))],
+)
+def test_the_middle_square_is_taken(height, width, side, box):
+    pixels = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    resized, found = resize_center(pixels, side)
+    assert (resized.shape, resized.dtype, found) == ((side, side, 3), np.uint8, box)
+    x, y, box_width, box_height = box
+    crop = Image.fromarray(np.ascontiguousarray(pixels[y : y + box_height, x : x + box_width]))
+    expected = np.asarray(crop.resize((side, side), Image.Resampling.BICUBIC)).astype(int)
+    inner = slice(side // 4, -side // 4)  # at the border the crop lacks the pixels beside it
+    assert np.abs(resized.astype(int) - expected)[inner, inner].max() <= 1
+
+
+def test_the_box_lies_inside_the_image_for_any_size():
+    for height in (1, 7, 31, 32, 33, 100):
+        for width in (1, 9, 32, 63, 64, 65, 200):
+            resized, (x, y, box_width, box_height) = resize_center(np.zeros((height, width, 3), np.uint8), 32)
+            assert resized.shape == (32, 32, 3)
+            assert box_width == box_height == min(height, width)
+            assert 0 <= x <= width - box_width
+            assert 0 <= y <= height - box_height
+            assert abs(x - (width - box_width) / 2) <= 1 + box_width / 32
+            assert abs(y - (height - box_height) / 2) <= 1 + box_width / 32
+
+
+@pytest.mark.parametrize("name", ["mode_p.png", "mode_l.png", "mode_cmyk.jpeg", "mode_exif6.jpeg"])
+def test_colour_modes_are_those_of_the_reference(shared, name):
+    folder = shared / "conformance/preprocess"
+    expected = np.load(folder / f"{name}.convert_rgb.npy")
+    if "exif6" in name:
+        expected = UPRIGHT[6](expected)  # the reference ignores the orientation
+    np.testing.assert_array_equal(decode((folder / name).read_bytes(), LIMITS), expected)
+
+
+def test_alpha_over_white_is_that_of_the_reference(shared):
+    folder = shared / "conformance/preprocess"
+    expected = np.load(folder / "mode_rgba.chameleon_white.npy").astype(int)
+    found = decode((folder / "mode_rgba.png").read_bytes(), LIMITS).astype(int)
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_an_enlarged_picture_is_that_of_the_reference(shared):
+    folder = shared / "conformance/preprocess"
+    pixels = decode((folder / "07_200x333.png").read_bytes(), LIMITS)
+    expected = np.load(folder / "07_200x333.png.adm.npy")  # where nothing is halved, ADM's crop is bicubic too
+    np.testing.assert_array_equal(resize_center(pixels, 256)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["00_300x411.png", "07_200x333.png", "00_300x411.jpeg"])
+def test_the_crop_lies_where_that_of_the_reference_lies(shared, name):
+    folder = shared / "conformance/preprocess"
+    pixels = decode((folder / name).read_bytes(), LIMITS)
+    found = resize_center(pixels, 256)[0].astype(int)
+    expected = np.load(folder / f"{name}.resize_center.npy").astype(int)  # bilinear, so never quite equal
+    distance = np.abs(found - expected).mean()
+    assert distance < 3
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            assert np.abs(np.roll(found, shift, axis) - expected).mean() > 2 * distance

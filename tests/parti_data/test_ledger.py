@@ -1,0 +1,122 @@
+import json
+import shutil
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from parti_data.errors import ShardError, SourceError
+from parti_data.images import image_key
+from parti_data.ledger import LedgerRow, PairDirectory, count_rows, read_ledger, to_json, write_ledger
+from parti_data.manifest import read_manifest
+from parti_data.sources.pairs import Location
+
+ROW = LedgerRow(
+    key="00" * 16, source="a.tar", source_key="x/1", outcome="kept", reason="", detail="", merged_into="",
+    captions=["one", "zwei ☃"], width=3, height=4, num_bytes=5, format="PNG", path="a.tar", offset=1 << 40, size=5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 4096, 4097])
+def test_reading_undoes_writing(tmp_path, num_rows):
+    rows = [ROW._replace(source_key=str(number), captions=["c"] * (number % 3)) for number in range(num_rows)]
+    path = f"{tmp_path}/ledger.parquet"
+    assert write_ledger(path, iter(rows)) == num_rows
+    assert list(read_ledger(path)) == rows
+    assert count_rows(path) == num_rows
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in "ab":
+        write_ledger(f"{tmp_path}/{name}", [ROW] * 10)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_any_parquet_reader_opens_a_ledger(tmp_path):
+    path = f"{tmp_path}/ledger.parquet"
+    write_ledger(path, [ROW])
+    assert pq.read_table(path).to_pylist() == [ROW._asdict()]
+    assert duckdb.sql(f"SELECT * FROM '{path}'").fetchall() == [tuple(ROW)]
+
+
+def test_a_row_knows_where_its_bytes_lie():
+    assert ROW.location == Location("a.tar", 1 << 40, 5)
+
+
+def test_what_a_tar_keeps_of_a_row_is_json():
+    assert json.loads(to_json(ROW)) == {
+        "key": ROW.key, "source": "a.tar", "source_key": "x/1", "captions": ["one", "zwei ☃"]
+    }  # fmt: skip
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "ledger.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(ShardError, match=r"ledger.parquet: expected a ledger file, found .*; run its stage again"):
+        list(read_ledger(f"{tmp_path}/ledger.parquet"))
+
+
+def test_a_ledger_that_is_gone_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="none.parquet: expected a ledger file, found .*No such file"):
+        list(read_ledger(f"{tmp_path}/none.parquet"))
+
+
+def test_every_slice_of_the_kept_rows_is_that_slice_of_all(filtered):
+    pairs = PairDirectory(filtered)
+    every = list(pairs.kept())
+    assert len(every) == len(pairs) == Counter(row.outcome for row in pairs.ledger())["kept"]
+    for start in (0, 1, 23, 24, 25, len(every) - 1, len(every)):
+        for stop in (start, start + 1, start + 30, len(every)):
+            assert list(pairs.kept(start, stop)) == every[start:stop]
+
+
+@pytest.mark.parametrize("stage", ["filtered", "sharded"])
+def test_fetching_gives_the_original_bytes(request, stage, synthetic):
+    originals = {}
+    for split in synthetic.splits():
+        for pair in synthetic.read(split, 1 << 30):
+            originals[pair.source_key] = pair.image
+    pairs = PairDirectory(request.getfixturevalue(stage))
+    assert len(pairs) > 50
+    for row in pairs.kept():
+        image = pairs.fetch(row)
+        assert image == originals[row.source_key]
+        assert image_key(image) == row.key
+
+
+def test_a_source_that_changed_is_refused(sharded, tmp_path):
+    directory = Path(shutil.copytree(sharded, tmp_path / "shards"))
+    pairs = PairDirectory(str(directory))
+    row = next(pairs.kept())
+    tar = bytearray(Path(row.path).read_bytes())
+    tar[row.offset + 20] ^= 1
+    Path(row.path).write_bytes(tar)
+    with pytest.raises(SourceError, match=rf"at {row.offset}: expected image {row.key}, found other bytes; the source changed"):
+        pairs.fetch(row)
+
+
+def test_a_source_that_is_gone_is_refused(sharded, tmp_path):
+    pairs = PairDirectory(str(shutil.copytree(sharded, tmp_path / "shards")))
+    row = next(pairs.kept())
+    Path(row.path).unlink()
+    with pytest.raises(SourceError, match=r"expected image \w+, found .*No such file.*; put the source back where filter"):
+        pairs.fetch(row)
+
+
+def test_a_sharded_directory_may_be_moved(sharded, tmp_path):
+    moved = PairDirectory(str(shutil.copytree(sharded, tmp_path / "elsewhere")))
+    for row in islice(moved.kept(), 3):
+        assert row.path.startswith(str(tmp_path))
+        assert image_key(moved.fetch(row)) == row.key
+
+
+def test_tokens_are_no_pairs(tokens):
+    with pytest.raises(ShardError, match="expected the output of filter or shard, found that of tokenize"):
+        PairDirectory(tokens)
+
+
+def test_the_manifest_lists_the_ledger_that_is_read(filtered):
+    names = [shard.name for shard in read_manifest(filtered).shards]
+    assert names == [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]

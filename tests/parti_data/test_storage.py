@@ -1,0 +1,125 @@
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from parti_data import storage
+from parti_data.errors import ShardError
+
+
+def test_a_published_file_is_there_whole_and_nothing_else(tmp_path, contents):
+    with storage.publish(f"{tmp_path}/deep/down/file") as file:
+        file.write(b"one")
+        assert not (tmp_path / "deep/down/file").exists()
+    assert contents(tmp_path) == {"deep/down/file": b"one"}
+
+
+def test_a_block_that_raises_publishes_nothing_and_keeps_what_was_there(tmp_path, contents):
+    storage.publish_bytes(f"{tmp_path}/file", b"before")
+    with pytest.raises(ZeroDivisionError), storage.publish(f"{tmp_path}/file") as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {"file": b"before"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_place_and_leaves_no_half_file(tmp_path, contents, monkeypatch, code):
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ShardError, match=r"/new: expected room on the disk, found none left; free some and start again"):
+        storage.publish_bytes(f"{tmp_path}/new", b"x")
+    assert contents(tmp_path) == {}
+
+
+def test_another_fault_of_the_disk_comes_out_as_it_is(tmp_path, monkeypatch):
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="input/output error"):
+        storage.publish_bytes(f"{tmp_path}/new", b"x")
+
+
+def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"/file: expected a directory that can be written, found .*; choose another"):
+        storage.publish_bytes(f"{tmp_path}/file/new", b"x")
+
+
+def test_a_directory_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ShardError, match="expected a directory that can be written, found Permission denied"):
+        storage.publish_bytes(f"{tmp_path}/new", b"x")
+
+
+def test_an_object_store_gets_a_file_in_one_put_or_not_at_all():
+    storage.publish_bytes("memory://bucket/whole", b"abc")
+    assert storage.read_bytes("memory://bucket/whole") == b"abc"
+    with pytest.raises(ZeroDivisionError), storage.publish("memory://bucket/half") as file:
+        file.write(b"abc")
+        raise ZeroDivisionError
+    assert not storage.is_file("memory://bucket/half")
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path, contents):
+    (tmp_path / "ledger.parquet.tmp-0123").write_bytes(b"half")
+    (tmp_path / "ledger.parquet").write_bytes(b"whole")
+    storage.sweep(str(tmp_path))
+    assert contents(tmp_path) == {"ledger.parquet": b"whole"}
+    storage.sweep(f"{tmp_path}/not_there")
+
+
+@pytest.mark.parametrize("pattern", ["{0}/*.tar", "{0}/[ab].tar", "{0}/?.tar"])
+def test_a_glob_names_its_files_in_order(tmp_path, pattern):
+    for name in ("b.tar", "a.tar", "c.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert storage.expand(pattern.format(tmp_path)) == [f"{tmp_path}/a.tar", f"{tmp_path}/b.tar"]
+
+
+def test_a_path_names_itself_where_it_exists(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    assert storage.expand(f"{tmp_path}/a.tar") == [f"{tmp_path}/a.tar"]
+    assert storage.expand(f"{tmp_path}/b.tar") == storage.expand(f"{tmp_path}/*.zip") == []
+
+
+def test_a_glob_of_a_url_names_urls():
+    storage.publish_bytes("memory://bucket/a.tar", b"")
+    assert storage.expand("memory://bucket/*.tar") == ["memory:///bucket/a.tar"]
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_sha256_is_that_of_all_bytes(tmp_path):
+    content = bytes(range(256)) * 10_000  # more than one block
+    (tmp_path / "file").write_bytes(content)
+    assert storage.sha256_file(f"{tmp_path}/file") == hashlib.sha256(content).hexdigest()
+    assert storage.file_size(f"{tmp_path}/file") == len(content)
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys():
+    assert storage.canonical_json({"b": 1, "a": [1, "é"]}) == '{"a":[1,"é"],"b":1}'
+    assert storage.digest_json({"b": 1, "a": 2}) == hashlib.sha256(b'{"a":2,"b":1}').hexdigest()
+
+
+def test_names_in_a_directory_are_sorted_and_none_where_there_is_none(tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).write_bytes(b"")
+    assert storage.list_directory(str(tmp_path)) == ["a", "b"]
+    assert storage.list_directory(f"{tmp_path}/none") == []
+    assert storage.join("memory://x/", "a") == "memory://x/a"
+
+
+def test_remove_takes_files_and_directories_and_minds_nothing_missing(tmp_path, contents):
+    storage.publish_bytes(f"{tmp_path}/a/b", b"")
+    storage.publish_bytes(f"{tmp_path}/c", b"")
+    for name in ("a", "c", "none"):
+        storage.remove(f"{tmp_path}/{name}")
+    assert contents(tmp_path) == {}

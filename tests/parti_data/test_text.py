@@ -1,0 +1,54 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from parti_data.errors import TokenizerError
+from parti_data.scenes import make_scene
+from parti_data.text import END, PAD, UNKNOWN, TextTokenizer, train_sentencepiece
+
+
+def captions() -> list[str]:
+    return [make_scene(0, index).caption() for index in range(60)]
+
+
+def test_decoding_undoes_encoding(text_file):
+    tokenizer = TextTokenizer(text_file)
+    for caption in captions():
+        ids = tokenizer.encode(caption)
+        assert tokenizer.decode(ids) == tokenizer.decode([*ids, PAD, PAD]) == caption
+        assert ids[-1] == END
+        assert PAD not in ids
+        assert UNKNOWN not in ids
+        assert max(ids) < tokenizer.vocabulary_size
+
+
+def test_no_text_is_the_end_alone(text_file):
+    assert TextTokenizer(text_file).encode("") == [END]
+
+
+def test_the_same_captions_give_the_same_model():
+    model = train_sentencepiece(iter(captions()), 100, 0)
+    assert model == train_sentencepiece(iter(captions()), 100, 0)
+    assert model != train_sentencepiece(iter(captions()), 90, 0)
+
+
+def test_the_fingerprint_is_the_digest_of_the_file(text_file):
+    assert TextTokenizer(text_file).fingerprint == hashlib.sha256(Path(text_file).read_bytes()).hexdigest()
+    assert TextTokenizer(text_file).vocabulary_size == 128
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(TokenizerError, match="none.model: expected a SentencePiece model, found none; make one with"):
+        TextTokenizer(f"{tmp_path}/none.model")
+
+
+def test_other_bytes_are_refused(tmp_path):
+    (tmp_path / "text.model").write_bytes(b"not a model at all")
+    with pytest.raises(TokenizerError, match="expected a SentencePiece model, found other bytes; check the path"):
+        TextTokenizer(f"{tmp_path}/text.model")
+
+
+def test_too_little_text_for_a_vocabulary_is_refused():
+    with pytest.raises(TokenizerError, match="expected enough text for 5000 pieces, found .*; lower vocabulary_size"):
+        train_sentencepiece(iter(captions()), 5000, 0)

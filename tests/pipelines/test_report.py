@@ -1,0 +1,360 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from parti_data.errors import ShardError
+from parti_data.images import image_key, to_png
+from parti_data.ledger import LedgerRow, write_ledger
+from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.sources import SyntheticSource
+from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
+from pipelines.report import write_report
+from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
+from pipelines.report.figures import say_bytes, say_count, say_figure, say_seconds, say_share
+from pipelines.report.funnel import find_examples, read_funnel
+from pipelines.report.samples import choose
+from pipelines.report.stages import find_stages
+from pipelines.report.tokens import column_bytes, entropy, read_tokens
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
+CODES, GRID = 16, 2
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def directory(path: Path, stage: str, config: dict | None = None, inputs: dict | None = None) -> StageDirectory:
+    begun = begin(str(path), Beginning(stage=stage, config=config or {}, inputs=inputs or {}))
+    assert isinstance(begun, StageDirectory)
+    return begun
+
+
+def ledger_row(source: SyntheticSource, number: int, reason: str, **changes) -> LedgerRow:
+    outcome, _, reason = reason.partition(" ")
+    image = next(source.read(source.splits()[0]._replace(first=number, count=1), 1 << 20)).image
+    row = LedgerRow(
+        image_key(image), "synthetic", str(number), outcome, reason, "", "", [f"caption {number}"], 64, 64, len(image),
+        "PNG", "synthetic", number, len(image),
+    )  # fmt: skip
+    return row._replace(**changes)
+
+
+def make_pairs(path: Path, caption: str = "a plain caption", kept: int = 8, source: dict | None = None) -> None:
+    synthetic = SyntheticSource(num_pairs=20)
+    begun = directory(path, "filter", {"source": source or synthetic.model_dump(mode="json")})
+    rows = [ledger_row(synthetic, number, "kept", captions=[caption]) for number in range(kept)]
+    rows += [
+        ledger_row(synthetic, 8, "merged exact_duplicate", merged_into="ab" * 16),
+        ledger_row(synthetic, 9, "dropped caption_missing", captions=[]),
+        ledger_row(synthetic, 10, "dropped image_too_many_bytes", size=1 << 40, key="", detail="far too large"),
+    ]
+    write_ledger(str(path / "ledger-00000-of-00001.parquet"), rows)
+    reasons = {"kept": kept, "merged exact_duplicate": 1, "dropped caption_missing": 1}
+    begun.finish(
+        [record_shard(str(path), "ledger-00000-of-00001.parquet", len(rows))],
+        {"read": kept + 3, "kept": kept, "merged": 1, "dropped": 2},
+        {"reasons": reasons | {"dropped image_too_many_bytes": 1}, "kept": [kept]},
+    )
+
+
+def make_tokenizer(path: Path) -> None:
+    begun = directory(path, "train_tokenizer")
+    lines = [{"step": n, "lr": 0.1, "total": 2.0 / n, "logit_laplace": 1.0 - n} for n in range(1, 6)]
+    lines.append({"step": 5, "psnr_db": 21.5, "code_usage": 0.75})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "reconstructions.png").write_bytes(to_png(np.zeros((16, 96, 3), np.uint8)))
+    shape = {"codebook_size": CODES, "image_side": 8, "patch_side": 4}
+    begun.finish([], {"pictures": 12}, {"psnr_db": 21.5, "code_usage": 0.75, "shape": shape})
+
+
+def make_tokens(path: Path, largest: int = 3) -> None:
+    begun = directory(path, "tokenize")
+    metadata = ShardMetadata(
+        image_tokenizer="a", image_tokenizer_name="vit_vqgan", codebook_size=CODES, grid_side=GRID, image_side=8,
+        resize_recipe="resize_center", resize_library="pillow", precision="float32", text_tokenizer="b",
+        text_vocabulary_size=64, config_digest="c", input_digest="d",
+    )  # fmt: skip
+    rows = [
+        TokenRow(
+            f"{n:032x}", 0, [0, 0, 8, 8], False, ["x"], [[1]], np.array([0, 0, 1, n % 4 if n else largest]), "s", "k"
+        )
+        for n in range(40)
+    ]
+    columns = {name: [getattr(row, name) for row in rows] for name in TokenRow._fields}
+    columns["image_tokens"] = [tokens.tolist() for tokens in columns["image_tokens"]]
+    write_token_shard(
+        str(path / "tokens-00000-of-00001.parquet"), pa.table(columns, schema=token_schema(metadata)), metadata
+    )
+    begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"rows": 40})
+
+
+def make_prior(path: Path) -> None:
+    begun = directory(path, "train_prior")
+    lines = [{"step": n, "lr": 0.1, "total": 3.0 / n} for n in range(1, 6)] + [{"step": 5, "held_out_loss": 1.25}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    begun.finish([], {"rows": 40}, {"parameters": 1_234_567, "shape": {"codebook_size": CODES}})
+
+
+def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle") -> None:
+    begun = directory(path, "sample")
+    names = [f"sample-{n:05d}-000.png" for n in range(3)]
+    for name in names:
+        (path / name).write_bytes(to_png(np.full((8, 8, 3), 200, np.uint8)))
+    table = {"prompt": [prompt] * 3, "category": ["one object"] * 3, "sample": [0] * 3, "picture": names}
+    pq.write_table(pa.table(table), path / "samples.parquet")
+    begun.finish([], {"prompts": 3, "images": 3})
+    begun = directory(evaluation, "evaluate", inputs={"samples": manifest_digest(str(path))})
+    verdicts = {"is_right": [True, False, None], "fault": ["", "gray background", "not judged"]}
+    pq.write_table(pa.table({"picture": names, "prompt": [prompt] * 3} | verdicts), evaluation / "verdicts.parquet")
+    begun.finish([], {"judged": 2, "not_judged": 1}, {"accuracy": {"one object": 0.5}})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A directory with every stage that has a section."""
+    make_pairs(tmp_path / "pairs", HOSTILE)
+    make_tokenizer(tmp_path / "tokenizer")
+    make_tokens(tmp_path / "tokens")
+    make_prior(tmp_path / "prior")
+    make_samples(tmp_path / "samples", tmp_path / "evaluation", HOSTILE)
+    return tmp_path
+
+
+def read_page(path: Path) -> str:
+    return Path(write_report(str(path))).read_text()
+
+
+def test_the_page_lies_in_the_directory(run):
+    assert write_report(str(run)) == f"{run}/report.html"
+    assert [path.name for path in run.iterdir() if path.is_file()] == ["report.html"]
+
+
+def test_every_stage_has_its_section(run):
+    page = read_page(run)
+    headings = re.findall(r"<h2>(.+?) <small>", page)
+    assert headings == ["What became of the pairs", "Image tokenizer", "Token shards", "Prior", "Samples"]
+    assert "cannot be shown" not in page
+
+
+def test_a_stage_that_is_not_there_has_no_section(tmp_path):
+    make_prior(tmp_path / "prior")
+    assert re.findall(r"<h2>(.+?) <small>", read_page(tmp_path)) == ["Prior"]
+
+
+def test_a_stage_s_own_directory_is_reported_too(tmp_path):
+    make_prior(tmp_path / "prior")
+    assert "1.23 million" in read_page(tmp_path / "prior")
+
+
+def test_two_reports_are_the_same_bytes(run):
+    assert read_page(run) == read_page(run)
+
+
+def test_a_hostile_caption_is_escaped(run):
+    page = read_page(run)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    tags = Tags(page).found
+    assert not [tag for tag, attributes in tags if tag == "script" or any(name.startswith("on") for name in attributes)]
+
+
+def test_the_page_loads_nothing_from_outside(run):
+    page = read_page(run)
+    tags = Tags(page).found
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & {tag for tag, _ in tags}
+    sources = [attributes[name] for _, attributes in tags for name in ("src", "href", "srcset") if name in attributes]
+    assert sources
+    assert all((source or "").startswith("data:image/") for source in sources)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_reason_has_its_row(run):
+    rows = re.findall(r'<div class="reason">\s*<div><h3>(.+?)</h3>', read_page(run))
+    assert [re.sub(" <small>.*", "", row) for row in rows] == [
+        "kept", "exact duplicate", "caption missing", "image too many bytes",
+    ]  # fmt: skip
+
+
+def test_each_reason_has_at_most_six_examples(tmp_path):
+    make_pairs(tmp_path / "pairs")
+    funnel = read_funnel(find_stages(str(tmp_path)).finished[0])
+    assert [len(reason.examples) for reason in funnel.reasons] == [6, 1, 1, 1]
+    assert sum(reason.count for reason in funnel.reasons) == funnel.read == 11
+
+
+def test_reading_stops_when_every_reason_has_its_examples():
+    class Endless:
+        def ledger(self):
+            yield from (ledger_row(SyntheticSource(num_pairs=9), number, "kept") for number in range(6))
+            raise AssertionError("read on")
+
+    assert len(find_examples(Endless(), {"kept": 1000})["kept"]) == 6
+
+
+def test_bytes_that_show_no_picture_leave_a_placeholder_with_the_detail(run):
+    page = read_page(run)
+    assert page.count('class="nothing"') == 1
+    assert "far too large" in page
+
+
+def test_a_source_that_has_gone_leaves_placeholders_and_one_note(tmp_path):
+    make_pairs(tmp_path / "pairs", source={"kind": "webdataset", "path": str(tmp_path / "gone")})
+    page = read_page(tmp_path)
+    assert page.count('class="nothing"') == 9
+    assert page.count("Some pictures could not be fetched from the source: ") == 1
+
+
+def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
+    page = re.sub(r"<.*?>", "", read_page(run))
+    assert "✓ right" in page
+    assert "✗ gray background" in page
+    assert page.count("✓") + page.count("✗") == 2
+    assert "50.0 % right, 3 samples" in page
+
+
+def test_more_samples_than_fit_are_chosen_by_prompt():
+    rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in range(2)]
+    assert choose(rows) == [{"sample": 0, "prompt": prompt} for prompt in range(24)]
+
+
+def test_reconstructions_become_a_picture_each(run):
+    assert len(re.findall(r'alt="original \d+ above', read_page(run))) == 12
+
+
+def test_the_summary_adds_time_and_memory(run):
+    (run / "summary.json").write_text(json.dumps({"seconds": 431.2, "peak_memory_bytes": 1_900_000_000}))
+    page = read_page(run)
+    assert "7 min 11 s" in page
+    assert "1.9 GB" in page
+
+
+def test_a_broken_summary_is_refused(run):
+    (run / "summary.json").write_text("[")
+    with pytest.raises(ShardError, match=r"summary\.json: expected a JSON object, found something else; remove it"):
+        write_report(str(run))
+
+
+def test_a_directory_without_stages_is_refused(tmp_path):
+    with pytest.raises(ShardError, match="expected finished stages here or in subdirectories, found none; run a stage"):
+        write_report(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_with_only_unfinished_stages_is_refused(tmp_path):
+    directory(tmp_path / "pairs", "filter")
+    with pytest.raises(ShardError, match=r"found only unfinished ones \(pairs\)"):
+        write_report(str(tmp_path))
+
+
+def test_unfinished_stages_are_named(run):
+    directory(run / "later", "filter")
+    assert "unfinished: later<" in read_page(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("tokenizer/reconstructions.png", None, "expected a file that train_tokenizer wrote, found none"),
+        ("tokenizer/reconstructions.png", b"no", "expected a picture, found image_unreadable"),
+        ("prior/metrics.jsonl", b'{"step": 1}\n{', "a step in each line, found something else in line 2"),
+        ("tokens/tokens-00000-of-00001.parquet", None, "expected a token shard, found"),
+        ("samples/samples.parquet", b"no", "expected a table with picture, prompt, category, sample, found"),
+        ("pairs/ledger-00000-of-00001.parquet", None, "No such file"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_costs_only_its_own_section(run, file, content, problem):
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_bytes(content)
+    page = read_page(run)
+    assert page.count("This stage cannot be shown.") == 1
+    assert problem in page
+
+
+def test_tokens_without_a_shard_are_shown_as_a_problem(tmp_path):
+    directory(tmp_path / "tokens", "tokenize").finish([], {"rows": 0})
+    assert "expected token shards, found none" in read_page(tmp_path)
+
+
+def test_tokens_beyond_the_codebook_are_shown_as_a_problem(tmp_path):
+    make_tokens(tmp_path / "tokens", largest=CODES)
+    assert f"expected tokens below {CODES}, found {CODES}; run tokenize" in read_page(tmp_path)
+
+
+def test_code_figures_are_those_of_the_shard(run):
+    tokens = read_tokens(find_stages(str(run)).of("tokenize")[0])
+    assert (tokens.rows, tokens.sampled_rows, tokens.codes_used, tokens.packed_bytes) == (40, 40, 4, 2.0)
+    path = run / "tokens" / "tokens-00000-of-00001.parquet"
+    assert 0 < column_bytes(str(path)) < path.stat().st_size
+    assert tokens.image_bytes == column_bytes(str(path)) / 40
+
+
+def test_entropy_is_log2_of_equally_frequent_codes():
+    assert entropy(np.full(8, 5)) == pytest.approx(3)
+    assert entropy(np.array([7, 0])) == 0
+    assert entropy(np.zeros(4, int)) == 0
+
+
+def test_negative_losses_fall_back_to_a_linear_scale():
+    points = [(1.0, 100.0), (2.0, -5.0)]
+    chart = draw_curves("loss", [Series("loss", points)], "log")
+    assert chart is not None
+    assert chart.scale == "linear"
+    assert [tick.place for tick in chart.y_ticks] == [BOTTOM, (TOP + BOTTOM) / 2, TOP]
+
+
+def test_a_log_scale_has_its_geometric_mean_in_the_middle():
+    chart = draw_curves("loss", [Series("loss", [(1, 0.01), (2, 1.0)])], "log")
+    assert chart is not None
+    assert (chart.scale, [tick.text for tick in chart.y_ticks]) == ("log", ["0.01", "0.1", "1"])
+
+
+def test_one_point_is_drawn_in_the_middle():
+    chart = draw_curves("loss", [Series("loss", [(7, 0.5)])])
+    assert chart is not None
+    assert chart.curves[0].end_y == (TOP + BOTTOM) / 2
+    assert draw_curves("loss", [Series("loss", [])]) is None
+
+
+def test_long_series_are_thinned_and_end_where_they_end():
+    points = [(float(step), step / 1000) for step in range(10_000)]
+    thinned = thin(points)
+    assert len(thinned) == 240
+    assert thinned[-1] == points[-1]
+    assert thin(points[:100]) == points[:100]
+
+
+def test_code_usage_is_drawn_for_any_codebook():
+    assert "100 %" in draw_code_usage(np.array([9, 0])).description
+    assert len(draw_code_usage(np.ones(8192, int)).points.split()) == 2 * 128 + 2
+    assert "0 %" in draw_code_usage(np.zeros(4, int)).description
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (say_count(1678), "1,678"), (say_count(2_340_000), "2.34 million"), (say_count(20_000_000_000), "20 billion"),
+        (say_share(0), "0 %"), (say_share(1), "100 %"), (say_share(0.00001), "<0.1 %"), (say_share(0.99999), ">99.9 %"),
+        (say_seconds(12.4), "12 s"), (say_seconds(431.2), "7 min 11 s"), (say_seconds(7260), "2 h 1 min"),
+        (say_bytes(999), "999 bytes"), (say_bytes(1.9e9), "1.9 GB"), (say_bytes(5e12), "5 TB"),
+        (say_figure(0), "0"), (say_figure(-0.1537), "-0.154"), (say_figure(2e-5), "2e-05"), (say_figure(1200), "1,200"),
+    ],
+)  # fmt: skip
+def test_figures_are_said_in_three_digits(said, text):
+    assert said == text

@@ -1,0 +1,50 @@
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from parti_data.config import StageConfig
+from parti_data.storage import digest_json
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
+STAGES = {
+    "filter": ("pipelines.filter", "FilterConfig"),
+    "shard": ("pipelines.shard", "ShardConfig"),
+    "tokenize": ("pipelines.tokenize", "TokenizeConfig"),
+    "train text": ("model.training.train_text", "TrainTextConfig"),
+    "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
+    "train prior": ("model.training.train_prior", "TrainPriorConfig"),
+    "sample": ("model.sampling.sample", "SampleConfig"),
+    "evaluate": ("model.evaluation.evaluate", "EvaluateConfig"),
+    "demo": ("pipelines.demo", "DemoConfig"),
+}
+
+
+def command_of(path: Path) -> list[str]:
+    line = path.read_text().splitlines()[1]
+    assert line.startswith("# Command:"), line
+    return line.removeprefix("# Command:").partition("(")[0].split()
+
+
+def load(path: Path) -> StageConfig:
+    """The config as the command in its header would load it."""
+    program, *words = command_of(path)
+    assert program == "parti"
+    place = str(path.relative_to(ROOT))
+    stage, arguments = " ".join(words[: words.index(place)]), words[words.index(place) + 1 :]
+    module, name = STAGES[stage]
+    return getattr(import_module(module), name).load(str(path), arguments)
+
+
+def test_there_are_configs_to_look_at():
+    assert len(CONFIGS) > 10
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_config_opens_with_what_it_is_for_and_loads_by_its_own_command(path):
+    heads = [line.partition(":")[0] for line in path.read_text().splitlines()[:4]]
+    assert heads == ["# For", "# Command", "# Takes", "# Expect"]
+    config = load(path)
+    assert config.output.startswith("runs/")
+    assert len(digest_json(config.deciding())) == 64
