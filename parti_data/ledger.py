@@ -143,13 +143,7 @@ class PairDirectory:
 
     def fetch(self, row: LedgerRow) -> bytes:
         """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
-        try:
-            image = self._source.fetch(row.location)
-        except OSError as error:
-            raise SourceError(
-                f"{row.path} at {row.offset}: expected image {row.key}, found {error}; put the source back where filter "
-                "read it, or run filter into a new directory"
-            ) from None
+        image = self._source.fetch(row.location)
         if row.key and image_key(image) != row.key:
             raise SourceError(
                 f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "

@@ -141,8 +141,8 @@ def belongs_to(scene: Scene, split: Split) -> bool:
 def make_scene(seed: int, index: int, split: Split = "train", num_objects: int | None = None) -> Scene:
     """Return scene number `index` of a split: a function of its arguments alone."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    count = num_objects or int(rng.choice(3, p=OBJECT_COUNT_WEIGHTS)) + 1
     while True:
-        count = num_objects or int(rng.choice(3, p=OBJECT_COUNT_WEIGHTS)) + 1
         scene = _draw_lots(rng, count)
         if scene and belongs_to(scene, split):
             return scene
