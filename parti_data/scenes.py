@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from random import Random
 from typing import Literal
 
 import numpy as np
@@ -56,6 +57,9 @@ HELD_OUT_PROMPT_SHARE = 8
 """One caption in this many, picked by its hash, never occurs in training."""
 OBJECT_COUNT_WEIGHTS = (0.4, 0.4, 0.2)
 _SUPERSAMPLING = 4
+_PLACEMENTS = 50
+"""Tries at placing objects before others are drawn."""
+_COLOUR_NAMES, _BACKGROUND_NAMES, _SIZE_NAMES = tuple(COLOURS), tuple(BACKGROUNDS), tuple(SIZES)
 
 Split = Literal["train", "new_prompts", "new_combinations"]
 SPLITS: tuple[Split, ...] = ("train", "new_prompts", "new_combinations")
@@ -140,38 +144,42 @@ def belongs_to(scene: Scene, split: Split) -> bool:
 
 def make_scene(seed: int, index: int, split: Split = "train", num_objects: int | None = None) -> Scene:
     """Return scene number `index` of a split: a function of its arguments alone."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    count = num_objects or int(rng.choice(3, p=OBJECT_COUNT_WEIGHTS)) + 1
+    rng = Random(f"{seed} {split} {index}")
+    count = num_objects or rng.choices((1, 2, 3), OBJECT_COUNT_WEIGHTS)[0]
     while True:
         scene = _draw_lots(rng, count)
         if scene and belongs_to(scene, split):
             return scene
 
 
-def _draw_lots(rng: np.random.Generator, num_objects: int) -> Scene | None:
-    """Return a random scene of so many objects, or None where the objects found no room."""
-    looks = [
-        (str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS))), str(rng.choice(list(SIZES))))
-        for _ in range(num_objects)
-    ]
-    objects = tuple(SceneObject(*look, *_random_centre(rng, look[2])) for look in looks)
-    if len(set(looks)) < num_objects or any(_overlap(a, b) for i, a in enumerate(objects) for b in objects[:i]):
-        return None
-    relation = relation_of(*objects) if num_objects == 2 else None
-    if num_objects == 2 and relation is None:
-        return None
-    return Scene(str(rng.choice(list(BACKGROUNDS))), objects, relation)
+def _draw_lots(rng: Random, num_objects: int) -> Scene | None:
+    """Return a random scene of so many objects, or None where they look alike or find no room."""
+    background = rng.choice(_BACKGROUND_NAMES)
+    objects: list[SceneObject] = []
+    for _ in range(num_objects):
+        look = rng.choice(SHAPES), rng.choice(_COLOUR_NAMES), rng.choice(_SIZE_NAMES)
+        places = (SceneObject(*look, *_random_centre(rng, look[2])) for _ in range(_PLACEMENTS))
+        placed = next((item for item in places if _fits(item, objects, num_objects)), None)
+        if placed is None:
+            return None
+        objects.append(placed)
+    return Scene(background, tuple(objects), relation_of(*objects) if num_objects == 2 else None)
 
 
-def _random_centre(rng: np.random.Generator, size: str) -> tuple[float, float]:
+def _random_centre(rng: Random, size: str) -> tuple[float, float]:
     margin = SIZES[size] / 2 + 1 / 64
     lowest, highest = math.ceil(margin * GRID), math.floor((1 - margin) * GRID)
-    x, y = rng.integers(lowest, highest + 1, size=2)
-    return float(x) / GRID, float(y) / GRID
+    return rng.randint(lowest, highest) / GRID, rng.randint(lowest, highest) / GRID
 
 
-def _overlap(a: SceneObject, b: SceneObject) -> bool:
-    return math.hypot(a.x - b.x, a.y - b.y) < (SIZES[a.size] + SIZES[b.size]) / 2 + GAP
+def _fits(item: SceneObject, others: list[SceneObject], num_objects: int) -> bool:
+    """Whether an object keeps its distance, looks unlike the others, and stands in a relation where it must."""
+    for other in others:
+        distance = math.hypot(item.x - other.x, item.y - other.y)
+        alike = (item.shape, item.colour, item.size) == (other.shape, other.colour, other.size)
+        if alike or distance < (SIZES[item.size] + SIZES[other.size]) / 2 + GAP:
+            return False
+    return num_objects != 2 or not others or relation_of(others[0], item) is not None
 
 
 def relation_of(first: SceneObject, second: SceneObject) -> str | None:

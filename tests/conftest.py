@@ -126,6 +126,31 @@ def tokens(tmp_path_factory, make_tokenize_config, beam_options) -> str:
     return output
 
 
+@pytest.fixture(scope="session")
+def make_config(synthetic, filtered, make_tokenize_config) -> Callable:
+    """The config of a stage, by its name."""
+    from pipelines.filter import FilterConfig
+    from pipelines.shard import ShardConfig
+
+    configs = {
+        "filter": lambda output: FilterConfig(output=str(output), source=synthetic),
+        "shard": lambda output: ShardConfig(output=str(output), source=filtered, pairs_per_shard=20),
+        "tokenize": make_tokenize_config,
+    }
+    return lambda stage, output, **changes: configs[stage](output).model_copy(update=changes)
+
+
+@pytest.fixture(scope="session")
+def run_stage(beam_options) -> Callable:
+    """Run the stage of a config with Beam's arguments."""
+    from pipelines.filter import FilterConfig, filter_pairs
+    from pipelines.shard import ShardConfig, shard_pairs
+    from pipelines.tokenize import TokenizeConfig, tokenize_pairs
+
+    jobs = {FilterConfig: filter_pairs, ShardConfig: shard_pairs, TokenizeConfig: tokenize_pairs}
+    return lambda config, *arguments: jobs[type(config)](config, beam_options(*arguments))
+
+
 @pytest.fixture
 def make_tar(tmp_path) -> Callable[..., str]:
     """Write a tar of (member name, bytes) and return its path."""

@@ -160,6 +160,11 @@ def test_what_is_not_an_image_is_unreadable(image):
     assert read_header(image, LIMITS).reason == decode(image, LIMITS).reason == "image_unreadable"
 
 
+def test_a_drop_says_the_same_every_time():
+    drops = {decode(b"<!doctype html>" * number, LIMITS) for number in range(1, 20)}
+    assert drops == {Drop("image_unreadable", "UnidentifiedImageError: cannot identify image file")}
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on TIFF
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
 def test_a_truncated_image_is_dropped_and_never_an_exception(kind):

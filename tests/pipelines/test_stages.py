@@ -1,0 +1,153 @@
+"""What filter, shard and tokenize have in common."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from parti_data import storage
+from parti_data.errors import ShardError
+from parti_data.manifest import BEGUN, MANIFEST, read_manifest
+from pipelines.verify import verify
+
+STAGES = ("filter", "shard", "tokenize")
+FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
+WAYS = {
+    "again": ["--direct_num_workers=1"],
+    "two workers": ["--direct_num_workers=2"],
+    "two threads behind grpc": ["--direct_num_workers=2", "--direct_running_mode=multi_threading"],
+    "every bundle twice": ["--direct_num_workers=1", "--direct_runner_bundle_repeat=1"],
+    "runner by name": ["--runner=FnApiRunner"],
+}
+
+
+@pytest.fixture(params=STAGES)
+def stage(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def finished(request, stage) -> str:
+    """The stage's directory, made by one worker."""
+    return request.getfixturevalue(FINISHED[stage])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_bytes_are_the_same_whoever_ran_it(stage, finished, way, tmp_path, make_config, run_stage, contents):
+    run_stage(make_config(stage, tmp_path / "out"), *WAYS[way])
+    expected = contents(finished)
+    found = contents(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+
+
+def test_a_finished_directory_holds_what_its_manifest_lists_and_no_more(finished, contents):
+    names = {shard.name for shard in read_manifest(finished).shards}
+    assert contents(finished).keys() == names | {MANIFEST, BEGUN}
+
+
+def test_a_finished_directory_is_left_as_it_is(stage, finished, make_config, run_stage, monkeypatch):
+    def refuse(path: str):
+        raise AssertionError(f"wrote {path}")
+
+    monkeypatch.setattr(storage, "_publish_local", refuse)
+    assert run_stage(make_config(stage, finished)) == read_manifest(finished)
+
+
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_a_file_that_is_removed_is_made_again(stage, finished, name, tmp_path, make_config, run_stage, contents):
+    config = make_config(stage, tmp_path / "out")
+    names = [shard.name for shard in run_stage(config).shards]
+    (tmp_path / "out" / names[0 if name == "first" else -1]).unlink()
+    with pytest.raises(ShardError, match=r"expected a file of \d+ bytes, found none; remove what is broken and manifest"):
+        verify(config.output)
+    (tmp_path / "out" / MANIFEST).unlink()
+    run_stage(config)
+    assert contents(tmp_path / "out") == contents(finished)
+
+
+CHANGES = {
+    "filter": ({"source": None}, r"source.seed: begun with 0, now 5"),
+    "shard": ({"pairs_per_shard": 21}, r"pairs_per_shard: begun with 20, now 21"),
+    "tokenize": ({"seed": 3}, r"seed: begun with 0, now 3"),
+}
+
+
+def test_another_config_is_refused_and_the_difference_shown(stage, finished, make_config, run_stage, synthetic):
+    changes, message = CHANGES[stage]
+    if stage == "filter":
+        changes = {"source": synthetic.model_copy(update={"seed": 5})}
+    with pytest.raises(ShardError, match=rf"expected the config that it was begun with, found another \({message}"):
+        run_stage(make_config(stage, finished, **changes))
+
+
+def test_the_directory_of_another_stage_is_refused(stage, request, make_config, run_stage):
+    other = "filter" if stage != "filter" else "shard"
+    with pytest.raises(ShardError, match=f"expected an output of {stage}, found one of {other}; choose another output"):
+        run_stage(make_config(stage, request.getfixturevalue(FINISHED[other])))
+
+
+@pytest.mark.parametrize("source_stage", ["tokenize", "none"])
+def test_a_source_that_is_no_pairs_is_refused(source_stage, tmp_path, tokens, make_config, run_stage):
+    source = tokens if source_stage == "tokenize" else f"{tmp_path}/none"
+    for stage in ("shard", "tokenize"):
+        with pytest.raises(ShardError, match=r"expected (the output of filter or shard|a finished directory with)"):
+            run_stage(make_config(stage, tmp_path / "out", source=source))
+
+
+class FullFile(io.FileIO):
+    """A file on a disk that has no room left."""
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def moments(finished: str) -> list[int]:
+    """How many files are written before the disk is full: few, half, all but the manifest."""
+    count = len(read_manifest(finished).shards)
+    return [1, 1 + count // 2, 1 + count]
+
+
+@pytest.mark.parametrize("at", ["write", "fsync"])
+@pytest.mark.parametrize("moment", range(3))
+def test_a_full_disk_says_so_and_what_is_finished_stays(
+    stage, finished, moment, at, tmp_path, make_config, run_stage, contents, monkeypatch
+):
+    config = make_config(stage, tmp_path / "out")
+    left = moments(finished)[moment]
+
+    def open_aside(path: Path):
+        nonlocal left
+        left -= 1
+        return FullFile(path, "wb") if left < 0 else path.open("wb")
+
+    def fsync(_: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "out/measured").mkdir(parents=True)
+    (tmp_path / "out/encoded").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(*((storage, "_open_aside", open_aside) if at == "write" else (os, "fsync", fsync)))
+        with pytest.raises(ShardError, match=rf"^{tmp_path}/out/.*: expected room on the disk, found none left; free some"):
+            run_stage(config)
+    kept = contents(tmp_path / "out")
+    assert len(kept) == moments(finished)[moment]
+    assert not any(".tmp-" in name for name in kept)
+    assert MANIFEST not in kept
+    times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept}
+    run_stage(config)
+    found, expected = contents(tmp_path / "out"), contents(finished)
+    assert {name: found[name] for name in expected} == expected
+    for name in kept.keys() & expected.keys():
+        assert (tmp_path / "out" / name).stat().st_mtime_ns == times[name], f"{name} was written again"
+
+
+def test_an_output_that_is_a_file_is_refused(stage, tmp_path, make_config, run_stage):
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(ShardError, match=r"/out: expected a directory that can be written, found .*; choose another"):
+        run_stage(make_config(stage, tmp_path / "out"))
