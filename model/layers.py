@@ -1,7 +1,8 @@
 """Transformer layers that the tokenizers and the priors share: attention with a cache, feed-forward, block."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,6 +40,37 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     return scores.softmax(-1).to(values.dtype) @ values
 
 
+class Rotation(NamedTuple):
+    """Cosines and sines (N, D/H) by which queries and keys at N positions are turned."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def of(self, start: int, end: int) -> "Rotation":
+        """Return the rotation of some neighbouring positions."""
+        return Rotation(self.cos[start:end], self.sin[start:end])
+
+
+def rotation_2d(grid_side: int, head_width: int, base: float = 100.0) -> Rotation:
+    """Return rotary positions of a grid in raster order: the first half of a head turns by the row, the second by the
+    column, so that attention depends on how far two patches are apart, wherever they lie.
+
+    Source: RoFormer, arXiv 2104.09864; the split of axes as in LlamaGen. The base is small because a grid is short.
+    """
+    frequencies = base ** -(torch.arange(head_width // 4) / (head_width // 4))
+    places = torch.arange(grid_side, dtype=torch.float32)[:, None] * frequencies
+    rows, columns = places.repeat_interleave(grid_side, 0), places.repeat(grid_side, 1)
+    angles = torch.cat([rows, rows, columns, columns], dim=-1)
+    return Rotation(angles.cos(), angles.sin())
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Return queries or keys (B, H, N, D/H) turned by their positions; each axis pairs the two quarters of its half."""
+    first, second, third, fourth = x.chunk(4, -1)
+    swapped = torch.cat([-second, first, -fourth, third], -1)
+    return x * rotation.cos.to(x.dtype) + swapped * rotation.sin.to(x.dtype)
+
+
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
@@ -52,9 +84,17 @@ class SelfAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width, bias=False)
         self.to_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Return (B, N, D); with a cache, x holds only the positions that follow those in the cache."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
+        """Return (B, N, D); with a cache, x and the rotation hold only the positions that follow those in the cache."""
         queries, keys, values = (_split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
+        if rotation:
+            queries, keys = rotate(queries, rotation), rotate(keys, rotation)
         if cache:
             keys, values = cache.append(keys, values)
         return self.to_out(attend(queries, keys, values, mask).transpose(1, 2).flatten(2))
@@ -120,9 +160,10 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
         context: tuple[Tensor, Tensor] | None = None,
         context_mask: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Tensor:
         """Return (B, N, D); masks are boolean and broadcast to (B, H, N, keys)."""
-        x = x + self.dropout(self.self_attention(self.self_norm(x), mask, cache))
+        x = x + self.dropout(self.self_attention(self.self_norm(x), mask, cache, rotation))
         if self.cross_attention and self.cross_norm and context:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), context, context_mask))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

@@ -68,7 +68,10 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _describe(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next(
+        (one for one in errors if one["type"] == "extra_forbidden"), errors[0]
+    )  # a misspelt key is also missing
     known = _known_keys(model)
     parts = [str(part) for part in first["loc"]]
     key = ".".join(part for n, part in enumerate(parts) if n == len(parts) - 1 or not _is_tag(parts[: n + 1], known))

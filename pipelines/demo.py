@@ -80,6 +80,7 @@ def demo_commands(config: DemoConfig) -> dict[str, list[str]]:
     text_tokenizer = f"text_tokenizer={place['text']}/text.model"
     source = f"source={place['pairs']}"
     held_out = f"held_out={place['held_out']}"
+    prior = f"prior={place['prior']}/prior.safetensors"
     prompts = f"prompts_file={join(config.output, PROMPTS)}"
     steps = {
         "pairs": ["filter", "filter.toml"],
@@ -88,9 +89,7 @@ def demo_commands(config: DemoConfig) -> dict[str, list[str]]:
         "tokenizer": ["train", "tokenizer", "tokenizer.toml", source, held_out],
         "tokens": ["tokenize", "tokenize.toml", source, image_tokenizer, text_tokenizer],
         "prior": ["train", "prior", "prior.toml", f"source={place['tokens']}"],
-        "samples": [
-            "sample", "sample.toml", f"prior={place['prior']}/prior.safetensors", image_tokenizer, text_tokenizer, prompts,
-        ],
+        "samples": ["sample", "sample.toml", prior, image_tokenizer, text_tokenizer, prompts],
         "evaluation": ["evaluate", "evaluate.toml", f"samples={place['samples']}"],
     }  # fmt: skip
     return {

@@ -7,7 +7,7 @@ order, so a fragment's bytes depend on nothing but the slice and the tokenizers.
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -17,9 +17,10 @@ import torch
 
 from model.tokenizers import ImageTokenizer, load_tokenizer
 from model.tokenizers.tokenizer import BATCH_SIZE
+from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_picture
 from parti_data.ledger import LedgerRow, PairDirectory
-from parti_data.storage import is_file, join
+from parti_data.storage import is_file, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 
@@ -65,6 +66,8 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(encoding.image_tokenizer, encoding.text_tokenizer)
+        _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
+        _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
@@ -73,19 +76,30 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     return plan.number
 
 
+def _refuse_other(path: str, expected: str, found: str) -> None:
+    if found != expected:
+        raise TokenizerError(
+            f"{path}: expected the tokenizer {expected[:12]} that the run began with, found {found[:12]}; put it back "
+            "or choose another output"
+        )
+
+
 def fragment_path(output: str, number: int) -> str:
     """Return the path of a slice's fragment."""
     return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
 
 
 def open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
-    """Return both tokenizers, loaded once a process."""
+    """Return both tokenizers, loaded once a process as long as their files stay the same."""
+    digests = [sha256_file(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, *digests)
 
 
-@cache
-def _open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
+@lru_cache(maxsize=1)
+def _open_tokenizers(
+    image_tokenizer: str, text_tokenizer: str, _image_digest: str, _text_digest: str
+) -> tuple[ImageTokenizer, TextTokenizer]:
     return load_tokenizer(image_tokenizer), TextTokenizer(text_tokenizer)
 
 

@@ -100,8 +100,13 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
             )
     table = read_row_group(join(directory, manifest.shards[0].name), 0).slice(0, ENCODED_AGAIN)
     stated = {row["key"]: row for row in table.to_pylist()}
-    rows = islice((row for row in pairs.kept() if row.key in stated), len(stated))
-    for row in encode_rows(pairs, rows, image_tokenizer, text_tokenizer):
+    rows = list(islice((row for row in pairs.kept() if row.key in stated), len(stated)))
+    if len(rows) < len(stated):
+        raise ShardError(
+            f"{directory}: expected the pairs of {len(stated)} rows in {places['source']}, found {len(rows)}; the "
+            "source was replaced, so tokenize into a new directory"
+        )
+    for row in encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer):
         for name, found in (("image_tokens", row.image_tokens), ("text_ids", row.text_ids)):
             if not _equal(stated[row.key][name], found):
                 raise ShardError(

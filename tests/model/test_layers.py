@@ -1,6 +1,6 @@
 import torch
 
-from model.layers import CrossAttention, KeyValueCache, SelfAttention, attend, positions_2d
+from model.layers import CrossAttention, KeyValueCache, SelfAttention, attend, positions_2d, rotate, rotation_2d
 
 
 def test_attend_equals_a_float64_reference_written_row_by_row():
@@ -45,3 +45,20 @@ def test_cross_attention_does_not_see_masked_positions():
 def test_positions_are_in_raster_order():
     rows, columns = torch.tensor([[10.0], [20.0]]), torch.tensor([[1.0], [2.0]])
     assert positions_2d(rows, columns).flatten().tolist() == [11, 12, 21, 22]
+
+
+def test_rotated_scores_depend_on_how_far_patches_are_apart_alone():
+    torch.manual_seed(4)
+    query, key = torch.randn(2, 16)
+    turned = rotation_2d(5, 16)
+    queries = rotate(query.expand(1, 1, 25, 16), turned)[0, 0]
+    keys = rotate(key.expand(1, 1, 25, 16), turned)[0, 0]
+    scores = (queries @ keys.T).reshape(5, 5, 5, 5)
+    for row, column in ((1, 2), (2, 1), (3, 3)):
+        torch.testing.assert_close(scores[row, column, row - 1, column + 1], scores[1, 0, 0, 1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(scores[1, 1, 0, 1], scores[1, 1, 1, 0])
+
+
+def test_rotation_keeps_lengths():
+    x = torch.randn(1, 2, 9, 8)
+    torch.testing.assert_close(rotate(x, rotation_2d(3, 8)).norm(dim=-1), x.norm(dim=-1))

@@ -66,5 +66,7 @@ def test_an_image_that_no_longer_decodes_is_refused(filtered, monkeypatch):
     pairs = PairDirectory(filtered)
     row = next(pairs.kept())
     monkeypatch.setattr(image_dataset, "decode", lambda *_: Drop("image_undecodable", "OSError: another Pillow"))
-    with pytest.raises(SourceError, match=f"expected image {row.key} as filter read it, found OSError: another Pillow; use"):
+    with pytest.raises(
+        SourceError, match=f"expected image {row.key} as filter read it, found OSError: another Pillow; use"
+    ):
         load_picture(pairs, row, 32)

@@ -243,7 +243,12 @@ def test_a_square_of_the_right_side_stays_as_it_is():
 
 @pytest.mark.parametrize(
     ("height", "width", "side", "box"),
-    [(24, 40, 24, (8, 0, 24, 24)), (40, 24, 24, (0, 8, 24, 24)), (32, 64, 16, (16, 0, 32, 32)), (8, 8, 16, (0, 0, 8, 8))],
+    [
+        (24, 40, 24, (8, 0, 24, 24)),
+        (40, 24, 24, (0, 8, 24, 24)),
+        (32, 64, 16, (16, 0, 32, 32)),
+        (8, 8, 16, (0, 0, 8, 8)),
+    ],
 )
 def test_the_middle_square_is_taken(height, width, side, box):
     pixels = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)

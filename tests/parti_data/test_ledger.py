@@ -93,7 +93,9 @@ def test_a_source_that_changed_is_refused(sharded, tmp_path):
     tar = bytearray(Path(row.path).read_bytes())
     tar[row.offset + 20] ^= 1
     Path(row.path).write_bytes(tar)
-    with pytest.raises(SourceError, match=rf"at {row.offset}: expected image {row.key}, found other bytes; the source changed"):
+    with pytest.raises(
+        SourceError, match=rf"at {row.offset}: expected image {row.key}, found other bytes; the source changed"
+    ):
         pairs.fetch(row)
 
 
@@ -101,7 +103,9 @@ def test_a_source_that_is_gone_is_refused(sharded, tmp_path):
     pairs = PairDirectory(str(shutil.copytree(sharded, tmp_path / "shards")))
     row = next(pairs.kept())
     Path(row.path).unlink()
-    with pytest.raises(SourceError, match="tar: expected the tar that filter read, found none; put it back or run filter again"):
+    with pytest.raises(
+        SourceError, match="tar: expected the tar that filter read, found none; put it back or run filter again"
+    ):
         pairs.fetch(row)
 
 

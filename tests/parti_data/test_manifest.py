@@ -61,9 +61,9 @@ def test_a_directory_goes_from_new_to_begun_to_finished(tmp_path):
     ("changes", "message"),
     [
         ({"stage": "shard"}, "expected an output of shard, found one of filter; choose another output"),
-        ({"config": {"rules": {"depth": 2}, "seed": 0}}, r"found another \(rules.depth: begun with 1, now 2\); change it back"),
+        ({"config": {"rules": {"depth": 2}, "seed": 0}}, r"\(rules.depth: begun with 1, now 2\); change it back"),
         ({"config": {"rules": {"depth": 1}}}, r"\(seed: begun with 0, now None\)"),
-        ({"config": {"rules": {"depth": 3}, "seed": 4}}, r"\(rules.depth: begun with 1, now 3; seed: begun with 0, now 4\)"),
+        ({"config": {"rules": {"depth": 3}, "seed": 4}}, r"depth: begun with 1, now 3; seed: begun with 0, now 4\)"),
         ({"inputs": {"source": "xyz"}}, r"\(input source: begun with 'abc', now 'xyz'\)"),
     ],
 )  # fmt: skip

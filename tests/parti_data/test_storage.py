@@ -31,7 +31,9 @@ def test_a_full_disk_names_the_place_and_leaves_no_half_file(tmp_path, contents,
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(ShardError, match=r"/new: expected room on the disk, found none left; free some and start again"):
+    with pytest.raises(
+        ShardError, match=r"/new: expected room on the disk, found none left; free some and start again"
+    ):
         storage.publish_bytes(f"{tmp_path}/new", b"x")
     assert contents(tmp_path) == {}
 

@@ -163,7 +163,9 @@ def test_the_state_of_another_run_is_refused(path, name, mine, theirs):
 
 @pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(10, 0, 4), (8, 4, 4), (8, -1, 4)])
 def test_ranks_that_do_not_share_a_batch_are_refused(path, batch_size, rank, world_size):
-    with pytest.raises(ShardError, match=f"expected a batch size that 4 ranks share evenly .*found {batch_size} and {rank}"):
+    with pytest.raises(
+        ShardError, match=f"expected a batch size that 4 ranks share evenly .*found {batch_size} and {rank}"
+    ):
         TokenDataset(path, batch_size, rank=rank, world_size=world_size)
 
 
@@ -210,7 +212,9 @@ def test_shards_of_different_tokenizers_are_refused(tmp_path, field):
     other = METADATA.model_copy(update={field: "ef" * 32})
     path = write_dataset(f"{tmp_path}/mixed", [METADATA, other])
     mine = getattr(METADATA, field)[:12]
-    with pytest.raises(ShardError, match=f"tokens-00001-of-00002.parquet: expected {field} {mine} like .*, found efefefefefef"):
+    with pytest.raises(
+        ShardError, match=f"tokens-00001-of-00002.parquet: expected {field} {mine} like .*, found efefefefefef"
+    ):
         TokenDataset(path, 4)
 
 

@@ -61,7 +61,9 @@ def test_a_file_that_is_removed_is_made_again(stage, finished, name, tmp_path, m
     config = make_config(stage, tmp_path / "out")
     names = [shard.name for shard in run_stage(config).shards]
     (tmp_path / "out" / names[0 if name == "first" else -1]).unlink()
-    with pytest.raises(ShardError, match=r"expected a file of \d+ bytes, found none; remove what is broken and manifest"):
+    with pytest.raises(
+        ShardError, match=r"expected a file of \d+ bytes, found none; remove what is broken and manifest"
+    ):
         verify(config.output)
     (tmp_path / "out" / MANIFEST).unlink()
     run_stage(config)
@@ -133,7 +135,9 @@ def test_a_full_disk_says_so_and_what_is_finished_stays(
     (tmp_path / "out/encoded").mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(*((storage, "_open_aside", open_aside) if at == "write" else (os, "fsync", fsync)))
-        with pytest.raises(ShardError, match=rf"^{tmp_path}/out/.*: expected room on the disk, found none left; free some"):
+        with pytest.raises(
+            ShardError, match=rf"^{tmp_path}/out/.*: expected room on the disk, found none left; free some"
+        ):
             run_stage(config)
     kept = contents(tmp_path / "out")
     assert len(kept) == moments(finished)[moment]

@@ -17,9 +17,9 @@ def read(source: SyntheticSource) -> list:
 def test_the_first_rows_never_change():
     first, second, _ = read(SyntheticSource(num_pairs=3, side_px=32))
     assert first.source_key == "00000000"
-    assert first.caption == "a small yellow star left of a small red circle on a brown background"
-    assert image_key(first.image) == "df31d659f8c9ca3bf7a392fbac17e017"
-    assert image_key(second.image) == "5bdd7e5d5bceeb935ffb8bfd0eaf1774"
+    assert first.caption == "a large blue triangle on a white background"
+    assert image_key(first.image) == "577c8fa1f359c28ae3124fca7ece5862"
+    assert image_key(second.image) == "408c0a6a27c8e580348a3a935ca58ae0"
 
 
 def test_splits_hold_every_row_once_for_any_size_of_split():
@@ -45,7 +45,11 @@ def test_every_spoiled_row_is_spoiled_in_its_way(synthetic):
     clean = read(synthetic.model_copy(update={"spoil_every": 0}))
     spoiled = {row: SPOILS[row // 4 % 8] for row in range(len(pairs)) if row % 4 == 3}
     assert Counter(spoiled.values()) == dict.fromkeys(SPOILS, 3)
-    reasons = {"truncated": "image_unreadable", "not_an_image": "image_unreadable", "huge_header": "image_too_many_pixels"}
+    reasons = {
+        "truncated": "image_unreadable",
+        "not_an_image": "image_unreadable",
+        "huge_header": "image_too_many_pixels",
+    }
     for row, (pair, whole) in enumerate(zip(pairs, clean, strict=True)):
         kind = spoiled.get(row)
         pixels = decode(pair.image, ImageLimits())

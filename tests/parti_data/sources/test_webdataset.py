@@ -9,8 +9,9 @@ import webdataset
 
 from parti_data.errors import SourceError
 from parti_data.sources import WebDatasetSource
+from parti_data.sources import webdataset as sources
 from parti_data.sources.pairs import Location, RawPair
-from parti_data.storage import publish_bytes
+from parti_data.storage import open_file, publish_bytes
 
 
 def source(path: object) -> WebDatasetSource:
@@ -50,8 +51,9 @@ def test_a_location_gives_the_bytes_again(make_tar):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file to the garbage collector
 def test_names_are_read_as_webdataset_reads_them(make_tar, plain_png):
-    members = [("d/a.png", plain_png(1)), ("d/a.txt", b"one"), ("e.f/a.png", plain_png(2)), ("e.f/a.txt", b"two"),
-               ("e.f/b.c.png", plain_png(3)), ("e.f/b.txt", b"three"), ("U.PNG", plain_png(4)), ("U.TXT", b"four")]  # fmt: skip
+    members = [("d/a.png", plain_png(1)), ("d/a.txt", b"one"), ("e.f/a.png", plain_png(2)),
+               ("e.f/a.txt", b"two"), ("e.f/b.c.png", plain_png(3)), ("e.f/b.txt", b"three"),
+               ("U.PNG", plain_png(4)), ("U.TXT", b"four")]  # fmt: skip
     path = make_tar("x.tar", members)
     ours = {pair.source_key: (pair.image, pair.caption) for pair in read(path)}
     theirs = {
@@ -79,7 +81,12 @@ def test_a_json_without_a_usable_caption_is_a_missing_caption(make_tar, content)
 
 
 def test_a_caption_is_always_text_that_can_be_written(make_tar):
-    members = [("a.png", b"."), ("a.txt", b"caf\xe9"), ("b.png", b"."), ("b.json", b'{"caption": "half \\ud800 a pair"}')]
+    members = [
+        ("a.png", b"."),
+        ("a.txt", b"caf\xe9"),
+        ("b.png", b"."),
+        ("b.json", b'{"caption": "half \\ud800 a pair"}'),
+    ]
     found = captions(make_tar("x.tar", members))
     assert found == {"a": "caf�", "b": "half ? a pair"}
     assert all(caption.encode() for caption in found.values())
@@ -110,9 +117,7 @@ def test_a_member_name_is_never_opened_as_a_path(make_tar, monkeypatch, name):
     text = name.replace(".png", ".txt")
     path = make_tar("x.tar", [(name, b"inside"), (text, b"text")])
     opened = []
-    from parti_data.sources import webdataset as module
-
-    monkeypatch.setattr(module, "open_file", lambda place: opened.append(place) or Path(place).open("rb"))
+    monkeypatch.setattr(sources, "open_file", lambda place: opened.append(place) or open_file(place))
     (pair,) = read(path)
     assert (pair.image, pair.caption, pair.source_key) == (b"inside", "text", name.removesuffix(".png"))
     assert source(path).fetch(pair.location) == b"inside"
@@ -181,12 +186,16 @@ def test_a_tar_without_members_has_no_rows(make_tar):
 
 def test_a_tar_without_captions_is_refused(make_tar):
     path = make_tar("x.tar", [("a.png", b"."), ("b.png", b".")])
-    with pytest.raises(SourceError, match=r"expected captions \(.txt or .json members\), found 2 pairs without one; write"):
+    with pytest.raises(
+        SourceError, match=r"expected captions \(.txt or .json members\), found 2 pairs without one; write"
+    ):
         read(path)
 
 
 def test_a_member_that_comes_twice_is_refused(make_tar):
-    with pytest.raises(SourceError, match="expected each member once, found 'a.png' twice; give every pair its own name"):
+    with pytest.raises(
+        SourceError, match="expected each member once, found 'a.png' twice; give every pair its own name"
+    ):
         read(make_tar("x.tar", [*PAIR, ("a.png", b"other")]))
 
 

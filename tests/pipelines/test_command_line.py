@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parti_data.manifest import MANIFEST, read_manifest
+from pipelines import command_line
+from pipelines.command_line import main
+
+COMMANDS = [
+    ["filter"], ["shard"], ["tokenize"], ["train", "text"], ["train", "tokenizer"], ["train", "prior"], ["sample"],
+    ["evaluate"], ["verify"], ["report"], ["demo"],
+]  # fmt: skip
+JOBS = [command for command in COMMANDS if command[0] not in ("verify", "report")]
+SMALL = ["source.num_pairs=8", "source.side_px=32"]
+
+
+@pytest.fixture
+def parti(capsys):
+    """Run the program; return its exit code, what it printed and what it complained of."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_a_stage_that_ends_well_exits_0_and_says_its_counts(parti, tmp_path):
+    code, out, err = parti("filter", f"output={tmp_path}/a", *SMALL)
+    assert (code, out, err) == (0, "filter: 0 dropped, 8 kept, 0 merged, 8 read\n", "")
+    assert read_manifest(f"{tmp_path}/a").counts["kept"] == 8
+    assert parti("filter", f"output={tmp_path}/a", *SMALL)[0] == 0
+
+
+def test_the_stages_work_one_after_another(parti, tmp_path, image_file, text_file):
+    parti("filter", f"output={tmp_path}/pairs", *SMALL)
+    code, out, _ = parti("shard", f"source={tmp_path}/pairs", f"output={tmp_path}/shards", "pairs_per_shard=5")
+    assert (code, out) == (0, "shard: 8 kept\n")
+    files = [f"image_tokenizer={image_file}", f"text_tokenizer={text_file}"]
+    code, out, _ = parti("tokenize", f"source={tmp_path}/shards", f"output={tmp_path}/tokens", *files)
+    assert (code, out) == (0, "tokenize: 8 rows\n")
+    code, out, _ = parti("verify", tmp_path / "tokens")
+    assert code == 0
+    assert out.splitlines()[-1].endswith("8 rows encoded again, all ids equal")
+
+
+def test_a_config_file_comes_first_and_overrides_after_it(parti, tmp_path):
+    config = tmp_path / "a.toml"
+    config.write_text(f'output = "{tmp_path}/a"\n[source]\nnum_pairs = 3\nside_px = 16\n')
+    assert parti("filter", config, "source.num_pairs=4")[:2] == (0, "filter: 0 dropped, 4 kept, 0 merged, 4 read\n")
+
+
+def test_beams_options_go_after_two_dashes(parti, tmp_path, contents):
+    places = [f"{tmp_path}/a", f"{tmp_path}/b"]
+    for place, options in zip(places, (["--direct_num_workers=1"], ["--direct_num_workers=2"]), strict=True):
+        assert parti("filter", f"output={place}", *SMALL, "--", *options)[0] == 0
+    assert contents(places[0]) == contents(places[1])
+
+
+def test_what_went_wrong_exits_1_in_one_line(parti, tmp_path):
+    code, out, err = parti("filter", f"output={tmp_path}/a", "source.kind=webdataset", f"source.path={tmp_path}/none")
+    expected = f"error: {tmp_path}/none/*.tar: expected tar files, found none; check source.path\n"
+    assert (code, out, err) == (1, "", expected)
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_a_directory_that_is_none_exits_1(parti, tmp_path, command):
+    code, out, err = parti(command, tmp_path / "none")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {tmp_path}/none: expected ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["filter", "outptu=x"], "error: overrides: expected a known key, found 'outptu'; did you mean 'output'?\n"),
+        (["filter", "output=x", "source.num_pair=1"], "did you mean 'source.num_pairs'?\n"),
+        (["tokenize", "rows_per_shrd=1"], "did you mean 'rows_per_shard'?\n"),
+        (["filter"], "expected a value for 'output', found none; add it to the file or as output=…\n"),
+        (["filter", "none.toml"], "error: none.toml: expected a TOML file, found none (No such file or directory)"),
+        (["filter", "a.toml", "b.toml"], "b.toml: expected one config file, found 2; give overrides as key=value\n"),
+        (["filter", "output"], "error: output: expected key=value, found no '='"),
+        (["filter", "output=x", "--", "--nothing=1"], "--nothing=1: expected an option of Beam's after --, found"),
+    ],
+)  # fmt: skip
+def test_a_wrong_config_exits_2_in_one_line(parti, arguments, message):
+    code, out, err = parti(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["fliter"], ["verify"], ["filter", "--nothing"], ["train", "nothing"]])
+def test_wrong_usage_exits_2(parti, arguments):
+    code, out, err = parti(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: " in err
+
+
+@pytest.mark.parametrize("command", JOBS[3:])
+def test_beams_options_are_refused_where_there_is_no_beam(parti, command):
+    code, _, err = parti(*command, "--", "--direct_num_workers=2")
+    assert code == 2
+    assert err == (
+        "error: --direct_num_workers=2: expected no options after --, found some; this command does not use Beam\n"
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["train"], *COMMANDS], ids=" ".join)
+def test_help_is_there_at_each_level(parti, command):
+    code, out, _ = parti(*command, "--help")
+    assert code == 0
+    assert out.lstrip().startswith("Usage: ")
+    level = [
+        known[len(command)] for known in COMMANDS if known[: len(command)] == command and len(known) > len(command)
+    ]
+    for name in level:
+        assert name in out
+    assert level or "[CONFIG.toml] [KEY=VALUE]" in out or "DIR" in out
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("apache_beam", "pipelines", ["filter", "output=x"]),
+        ("torch", "model", ["train", "prior"]),
+        ("jinja2", "report", ["report", "x"]),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(parti, monkeypatch, package, extra, arguments):
+    def refuse(module: str):
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.inner")
+
+    monkeypatch.setattr(command_line, "import_module", refuse)
+    code, _, err = parti(*arguments)
+    assert code == 2
+    assert f"expected the package {package}.inner, found none; pip install 'parti[{extra}]'\n" in err
+
+
+def test_a_missing_module_of_ours_is_a_fault_and_no_missing_extra(monkeypatch):
+    def refuse(module: str):
+        raise ModuleNotFoundError("No module named 'parti_data.lost'", name="parti_data.lost")
+
+    monkeypatch.setattr(command_line, "import_module", refuse)
+    with pytest.raises(ModuleNotFoundError, match="lost"):
+        main(["filter", "output=x"])
+
+
+def test_every_package_outside_the_base_belongs_to_an_extra():
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for package, extra in command_line._EXTRAS.items():
+        stated = [line.replace("-", "_") for line in project["optional-dependencies"][extra]]
+        assert any(line.startswith(package) for line in stated), package
+
+
+def test_help_needs_neither_torch_nor_beam():
+    """In a process of its own, as the packages are loaded here."""
+    code = (
+        "import sys; from pipelines.command_line import main\n"
+        "try: main(['filter', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'apache_beam', 'scipy', 'jinja2'} & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_installed_program_exits_with_the_code(tmp_path):
+    program = [sys.executable, "-m", "pipelines.command_line"]
+    wrong = subprocess.run([*program, "filter", "outptu=x"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: overrides: expected a known key, found 'outptu'; did you mean 'output'?\n"
+    (tmp_path / MANIFEST).write_text(json.dumps({}))
+    failed = subprocess.run([*program, "verify", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"error: {tmp_path}/{MANIFEST}: expected a manifest, found ")
+    assert len(failed.stderr.splitlines()) == 1

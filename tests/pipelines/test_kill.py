@@ -1,0 +1,88 @@
+import multiprocessing
+import runpy
+import signal
+from pathlib import Path
+
+import pytest
+
+from parti_data.manifest import BEGUN, MANIFEST, read_manifest
+
+CHILD = str(Path(__file__).with_name("stage_killed_midway.py"))
+JOBS = {
+    "filter": ("pipelines.filter", "filter_pairs", "FilterConfig"),
+    "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
+    "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
+}
+FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
+NUM_KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that are forked from one that has imported all, so that each starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module for module, _, _ in JOBS.values()])
+    return context
+
+
+@pytest.fixture(scope="module")
+def run_child(processes):
+    """Run a stage in a process that dies at a moment (-1: never); return its exit code."""
+
+    def run(stage: str, config, die_at: int, report: Path) -> int:
+        module, job, config_class = JOBS[stage]
+        given = {"MODULE": module, "JOB": job, "CONFIG": config_class, "VALUES": config.model_dump_json()}
+        child = processes.Process(
+            target=runpy.run_path, args=(CHILD, given | {"DIE_AT": die_at, "REPORT": str(report)}, "__main__")
+        )
+        child.start()
+        child.join(60)
+        return child.exitcode
+
+    return run
+
+
+def spread(num_moments: int) -> list[int]:
+    """Ten moments from the first to the last, those around the manifest among them."""
+    last = num_moments - 1
+    around_manifest = {last - 2, last - 1, last}
+    steps = NUM_KILLS - len(around_manifest)
+    return sorted({step * (last - 3) // (steps - 1) for step in range(steps)} | around_manifest)
+
+
+@pytest.mark.parametrize("stage", JOBS)
+def test_a_stage_that_was_killed_anywhere_ends_with_the_same_bytes(
+    stage, request, tmp_path, make_config, run_stage, run_child, contents
+):
+    expected = contents(request.getfixturevalue(FINISHED[stage]))
+    whole = make_config(stage, tmp_path / "whole")
+    assert run_child(stage, whole, -1, tmp_path / "moments") == 0
+    assert contents(whole.output) == expected
+    num_moments = int((tmp_path / "moments").read_text())
+    num_files = len(read_manifest(whole.output).shards) + 2
+    assert num_moments % 3 == 0
+    assert num_moments >= 3 * num_files
+    kills = spread(num_moments)
+    assert len(kills) == NUM_KILLS
+    has_half_files, has_begun, has_manifest = set(), set(), set()
+    for moment in kills:
+        config = make_config(stage, tmp_path / f"killed-{moment}")
+        assert run_child(stage, config, moment, tmp_path / "never") == -signal.SIGKILL
+        left = contents(config.output)
+        has_half_files.add(any(".tmp-" in name for name in left))
+        has_begun.add(BEGUN in left)
+        has_manifest.add(MANIFEST in left)
+        run_stage(config)
+        found = contents(config.output)
+        assert found.keys() == expected.keys(), moment
+        assert [name for name in expected if found[name] != expected[name]] == [], moment
+    assert has_half_files == has_begun == has_manifest == {True, False}
+
+
+def test_a_stage_that_is_killed_again_and_again_gets_done(tmp_path, make_config, run_child, filtered, contents):
+    config = make_config("filter", tmp_path / "out")
+    exits = [run_child("filter", config, 3, tmp_path / "moments") for _ in range(20)]
+    assert exits[0] == -signal.SIGKILL
+    assert exits[-1] == 0
+    assert sorted(exits) == exits
+    assert contents(config.output) == contents(filtered)

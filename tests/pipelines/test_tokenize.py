@@ -1,0 +1,153 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model.tokenizers import load_tokenizer
+from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
+from parti_data.image_dataset import ImageDataset
+from parti_data.ledger import PairDirectory
+from parti_data.manifest import manifest_digest, read_manifest
+from parti_data.sources import WebDatasetSource
+from parti_data.text import TextTokenizer
+from parti_data.token_shard import order_hash, read_metadata, read_row_group, token_matrix
+from pipelines.filter import FilterConfig, filter_pairs
+from pipelines.gather_tokens import order_rows
+from pipelines.tokenize import TokenizeConfig, plan_fragments, tokenize_pairs
+
+
+def read_rows(directory: str) -> list[dict]:
+    paths = [f"{directory}/{shard.name}" for shard in read_manifest(directory).shards]
+    tables = [read_row_group(path, group) for path in paths for group in range(len(read_metadata(path)[1]))]
+    return pa.concat_tables(tables).to_pylist()
+
+
+def test_every_kept_pair_is_tokenized_once(filtered, tokens):
+    kept = {row.key: row for row in PairDirectory(filtered).kept()}
+    rows = read_rows(tokens)
+    assert read_manifest(tokens).counts == {"rows": len(kept)}
+    assert sorted(row["key"] for row in rows) == sorted(kept)
+    for row in rows:
+        pair = kept[row["key"]]
+        assert (row["captions"], row["source"], row["source_key"]) == (pair.captions, pair.source, pair.source_key)
+        assert (row["view"], row["box"], row["flipped"]) == (0, [0, 0, 32, 32], False)
+
+
+def test_ids_are_those_of_the_tokenizers(filtered, tokens, image_file, text_file):
+    pictures = ImageDataset(filtered, 32, 1)
+    expected = load_tokenizer(image_file).encode(pictures.pictures(range(len(pictures)))).numpy()
+    by_key = {row.key: ids for row, ids in zip(PairDirectory(filtered).kept(), expected, strict=True)}
+    text = TextTokenizer(text_file)
+    for row in read_rows(tokens):
+        assert row["image_tokens"] == by_key[row["key"]].tolist()
+        assert row["text_ids"] == [text.encode(caption) for caption in row["captions"]]
+    assert len({tuple(ids) for ids in expected.tolist()}) > 30  # the untrained tokenizer tells pictures apart
+
+
+def test_rows_are_spread_and_ordered_by_their_hash(tokens):
+    shards = read_manifest(tokens).shards
+    assert len(shards) == 3
+    assert min(shard.rows for shard in shards) > 10
+    for number, shard in enumerate(shards):
+        keys = read_row_group(f"{tokens}/{shard.name}", 0).column("key").to_pylist()
+        hashes = [order_hash(key, 0, 0) for key in keys]
+        assert hashes == sorted(hashes)
+        assert {place % 3 for place in hashes} == {number}
+
+
+def test_a_shard_says_what_made_it(tokens, filtered, image_file, text_file):
+    image_tokenizer, text_tokenizer = load_tokenizer(image_file), TextTokenizer(text_file)
+    for shard in read_manifest(tokens).shards:
+        metadata, rows = read_metadata(f"{tokens}/{shard.name}")
+        assert sum(rows) == shard.rows
+        assert metadata.image_tokenizer == image_tokenizer.fingerprint
+        assert metadata.text_tokenizer == text_tokenizer.fingerprint
+        assert metadata.input_digest == manifest_digest(filtered)
+        assert (metadata.codebook_size, metadata.grid_side, metadata.image_side) == (64, 4, 32)
+        assert (metadata.num_tokens, metadata.text_vocabulary_size) == (16, 128)
+    assert read_manifest(tokens).inputs == {
+        "source": manifest_digest(filtered),
+        "image_tokenizer": image_tokenizer.fingerprint,
+        "text_tokenizer": text_tokenizer.fingerprint,
+    }
+
+
+def test_tokens_are_the_same_from_the_source_and_from_its_tars(
+    tokens, sharded, tmp_path, make_tokenize_config, beam_options
+):
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", source=sharded), beam_options())
+    assert read_rows(f"{tmp_path}/out") == read_rows(tokens)
+
+
+@pytest.mark.parametrize("rows_per_fragment", [7, 64, 1000])
+def test_tokens_do_not_depend_on_the_fragments(tokens, tmp_path, make_tokenize_config, beam_options, rows_per_fragment):
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", rows_per_fragment=rows_per_fragment), beam_options())
+    assert read_rows(f"{tmp_path}/out") == read_rows(tokens)
+
+
+def test_another_seed_gives_another_order_of_the_same_rows(tokens, tmp_path, make_tokenize_config, beam_options):
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", seed=1), beam_options())
+    found, expected = read_rows(f"{tmp_path}/out"), read_rows(tokens)
+    assert found != expected
+    assert sorted(found, key=lambda row: row["key"]) == sorted(expected, key=lambda row: row["key"])
+
+
+def test_pictures_of_another_size_say_which_square_was_taken(tmp_path, make_tar, make_tokenize_config, beam_options):
+    from parti_data.images import to_png
+
+    wide = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    path = make_tar("x.tar", [("a.png", to_png(wide)), ("a.txt", b"a small red ring")])
+    source = WebDatasetSource(kind="webdataset", path=path)
+    filter_pairs(FilterConfig(output=f"{tmp_path}/pairs", source=source), beam_options())
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
+    (row,) = read_rows(f"{tmp_path}/out")
+    assert row["box"] == [16, 0, 64, 64]
+
+
+@pytest.mark.parametrize("num_pairs", [1, 29, 30, 31, 100])
+def test_fragments_hold_every_row_once(num_pairs):
+    plans = plan_fragments(num_pairs, 30)
+    assert [row for plan in plans for row in range(plan.first, plan.last)] == list(range(num_pairs))
+    assert [plan.number for plan in plans] == list(range(len(plans)))
+    assert max(plan.last - plan.first for plan in plans) <= 30
+
+
+def test_ordering_rows_is_a_permutation_by_hash(tokens):
+    table = read_row_group(f"{tokens}/{read_manifest(tokens).shards[0].name}", 0)
+    backwards = table.take(pa.array(range(len(table) - 1, -1, -1)))
+    assert order_rows(backwards, 0) == table
+    np.testing.assert_array_equal(token_matrix(order_rows(backwards, 0)), token_matrix(table))
+
+
+def test_another_tokenizer_is_refused_in_a_begun_directory(
+    tokens, tmp_path, make_image_file, make_tokenize_config, beam_options
+):
+    other = make_image_file(tmp_path / "other.safetensors", 1)
+    with pytest.raises(ShardError, match=r"found another \(input image_tokenizer: begun with '\w+', now '\w+'\)"):
+        tokenize_pairs(make_tokenize_config(tokens, image_tokenizer=other), beam_options())
+
+
+def test_another_source_is_refused_in_a_begun_directory(tokens, sharded, make_tokenize_config, beam_options):
+    with pytest.raises(ShardError, match=r"found another \(input source: begun with '\w+', now '\w+'\)"):
+        tokenize_pairs(make_tokenize_config(tokens, source=sharded), beam_options())
+
+
+def test_a_missing_tokenizer_is_refused(tmp_path, make_tokenize_config, beam_options):
+    with pytest.raises(TokenizerError, match=r"none.safetensors: expected .*found none"):
+        config = make_tokenize_config(tmp_path / "out", image_tokenizer=f"{tmp_path}/none.safetensors")
+        tokenize_pairs(config, beam_options())
+    with pytest.raises(TokenizerError, match=r"none.model: expected a SentencePiece model, found none"):
+        tokenize_pairs(make_tokenize_config(tmp_path / "out", text_tokenizer=f"{tmp_path}/none.model"), beam_options())
+
+
+def test_no_kept_pairs_are_refused(make_tar, tmp_path, make_tokenize_config, beam_options):
+    source = WebDatasetSource(kind="webdataset", path=make_tar("x.tar", []))
+    filter_pairs(FilterConfig(output=f"{tmp_path}/pairs", source=source), beam_options())
+    with pytest.raises(SourceError, match="pairs: expected kept pairs, found none; see its ledger for the reasons"):
+        tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
+
+
+@pytest.mark.parametrize("key", ["rows_per_shard", "rows_per_fragment"])
+def test_shards_without_room_are_refused(key):
+    needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
+    with pytest.raises(ConfigError, match=f"expected for '{key}' that input should be greater than 0, found 0"):
+        TokenizeConfig.load(None, [*needed, f"{key}=0"])
