@@ -65,12 +65,19 @@ def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
             width, height = opened.size
             if width * height > limits.max_pixels:
                 return Drop("image_too_many_pixels", f"{width}x{height}, at most {limits.max_pixels} pixels")
-            if opened.getexif().get(0x0112) in (5, 6, 7, 8):  # those that lie on their side
+            if _orientation(opened) in (5, 6, 7, 8):  # those that lie on their side
                 width, height = height, width
             kind = "JPEG" if opened.format == "MPO" else str(opened.format)  # a JPEG with more pictures behind it
             return ImageHeader(width, height, kind)
     except _DECODING_ERRORS as error:
         return Drop("image_unreadable", _one_line(error))
+
+
+def _orientation(opened: Image.Image) -> int:
+    """Return EXIF's orientation. Of a PNG only what stands before the pixels: Pillow decodes them all to look behind."""
+    if opened.format == "PNG" and "exif" not in opened.info:
+        return 1
+    return opened.getexif().get(0x0112, 1)
 
 
 def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
@@ -103,14 +110,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def resize_center(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Return a centre square resized to uint8 (S, S, 3), and its box x, y, width, height in the given pixels.
 
-    The short side becomes `side`, bicubic with antialiasing, and the middle is cut out.
+    The short side becomes `side`, bilinear with antialiasing, and the middle is cut out: what torchvision's Resize and
+    CenterCrop do to a Pillow image.
     """
     height, width = pixels.shape[:2]
     if height == width == side:
         return pixels, (0, 0, side, side)
     scale = side / min(height, width)
     new_width, new_height = max(side, int(width * scale)), max(side, int(height * scale))
-    resized = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR))
     left, top = round((new_width - side) / 2), round((new_height - side) / 2)
     box = (round(left / scale), round(top / scale), min(width, height), min(width, height))
     return resized[top : top + side, left : left + side], box

@@ -27,7 +27,11 @@ def parse_options(arguments: list[str]) -> PipelineOptions:
     defaults = [_THREADS] if not any(a.startswith("--direct_running_mode") for a in arguments) else []
     defaults += [] if workers else [f"--direct_num_workers={os.cpu_count() or 1}"]
     options = PipelineOptions([*(defaults if local else []), *arguments])
-    unknown = [name for name in arguments if name.startswith("--") and not _is_known(name, options)]
+    unknown = [
+        word
+        for word, before in zip(arguments, ["", *arguments], strict=False)
+        if not (_is_known(word, options) if word.startswith("--") else before.startswith("--") and "=" not in before)
+    ]
     if unknown:
         raise ConfigError(f"{unknown[0]}: expected an option of Beam's after --, found none of that name; check it")
     return options
