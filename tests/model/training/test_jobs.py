@@ -133,14 +133,14 @@ def sample_config(output, prior_file, image_file, text_file, **named) -> SampleC
 
 
 def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, image_file, text_file):
-    table = 'Prompt\tCategory\na small red ring on a gray background\tscenes\n"quoted" wombat\tother\n'
+    table = 'Prompt\tCategory\na small red ring on a black background\tscenes\n"quoted" wombat\tother\n'
     (tmp_path / "prompts.tsv").write_text(table)
     config = sample_config(
         tmp_path / "samples", prior_file, image_file, text_file, prompts_file=str(tmp_path / "prompts.tsv")
     )
     sample(config)
     rows = pq.read_table(tmp_path / "samples" / "samples.parquet").to_pylist()
-    assert [row["prompt"] for row in rows] == ["a small red ring on a gray background"] * 2 + ['"quoted" wombat'] * 2
+    assert [row["prompt"] for row in rows] == ["a small red ring on a black background"] * 2 + ['"quoted" wombat'] * 2
     for row in rows:
         with Image.open(tmp_path / "samples" / row["picture"]) as opened:
             picture = np.asarray(opened)
