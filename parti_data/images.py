@@ -74,7 +74,7 @@ def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
 
 
 def _orientation(opened: Image.Image) -> int:
-    """Return EXIF's orientation. Of a PNG only what stands before the pixels: Pillow decodes them all to look behind."""
+    """Return EXIF's orientation; of a PNG what stands before the pixels, which Pillow decodes to look behind them."""
     if opened.format == "PNG" and "exif" not in opened.info:
         return 1
     return opened.getexif().get(0x0112, 1)

@@ -49,7 +49,8 @@ def test_counts_are_the_recorded_ones(filtered):
         "kept": [24, 24, 24],
         "reasons": {
             "kept": 72, "merged exact_duplicate": 6, "dropped caption_boilerplate": 3, "dropped caption_missing": 3,
-            "dropped image_too_many_pixels": 3, "dropped image_too_small": 3, "dropped image_undecodable": 3, "dropped image_unreadable": 3,
+            "dropped image_too_many_pixels": 3, "dropped image_too_small": 3, "dropped image_undecodable": 3,
+            "dropped image_unreadable": 3,
         },
     }  # fmt: skip
 
@@ -102,8 +103,8 @@ def test_too_many_dropped_rows_are_refused_with_the_reasons_and_a_higher_limit_g
     config = FilterConfig(output=f"{tmp_path}/out", source=synthetic, max_dropped_fraction=0.1)
     with pytest.raises(
         SourceError,
-        match=r"out: expected at most 10% of rows dropped, found 18 of 96 \(caption_boilerplate 3, caption_missing 3, image_too_many_pixels 3\)"
-        r"; look into the ledger, then mend the rules or raise max_dropped_fraction",
+        match=r"out: expected at most 10% of rows dropped, found 18 of 96 "
+        r"\(caption_boilerplate 3, caption_missing 3, image_too_many_pixels 3\); look into the ledger, then mend the rules or raise max_dropped_fraction",
     ):
         filter_pairs(config, beam_options())
     before = contents(config.output)
