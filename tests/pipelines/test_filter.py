@@ -104,7 +104,8 @@ def test_too_many_dropped_rows_are_refused_with_the_reasons_and_a_higher_limit_g
     with pytest.raises(
         SourceError,
         match=r"out: expected at most 10% of rows dropped, found 18 of 96 "
-        r"\(caption_boilerplate 3, caption_missing 3, image_too_many_pixels 3\); look into the ledger, then mend the rules or raise max_dropped_fraction",
+        r"\(caption_boilerplate 3, caption_missing 3, image_too_many_pixels 3\); "
+        r"look into the ledger, then mend the rules or raise max_dropped_fraction",
     ):
         filter_pairs(config, beam_options())
     before = contents(config.output)
