@@ -30,4 +30,4 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.run $(ONLY)
 
 clean:
-	rm -rf .venv build *.egg-info runs
+	rm -rf .venv build *.egg-info

@@ -117,7 +117,8 @@ def resize_center(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int,
     if height == width == side:
         return pixels, (0, 0, side, side)
     scale = side / min(height, width)
-    new_width, new_height = max(side, int(width * scale)), max(side, int(height * scale))
+    short = min(height, width)
+    new_width, new_height = int(side * width / short), int(side * height / short)
     resized = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR))
     left, top = round((new_width - side) / 2), round((new_height - side) / 2)
     box = (round(left / scale), round(top / scale), min(width, height), min(width, height))

@@ -85,12 +85,6 @@ def read_ledger(path: str) -> Iterator[LedgerRow]:
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
 
 
-def count_rows(path: str) -> int:
-    """Return the number of rows of a Parquet file, from its footer."""
-    with open_file(path) as file:
-        return pq.ParquetFile(file).metadata.num_rows
-
-
 def _batches(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:
     batch: list[LedgerRow] = []
     for row in rows:

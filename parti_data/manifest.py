@@ -84,13 +84,13 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
 
     Raises ShardError where the directory was begun with another stage, config or input, and shows the difference.
     """
-    sweep(path)
     if is_file(join(path, MANIFEST)):
         manifest = read_manifest(path)
         _refuse_drift(path, manifest, beginning)
         return manifest
     if is_file(join(path, BEGUN)):
-        _refuse_drift(path, Beginning.model_validate_json(read_bytes(join(path, BEGUN))), beginning)
+        _refuse_drift(path, _read_beginning(path), beginning)
+        sweep(path)
     else:
         if parquet := [name for name in list_directory(path) if name.endswith((".parquet", ".tar"))]:
             raise ShardError(
@@ -120,6 +120,16 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
     if stages and manifest.stage not in stages:
         raise ShardError(f"{path}: expected the output of {' or '.join(stages)}, found that of {manifest.stage}")
     return manifest
+
+
+def _read_beginning(path: str) -> Beginning:
+    try:
+        return Beginning.model_validate_json(read_bytes(join(path, BEGUN)))
+    except ValidationError as error:
+        raise ShardError(
+            f"{join(path, BEGUN)}: expected what the directory was begun with, found {error.errors()[0]['msg']}; "
+            "choose another output"
+        ) from None
 
 
 def manifest_digest(path: str) -> str:

@@ -53,7 +53,7 @@ HELD_OUT_COMBINATIONS = frozenset(
 """Pairs of colour and shape that training never sees: every colour once, every shape at most twice."""
 HELD_OUT_PROMPT_SHARE = 8
 """One caption in this many, picked by its hash, never occurs in training."""
-OBJECT_COUNT_WEIGHTS = (0.2, 0.5, 0.3)
+OBJECT_COUNT_WEIGHTS = (0.4, 0.4, 0.2)
 _SUPERSAMPLING = 4
 _PLACEMENTS = 50
 """Tries at placing objects before others are drawn."""

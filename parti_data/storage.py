@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,16 +19,27 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from parti_data.errors import ShardError
+from parti_data.errors import ConfigError, ShardError
 
 _TEMPORARY = ".tmp-"
+_ASIDE = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{32}}$")
 _BLOCK_BYTES = 1 << 20
 _NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+def _open_filesystem(path: str) -> tuple[Any, str]:
+    """Return a path's filesystem and its name there; raises ConfigError for a protocol that cannot be opened."""
+    try:
+        return fsspec.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: expected a path that fsspec opens, found {error}; install that or check it"
+        ) from None
+
+
 def open_file(path: str) -> BinaryIO:
     """Return the file opened for reading."""
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     return filesystem.open(name, "rb")
 
 
@@ -39,26 +51,26 @@ def read_bytes(path: str) -> bytes:
 
 def is_file(path: str) -> bool:
     """Whether there is such a file."""
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     return filesystem.isfile(name)
 
 
 def file_size(path: str) -> int:
     """Return the file's size in bytes."""
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     return int(filesystem.size(name))
 
 
 def expand(pattern: str) -> list[str]:
-    """Return the files that a path, a directory's path or a glob names, sorted."""
-    filesystem, name = fsspec.url_to_fs(pattern)
+    """Return what a path or a glob names, sorted; nothing where there is no such thing."""
+    filesystem, name = _open_filesystem(pattern)
     found = filesystem.glob(name) if any(c in name for c in "*?[") else [name] if filesystem.exists(name) else []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
 
 
 def list_directory(path: str) -> list[str]:
     """Return the names of the files in a directory, sorted; none where there is no directory."""
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     if not filesystem.isdir(name):
         return []
     return sorted(Path(entry).name for entry in filesystem.ls(name, detail=False))
@@ -94,7 +106,7 @@ def publish(path: str) -> Iterator[BinaryIO]:
 
     A full disk raises ShardError.
     """
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     try:
         if isinstance(filesystem, LocalFileSystem):
             with _publish_local(Path(name)) as file:
@@ -145,14 +157,14 @@ def publish_bytes(path: str, content: bytes) -> None:
 
 
 def sweep(directory: str) -> None:
-    """Remove what killed writers left aside in a directory."""
+    """Remove what killed writers left aside in a directory, and nothing that `publish` did not name."""
     for name in list_directory(directory):
-        if _TEMPORARY in name:
+        if _ASIDE.search(name) and is_file(join(directory, name)):
             remove(join(directory, name))
 
 
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it, where it exists."""
-    filesystem, name = fsspec.url_to_fs(path)
+    filesystem, name = _open_filesystem(path)
     if filesystem.exists(name):
         filesystem.rm(name, recursive=True)

@@ -70,7 +70,8 @@ class TokenDataset:
             )
         self.path, self.batch_size, self.seed, self.text_length = path, batch_size, seed, text_length
         self._rank, self._world_size, self._step = rank, world_size, 0
-        self.digest = manifest_digest(path) if read_manifest(path, ("tokenize",)) else ""
+        read_manifest(path, ("tokenize",))
+        self.digest = manifest_digest(path)
         self.metadata, self._groups = _open_shards(path)
         self.num_rows = sum(group.rows for group in self._groups)
         if not self.num_rows:

@@ -18,6 +18,7 @@ _EXTRAS = {
     "safetensors": "model",
     "scipy": "model",
     "jinja2": "report",
+    "psutil": "demo",
 }
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,

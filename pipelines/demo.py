@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import psutil
 
@@ -20,6 +20,7 @@ from parti_data.scenes import make_scene
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
 
 SUMMARY = "summary.json"
+TIMES = "times.json"
 PROMPTS = "prompts.tsv"
 CATEGORIES = {
     "one object": ("new_prompts", 1),
@@ -27,7 +28,7 @@ CATEGORIES = {
     "new combination": ("new_combinations", 1),
 }
 """The split and the number of objects of each kind of prompt."""
-_SAMPLE_MEMORY_EVERY_S = 0.25
+_READ_MEMORY_EVERY_S = 0.25
 
 
 class DemoConfig(StageConfig):
@@ -35,12 +36,6 @@ class DemoConfig(StageConfig):
 
     output: str = "runs/demo"
     prompts_per_category: int = 48
-
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset()
-
-
-class DemoError(PartiError):
-    """A command of the demo failed; it has said why."""
 
 
 class PeakMemory(threading.Thread):
@@ -54,7 +49,7 @@ class PeakMemory(threading.Thread):
     def run(self) -> None:
         """Sample until stopped."""
         me = psutil.Process()
-        while not self._stopped.wait(_SAMPLE_MEMORY_EVERY_S):
+        while not self._stopped.wait(_READ_MEMORY_EVERY_S):
             self.peak_bytes = max(self.peak_bytes, sum(map(_resident, [me, *me.children(recursive=True)])))
 
     def stop(self) -> int:
@@ -118,22 +113,34 @@ def scene_prompts(prompts_per_category: int) -> str:
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run every step that is not finished, then write the page and the summary, and print both."""
+    """Run every command, then write the page and the summary, and print it.
+
+    A finished step returns at once, and refuses a config that has changed since; times and the peak of a demo that was
+    stopped are added to those of its earlier runs.
+    """
+    before = _read_times(config.output)
+    seconds: dict[str, float] = before["seconds"]
     memory = PeakMemory()
     memory.start()
     publish_bytes(join(config.output, PROMPTS), scene_prompts(config.prompts_per_category).encode())
-    before = json.loads(read_bytes(join(config.output, SUMMARY))) if is_file(join(config.output, SUMMARY)) else {}
-    seconds = before.get("seconds_by_step", {})
-    for name, arguments in demo_commands(config).items():
-        if is_file(join(join(config.output, name), MANIFEST)):
-            continue
-        seconds[name] = round(seconds.get(name, 0) + _run(arguments), 1)
-    _run(["verify", join(config.output, "tokens")])
-    peak_bytes = max(memory.stop(), before.get("peak_memory_bytes", 0))
+    commands = demo_commands(config) | {"verify": ["verify", join(config.output, "tokens")]}
+    for name, arguments in commands.items():
+        is_new = not is_file(join(join(config.output, name), MANIFEST)) and not (name == "verify" and name in seconds)
+        taken = _run(arguments)
+        seconds[name] = round(seconds.get(name, 0) + taken, 1) if is_new else seconds.get(name, 0)
+        before["peak"] = max(before["peak"], memory.peak_bytes)
+        publish_bytes(join(config.output, TIMES), json.dumps(before).encode())
+    peak_bytes = max(memory.stop(), before["peak"])
     summary = summarise(config.output, seconds, peak_bytes)
     publish_bytes(join(config.output, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
     _run(["report", config.output])
     print(json.dumps(summary, indent=1))
+
+
+def _read_times(output: str) -> dict[str, Any]:
+    """Return the seconds of each step and the peak memory in bytes of earlier runs."""
+    path = join(output, TIMES)
+    return json.loads(read_bytes(path)) if is_file(path) else {"seconds": {}, "peak": 0}
 
 
 def summarise(output: str, seconds: dict[str, float], peak_bytes: int) -> dict[str, object]:
@@ -154,10 +161,10 @@ def summarise(output: str, seconds: dict[str, float], peak_bytes: int) -> dict[s
 
 
 def _run(arguments: list[str]) -> float:
-    """Run `parti` with arguments and return the seconds it took; raises DemoError where it fails."""
+    """Run `parti` with arguments and return the seconds it took; raises PartiError where it fails."""
     print(f"$ parti {' '.join(arguments)}", flush=True)
     started = time.monotonic()
     result = subprocess.run([sys.executable, "-m", "pipelines.command_line", *arguments], check=False)
     if result.returncode:
-        raise DemoError(f"parti {arguments[0]}: expected to finish, found exit code {result.returncode}; see above")
+        raise PartiError(f"parti {arguments[0]}: expected to finish, found exit code {result.returncode}; see above")
     return time.monotonic() - started

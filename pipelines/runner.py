@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner import fn_runner
@@ -50,11 +50,6 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=dict_to_struct(settings))
     runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
     return beam.Pipeline(runner=runner, options=options)
-
-
-def num_workers(options: PipelineOptions) -> int:
-    """Return how many local workers the options ask for."""
-    return int(options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1)
 
 
 def run(pipeline: beam.Pipeline) -> Any:

@@ -84,9 +84,17 @@ def check_tokens(directory: str, shard: ShardRecord, manifest: Manifest) -> Iter
 
 def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     """Encode some rows' images and captions again; raises ShardError where ids differ, says so where it cannot."""
-    from pipelines.encode_images import encode_rows, open_tokenizers  # a ledger is verified without torch
+    try:
+        import torch
+
+        from pipelines.encode_images import encode_rows, open_tokenizers
+    except ModuleNotFoundError as error:  # a ledger, and all else of a shard, is verified without them
+        return [
+            f"{directory}: tokens not encoded again, for want of {error.name}; pip install 'parti[pipelines,model]'"
+        ]
 
     places = manifest.details["places"]
+    torch.set_num_threads(1)  # as encode does: another number of threads may change a token
     try:
         pairs = PairDirectory(places["source"])
         image_tokenizer, text_tokenizer = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"])

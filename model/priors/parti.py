@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import Block, KeyValueCache, Rotation, initialise, positions_2d, rotation_2d
+from model.shapes import refuse_remainder
 from parti_data.text import END, PAD
 
 
@@ -32,6 +33,9 @@ class PartiShape:
     num_encoder_layers: int = 12
     num_decoder_layers: int = 12
     dropout: float = 0.1
+
+    def __post_init__(self):
+        refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
 
     @property
     def num_tokens(self) -> int:

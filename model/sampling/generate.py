@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from model.priors.parti import EncodedText, Parti, no_text
@@ -13,10 +14,10 @@ class Sampling(StrictModel):
 
     guidance: float = 1.2
     """Lambda of `guide`; 1 samples from the prior as it is."""
-    temperature: float = 1.0
-    top_k: int = 0
+    temperature: PositiveFloat = 1.0
+    top_k: NonNegativeInt = 0
     """Keep so many of the likeliest tokens; 0 keeps all."""
-    top_p: float = 1.0
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Keep the likeliest tokens that together have this probability."""
 
 

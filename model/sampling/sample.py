@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.generate import Sampling, generate, uniform_numbers
@@ -44,9 +44,9 @@ class SampleConfig(StageConfig):
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
     """A .tsv with a column Prompt and perhaps Category, as PartiPrompts.tsv; or any other text, a prompt a line."""
-    samples_per_prompt: int = 4
+    samples_per_prompt: PositiveInt = 4
     sampling: Sampling = Field(default_factory=Sampling)
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     seed: int = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"prior", "image_tokenizer", "text_tokenizer", "prompts_file"})
@@ -86,8 +86,8 @@ def _parse_table(lines: list[str], config: SampleConfig) -> Iterator[Prompt]:
         raise ConfigError(f"{config.prompts_file}: expected a column 'Prompt', found {header}; add the header")
     for line in lines[1:]:
         row = dict(zip(header, line.split("\t"), strict=False))
-        if row["Prompt"].strip():
-            yield Prompt(row["Prompt"].strip(), row.get("Category", ""))
+        if text := row.get("Prompt", "").strip():
+            yield Prompt(text, row.get("Category", ""))
 
 
 def sample(config: SampleConfig) -> Manifest:
@@ -168,7 +168,7 @@ def _write(
             "category": [prompts[number].category for number, _ in places],
             "sample": [copy for _, copy in places],
             "picture": names,
-            "image_tokens": tokens.numpy().astype(np.int32).tolist(),
+            "image_tokens": tokens.tolist(),
         }
     ).replace_schema_metadata({"parti": canonical_json(config.model_dump(mode="json"))})
     with publish(join(config.output, TABLE)) as file:

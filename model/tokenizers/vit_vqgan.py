@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import Block, Rotation, initialise, rotation_2d
+from model.shapes import refuse_remainder
 from parti_data.config import StrictModel
 
 COMMITMENT = 0.25
@@ -36,6 +37,10 @@ class ViTVQGANShape:
     num_heads: int = 8
     codebook_size: int = 8192
     code_width: int = 32
+
+    def __post_init__(self):
+        refuse_remainder("image_side", self.image_side, "patch_side", self.patch_side)
+        refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
 
     @property
     def grid_side(self) -> int:

@@ -9,9 +9,10 @@ import json
 import math
 import pickle
 import time
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from parti_data.config import StrictModel
@@ -26,18 +27,18 @@ METRICS = "metrics.jsonl"
 class Schedule(StrictModel):
     """How long to train, and AdamW's settings: linear warm-up, then cosine to a share of the rate."""
 
-    num_steps: int
-    lr: float
+    num_steps: PositiveInt
+    lr: PositiveFloat
     final_lr_ratio: float = 0.0
-    warmup_steps: int = 100
+    warmup_steps: NonNegativeInt = 100
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
-    precision: str = "bfloat16"
-    """Of the matrix products: bfloat16 or float32. Norms, the quantizer and the losses are float32 always."""
-    checkpoint_every: int = 500
-    log_every: int = 50
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the matrix products. The quantizer and the losses are float32 always."""
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 50
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -129,8 +130,8 @@ def _update(trainee: Trainee, optimizer: torch.optim.Optimizer, schedule: Schedu
 def _refuse_nonfinite(values: dict[str, float], directory: str, step: int) -> None:
     if not math.isfinite(values["total"]):
         raise CheckpointError(
-            f"{directory}: expected a finite loss, found {values['total']} at step {step}; lower schedule.lr and start "
-            "again, the last checkpoint is kept"
+            f"{directory}: expected a finite loss, found {values['total']} at step {step}; lower schedule.lr, in a "
+            "new output"
         )
 
 
@@ -145,8 +146,8 @@ def _save(
     state = {"step": step, "metrics": json.dumps(metrics), "extra": trainee.state_dict()}
     state |= {"model": trainee.model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, content)
-    publish_bytes(join(directory, CHECKPOINT), content.getvalue())
     publish_bytes(join(directory, METRICS), "".join(json.dumps(line) + "\n" for line in metrics).encode())
+    publish_bytes(join(directory, CHECKPOINT), content.getvalue())  # last: what it says is done is on disk
 
 
 def _resume(trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[dict[str, Any]], directory: str) -> int:

@@ -5,14 +5,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from model.priors.parti import Parti, PartiShape, drop_text
 from model.priors.prior_file import save_prior
+from model.shapes import make_shape
 from model.training.loop import METRICS, Schedule, train
 from parti_data.config import StageConfig
-from parti_data.manifest import Beginning, Manifest, begin, manifest_digest, record_shard
+from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
 from parti_data.token_dataset import TokenDataset
 from parti_data.token_shard import ShardMetadata
@@ -27,12 +28,12 @@ class TrainPriorConfig(StageConfig):
     """A directory that tokenize finished."""
     held_out: str = ""
     """Another such directory, on which the loss is measured; empty: not measured."""
-    architecture: dict[str, float] = Field(default_factory=dict)
+    architecture: dict[str, int | float] = Field(default_factory=dict)
     """Fields of PartiShape that differ from Parti-350M; vocabulary, codebook and grid come from the shards."""
     text_drop: float = 0.1
     """Share of rows trained without text, for classifier-free guidance. Parti does not state its own."""
     schedule: Schedule
-    batch_size: int = 8192
+    batch_size: PositiveInt = 8192
     seed: int = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out"})
@@ -65,7 +66,8 @@ class _PriorTrainee:
             return {}
         self.model.eval()
         batches = [
-            self._held_out.batch(number) for number in range(-(-self._held_out.num_rows // self._held_out.batch_size))
+            self._held_out.batch(number)
+            for number in range(max(self._held_out.num_rows // self._held_out.batch_size, 1))
         ]
         losses = [
             float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
@@ -81,29 +83,27 @@ class _PriorTrainee:
         """Take nothing."""
 
 
-def shape_for(metadata: ShardMetadata, architecture: dict[str, float]) -> PartiShape:
-    """Return the architecture that fits the shards."""
-    whole = {name: value if name == "dropout" else int(value) for name, value in architecture.items()}
-    return PartiShape(
+def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
+    """Return the architecture that fits the shards; raises ConfigError."""
+    return make_shape(
+        PartiShape,
+        architecture,
         text_vocabulary_size=metadata.text_vocabulary_size,
         codebook_size=metadata.codebook_size,
         grid_side=metadata.grid_side,
-        **whole,  # type: ignore[arg-type]
     )
 
 
 def train_prior(config: TrainPriorConfig) -> Manifest:
     """Train and write a prior; return the manifest."""
-    inputs = {"source": manifest_digest(config.source)}
-    if config.held_out:
-        inputs["held_out"] = manifest_digest(config.held_out)
-    begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
-    if isinstance(begun, Manifest):
-        return begun
     text_length = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
     tokens = TokenDataset(config.source, config.batch_size, config.seed, text_length=text_length)
     held_out = TokenDataset(config.held_out, config.batch_size, text_length=text_length) if config.held_out else None
     shape = shape_for(tokens.metadata, config.architecture)
+    inputs = {"source": tokens.digest} | ({"held_out": held_out.digest} if held_out else {})
+    begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
+    if isinstance(begun, Manifest):
+        return begun
     trainee = _PriorTrainee(config, shape, tokens, held_out)
     train(trainee, config.schedule, config.output, "train prior")
     save_prior(trainee.model, tokens.metadata, join(config.output, PRIOR))

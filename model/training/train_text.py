@@ -17,7 +17,7 @@ class TrainTextConfig(StageConfig):
     source: str
     """A directory that filter or shard finished."""
     vocabulary_size: int = 16_000
-    """Pieces at most. Source: Parti, section 2.2."""
+    """Pieces. Source: Parti, section 2.2."""
     seed: int = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source"})

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from model.shapes import make_shape
 from model.tokenizers.tokenizer import ImageTokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import LossWeights, ViTVQGAN, ViTVQGANShape
 from model.training.loop import METRICS, Schedule, train
@@ -49,7 +50,7 @@ class TrainTokenizerConfig(StageConfig):
     loss_weights: LossWeights = Field(default_factory=LossWeights)
     codebook: CodebookCare = Field(default_factory=CodebookCare)
     schedule: Schedule
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     seed: int = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out"})
@@ -135,13 +136,14 @@ def draw_reconstructions(tokenizer: ImageTokenizer, pictures: np.ndarray) -> np.
 
 def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest."""
+    shape = make_shape(ViTVQGANShape, dict(config.architecture))
     inputs = {"source": manifest_digest(config.source)}
     if config.held_out:
         inputs["held_out"] = manifest_digest(config.held_out)
     begun = begin(config.output, Beginning(stage="train_tokenizer", config=config.deciding(), inputs=inputs))
     if isinstance(begun, Manifest):
         return begun
-    side = ViTVQGANShape(**config.architecture).image_side
+    side = shape.image_side
     pictures = ImageDataset(config.source, side, config.batch_size, config.seed)
     held_out = ImageDataset(config.held_out, side, config.batch_size) if config.held_out else pictures
     trainee = _TokenizerTrainee(config, pictures, held_out)

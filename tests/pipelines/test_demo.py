@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
+from parti_data.errors import PartiError
 from parti_data.scenes import has_new_combination, is_held_out_prompt, parse_caption
 from pipelines import demo
-from pipelines.demo import CATEGORIES, DemoConfig, DemoError, configs_directory, demo_commands, scene_prompts
+from pipelines.demo import CATEGORIES, DemoConfig, configs_directory, demo_commands, scene_prompts
 
 
 def test_prompts_are_as_many_as_asked_for_and_none_occurs_in_training():
@@ -41,5 +42,5 @@ def test_a_step_reads_what_steps_before_it_wrote(tmp_path):
 
 def test_a_step_that_fails_ends_the_demo(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
-    with pytest.raises(DemoError, match="parti filter: expected to finish, found exit code 1; see above"):
+    with pytest.raises(PartiError, match="parti filter: expected to finish, found exit code 1; see above"):
         demo._run(["filter"])

@@ -6,13 +6,13 @@ from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
 from parti_data import errors
 from parti_data.errors import ConfigError, PartiError
-from pipelines.runner import make_pipeline, num_workers, parse_options, run
+from pipelines.runner import make_pipeline, parse_options, run
 
 
 def test_without_a_runner_the_workers_are_threads_one_for_each_core():
     options = parse_options([])
     assert options.view_as(DirectOptions).direct_running_mode == "in_memory"
-    assert num_workers(options) == os.cpu_count()
+    assert options.view_as(DirectOptions).direct_num_workers == os.cpu_count()
     assert options.view_as(StandardOptions).runner is None
     assert type(make_pipeline(options).runner).__name__ == "FnApiRunner"
 
@@ -20,8 +20,9 @@ def test_without_a_runner_the_workers_are_threads_one_for_each_core():
 def test_options_that_are_given_beat_the_defaults():
     options = parse_options(["--direct_num_workers=3", "--direct_running_mode=multi_threading"])
     assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
-    assert num_workers(options) == 3
-    assert num_workers(parse_options(["--direct_num_workers", "2"])) == 2
+    assert options.view_as(DirectOptions).direct_num_workers == 3
+    spaced = parse_options(["--direct_num_workers", "2"])
+    assert spaced.view_as(DirectOptions).direct_num_workers == 2
 
 
 def test_a_named_runner_gets_no_local_defaults():
