@@ -83,9 +83,24 @@ def test_a_directory_with_someone_elses_shards_is_refused(tmp_path, name):
 
 
 def test_beginning_sweeps_what_a_killed_writer_left(tmp_path):
-    (tmp_path / "a.parquet.tmp-1").write_bytes(b"")
+    begin(str(tmp_path), BEGINNING)
+    (tmp_path / f"a.parquet.tmp-{'0f' * 16}").write_bytes(b"")
     begin(str(tmp_path), BEGINNING)
     assert [path.name for path in tmp_path.iterdir()] == [BEGUN]
+
+
+def test_beginning_removes_nothing_from_a_directory_that_it_refuses(tmp_path):
+    (tmp_path / f"a.parquet.tmp-{'0f' * 16}").write_bytes(b"")
+    (tmp_path / "b.parquet").write_bytes(b"")
+    with pytest.raises(ShardError, match="expected an empty directory"):
+        begin(str(tmp_path), BEGINNING)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_beginning_that_is_none_is_refused(tmp_path):
+    (tmp_path / BEGUN).write_bytes(b"{}")
+    with pytest.raises(ShardError, match="expected what the directory was begun with, found .*; choose another output"):
+        begin(str(tmp_path), BEGINNING)
 
 
 def test_a_missing_directory_is_refused(tmp_path):

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from parti_data import storage
-from parti_data.errors import ShardError
+from parti_data.errors import ConfigError, ShardError
 
 
 def test_a_published_file_is_there_whole_and_nothing_else(tmp_path, contents):
@@ -73,11 +73,18 @@ def test_an_object_store_gets_a_file_in_one_put_or_not_at_all():
 
 
 def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path, contents):
-    (tmp_path / "ledger.parquet.tmp-0123").write_bytes(b"half")
+    (tmp_path / f"ledger.parquet.tmp-{'0f' * 16}").write_bytes(b"half")
     (tmp_path / "ledger.parquet").write_bytes(b"whole")
+    (tmp_path / "mine.tmp-2024").mkdir()
+    (tmp_path / "mine.tmp-2024" / "note").write_bytes(b"kept")
     storage.sweep(str(tmp_path))
-    assert contents(tmp_path) == {"ledger.parquet": b"whole"}
+    assert contents(tmp_path) == {"ledger.parquet": b"whole", "mine.tmp-2024/note": b"kept"}
     storage.sweep(f"{tmp_path}/not_there")
+
+
+def test_a_protocol_that_cannot_be_opened_is_refused():
+    with pytest.raises(ConfigError, match="nope://x/y: expected a path that fsspec opens, found"):
+        storage.read_bytes("nope://x/y")
 
 
 @pytest.mark.parametrize("pattern", ["{0}/*.tar", "{0}/[ab].tar", "{0}/?.tar"])

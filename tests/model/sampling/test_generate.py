@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from model.priors.parti import Parti, PartiShape, no_text
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
@@ -79,3 +80,9 @@ def test_another_seed_draws_another_image(model):
     text_ids = torch.tensor([[5, 6, END]])
     first, second = (generate(model, text_ids, uniform_numbers([(seed, 0)], 16), Sampling()) for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("values", [{"temperature": 0.0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}])
+def test_settings_that_no_token_survives_are_refused(values):
+    with pytest.raises(ValidationError, match="greater than"):
+        Sampling(**values)

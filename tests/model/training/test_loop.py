@@ -102,3 +102,27 @@ def test_a_checkpoint_runs_nobodys_code(tmp_path):
     with pytest.raises(CheckpointError, match="expected this run's checkpoint"):
         train(Line(), SHORT, str(tmp_path), "x")
     assert not (tmp_path / "owned").exists()
+
+
+def test_metrics_are_there_whenever_a_checkpoint_says_that_all_is_done(tmp_path, monkeypatch):
+    from model.training import loop
+
+    publish = loop.publish_bytes
+
+    def die_before_the_checkpoint(path, content):
+        if (
+            path.endswith(CHECKPOINT)
+            and (tmp_path / METRICS).is_file()
+            and b'"step": 12' in (tmp_path / METRICS).read_bytes()
+        ):
+            raise KeyboardInterrupt
+        publish(path, content)
+
+    monkeypatch.setattr(loop, "publish_bytes", die_before_the_checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), SHORT, str(tmp_path), "x")
+    monkeypatch.undo()
+    resumed = Line()
+    train(resumed, SHORT, str(tmp_path), "x")
+    assert resumed.calls == [8, 9, 10, 11]
+    assert '"step": 12' in (tmp_path / METRICS).read_text()
