@@ -27,7 +27,7 @@ from parti_data.scenes import (
 FOREGROUND_DISTANCE = 60.0
 """Euclidean RGB distance from the background beyond which a pixel belongs to an object."""
 LEAST_AREA_SHARE = 0.008
-"""Smaller components are specks; the smallest object covers 0.02 of the picture."""
+"""Smaller components are specks; the smallest object, a small star, covers twice as much."""
 LEAST_OVERLAP = 0.6
 """Intersection over union with the best template below which a component has no shape."""
 

@@ -96,7 +96,7 @@ def read_funnel(stage: FinishedStage) -> Funnel:
 
 
 def find_examples(pairs: PairDirectory, reasons: dict[str, int]) -> dict[str, list[LedgerRow]]:
-    """Return the first few rows of each reason; reading stops when there are enough, or after 20,000 rows."""
+    """Return the first few rows of each reason; reading stops when there are enough, or after `_MAX_ROWS`."""
     missing = {name: min(count, _EXAMPLES) for name, count in reasons.items() if count}
     found: dict[str, list[LedgerRow]] = defaultdict(list)
     for _, row in zip(range(_MAX_ROWS), pairs.ledger(), strict=False):
