@@ -46,9 +46,18 @@ class Rotation(NamedTuple):
     cos: Tensor
     sin: Tensor
 
-    def of(self, start: int, end: int) -> "Rotation":
+
+class RotaryPositions(nn.Module):
+    """Holds a rotation where the network is, apart from its weights."""
+
+    def __init__(self, rotation: Rotation):
+        super().__init__()
+        self.register_buffer("cos", rotation.cos, persistent=False)
+        self.register_buffer("sin", rotation.sin, persistent=False)
+
+    def forward(self, start: int, end: int) -> Rotation:
         """Return the rotation of some neighbouring positions."""
-        return Rotation(self.cos[start:end], self.sin[start:end])
+        return Rotation(self.cos[start:end], self.sin[start:end])  # type: ignore[index]
 
 
 def rotation_2d(grid_side: int, head_width: int, base: float = 100.0) -> Rotation:
@@ -64,8 +73,19 @@ def rotation_2d(grid_side: int, head_width: int, base: float = 100.0) -> Rotatio
     return Rotation(angles.cos(), angles.sin())
 
 
+def rotation_1d(length: int, head_width: int, base: float = 100.0) -> Rotation:
+    """Return rotary positions of a sequence. The base is small because a caption is short."""
+    frequencies = base ** -(torch.arange(head_width // 2) / (head_width // 2))
+    fast, slow = (torch.arange(length, dtype=torch.float32)[:, None] * frequencies).chunk(2, -1)
+    angles = torch.cat([fast, fast, slow, slow], dim=-1)
+    return Rotation(angles.cos(), angles.sin())
+
+
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Return queries or keys (B, H, N, D/H) turned by their positions; each axis pairs the two quarters of its half."""
+    """Return queries or keys (B, H, N, D/H) turned by their positions.
+
+    The first quarter of a head is paired with the second, the third with the fourth.
+    """
     first, second, third, fourth = x.chunk(4, -1)
     swapped = torch.cat([-second, first, -fourth, third], -1)
     return x * rotation.cos.to(x.dtype) + swapped * rotation.sin.to(x.dtype)

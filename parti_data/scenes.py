@@ -29,13 +29,14 @@ BACKGROUNDS = {
     "black": (10, 10, 10),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 16 / 64, "large": 28 / 64}
+SIZES = {"small": 20 / 64, "large": 28 / 64}
 """Diameter of the circle around an object, as a share of the image side."""
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 """The direction, x to the right and y down, from the second object to the first."""
 
-GRID = 8
-"""Centres lie on a grid of this many steps a side: coarse, so that ten minutes are enough to learn to draw."""
+GRID = 16
+"""Centres lie on a grid of this many steps a side: coarse, so that ten minutes are enough to learn to draw; twice as
+fine as the demo's patches, so that a code stands for a part that several shapes share and a new pair can be drawn."""
 GAP = 3 / 64
 """Least space between two objects, as a share of the image side."""
 HELD_OUT_COMBINATIONS = frozenset(
@@ -53,7 +54,8 @@ HELD_OUT_COMBINATIONS = frozenset(
 """Pairs of colour and shape that training never sees: every colour once, every shape at most twice."""
 HELD_OUT_PROMPT_SHARE = 8
 """One caption in this many, picked by its hash, never occurs in training."""
-OBJECT_COUNT_WEIGHTS = (0.4, 0.4, 0.2)
+OBJECT_COUNT_WEIGHTS = (0.15, 0.7, 0.15)
+"""Shares of scenes with one, two and three objects: two show which words belong together."""
 _SUPERSAMPLING = 4
 _PLACEMENTS = 50
 """Tries at placing objects before others are drawn."""

@@ -85,8 +85,9 @@ def make_image_file() -> Callable[[Path, int], str]:
     from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
 
     shape = ViTVQGANShape(
-        image_side=32, patch_side=8, width=32, hidden=64, num_layers=1, num_heads=2, codebook_size=64, code_width=8
-    )
+        image_side=32, patch_side=8, width=32, hidden=64, num_encoder_layers=1, num_decoder_layers=2, num_heads=2,
+        codebook_size=64, code_width=8,
+    )  # fmt: skip
 
     def make(path: Path, seed: int) -> str:
         with torch.random.fork_rng():

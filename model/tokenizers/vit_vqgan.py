@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import Block, Rotation, initialise, rotation_2d
+from model.layers import Block, RotaryPositions, initialise, rotation_2d
 from model.shapes import refuse_remainder
 from parti_data.config import StrictModel
 
@@ -33,7 +33,8 @@ class ViTVQGANShape:
     patch_side: int = 8
     width: int = 512
     hidden: int = 2048
-    num_layers: int = 8
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
     num_heads: int = 8
     codebook_size: int = 8192
     code_width: int = 32
@@ -133,16 +134,14 @@ class ViTVQGAN(nn.Module):
         self.shape = shape
         pixels = shape.patch_side**2 * 3
         self.patch_embedding = nn.Linear(pixels, shape.width)
-        self.encoder = nn.ModuleList(_block(shape) for _ in range(shape.num_layers))
+        self.encoder = nn.ModuleList(_block(shape) for _ in range(shape.num_encoder_layers))
         self.encoder_head = _tanh_head(shape, shape.width)
         self.to_code = nn.Linear(shape.width, shape.code_width)
         self.from_code = nn.Linear(shape.code_width, shape.width)
-        self.decoder = nn.ModuleList(_block(shape) for _ in range(shape.num_layers))
+        self.decoder = nn.ModuleList(_block(shape) for _ in range(shape.num_decoder_layers))
         self.decoder_head = _tanh_head(shape, 2 * pixels)
-        initialise(self, shape.num_layers)
-        rotation = rotation_2d(shape.grid_side, shape.width // shape.num_heads)
-        self.register_buffer("cosines", rotation.cos, persistent=False)
-        self.register_buffer("sines", rotation.sin, persistent=False)
+        initialise(self, max(shape.num_encoder_layers, shape.num_decoder_layers))
+        self.rotation = RotaryPositions(rotation_2d(shape.grid_side, shape.width // shape.num_heads))
         self.codebook = Codebook(shape.codebook_size, shape.code_width)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -158,7 +157,7 @@ class ViTVQGAN(nn.Module):
         return from_patches(mean, side), from_patches(log_scale, side).clamp(min=LOWEST_LOG_SCALE)
 
     def _transform(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        rotation = Rotation(self.cosines, self.sines)  # type: ignore[arg-type]
+        rotation = self.rotation(0, self.shape.num_tokens)
         for block in blocks:
             x = block(x, rotation=rotation)
         return x

@@ -1,6 +1,16 @@
+import pytest
 import torch
 
-from model.layers import CrossAttention, KeyValueCache, SelfAttention, attend, positions_2d, rotate, rotation_2d
+from model.layers import (
+    CrossAttention,
+    KeyValueCache,
+    SelfAttention,
+    attend,
+    positions_2d,
+    rotate,
+    rotation_1d,
+    rotation_2d,
+)
 
 
 def test_attend_equals_a_float64_reference_written_row_by_row():
@@ -59,6 +69,18 @@ def test_rotated_scores_depend_on_how_far_patches_are_apart_alone():
     assert not torch.allclose(scores[1, 1, 0, 1], scores[1, 1, 1, 0])
 
 
-def test_rotation_keeps_lengths():
+def test_rotated_scores_of_a_sequence_depend_on_the_distance_alone():
+    torch.manual_seed(5)
+    query, key = torch.randn(2, 16)
+    queries, keys = (rotate(x.expand(1, 1, 9, 16), rotation_1d(9, 16))[0, 0] for x in (query, key))
+    scores = queries @ keys.T
+    for distance in range(-8, 9):
+        diagonal = scores.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(scores[0, 1], scores[1, 0])
+
+
+@pytest.mark.parametrize("rotation", [rotation_1d(9, 8), rotation_2d(3, 8)])
+def test_rotation_keeps_lengths(rotation):
     x = torch.randn(1, 2, 9, 8)
-    torch.testing.assert_close(rotate(x, rotation_2d(3, 8)).norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotate(x, rotation).norm(dim=-1), x.norm(dim=-1))

@@ -73,17 +73,17 @@ def test_the_first_scenes_never_change():
     assert [make_scene(0, index).caption() for index in range(3)] == [
         "a large blue triangle on a white background",
         "a small yellow star on a black background",
-        "a small pink circle left of a small cyan square on a white background",
+        "a small blue ring above a large orange circle on a white background",
     ]
     pictures = [hashlib.sha256(draw_scene(make_scene(0, index), 32).tobytes()).hexdigest()[:16] for index in range(3)]
-    assert pictures == ["80b60134a8ecf90c", "5b05c9c6585702e1", "4e0a7cd9622f5d9e"]
+    assert pictures == ["44d93e3f0f62979f", "ac671b9b410b4112", "f1ede48e9550c82e"]
 
 
 def test_the_first_held_out_scenes_never_change():
     captions = [make_scene(0, 0, split).caption() for split in ("new_prompts", "new_combinations")]
     assert captions == [
-        "a small yellow square, a large green cross and a small red triangle on a black background",
-        "a small cyan triangle on a white background",
+        "a small orange star, a small orange circle and a large yellow circle on a black background",
+        "a small cyan triangle right of a small green ring on a white background",
     ]
 
 

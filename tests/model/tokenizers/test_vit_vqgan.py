@@ -17,8 +17,9 @@ from model.tokenizers.vit_vqgan import (
 )
 
 TINY = ViTVQGANShape(
-    image_side=32, patch_side=8, width=32, hidden=64, num_layers=1, num_heads=2, codebook_size=64, code_width=8
-)
+    image_side=32, patch_side=8, width=32, hidden=64, num_encoder_layers=1, num_decoder_layers=2, num_heads=2,
+    codebook_size=64, code_width=8,
+)  # fmt: skip
 
 
 def test_patches_are_cut_in_raster_order():

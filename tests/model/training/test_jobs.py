@@ -21,7 +21,8 @@ from parti_data.errors import ConfigError, ShardError, TokenizerError
 from parti_data.text import TextTokenizer
 
 TINY_TOKENIZER = {
-    "image_side": 32, "patch_side": 8, "width": 32, "hidden": 64, "num_layers": 1, "num_heads": 2,
+    "image_side": 32, "patch_side": 8, "width": 32, "hidden": 64, "num_encoder_layers": 1, "num_decoder_layers": 1,
+    "num_heads": 2,
     "codebook_size": 64, "code_width": 8,
 }  # fmt: skip
 TINY_PRIOR = {
