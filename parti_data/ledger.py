@@ -32,6 +32,9 @@ LEDGER_SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("num_bytes", pa.int64()),
         ("format", pa.string()),
+        ("perceptual_hash", pa.string()),
+        ("scores", pa.map_(pa.string(), pa.float64())),
+        ("attributes", pa.map_(pa.string(), pa.string())),
         ("path", pa.string()),
         ("offset", pa.int64()),
         ("size", pa.int64()),
@@ -55,6 +58,12 @@ class LedgerRow(NamedTuple):
     height: int
     num_bytes: int
     format: str
+    perceptual_hash: str
+    """In hex; empty where the image was not decoded."""
+    scores: dict[str, float]
+    """Numbers that the source says of the pair."""
+    attributes: dict[str, str]
+    """Texts that the source says of the pair: url, licence."""
     path: str
     offset: int
     size: int
@@ -70,7 +79,7 @@ def write_ledger(path: str, rows: Iterable[LedgerRow]) -> int:
     total = 0
     with publish(path) as file, pq.ParquetWriter(file, LEDGER_SCHEMA, compression="zstd") as writer:
         for batch in _batches(rows):
-            writer.write_table(pa.Table.from_pylist([row._asdict() for row in batch], LEDGER_SCHEMA))
+            writer.write_table(pa.Table.from_pylist([_to_record(row) for row in batch], LEDGER_SCHEMA))
             total += len(batch)
     return total
 
@@ -80,9 +89,19 @@ def read_ledger(path: str) -> Iterator[LedgerRow]:
     try:
         with open_file(path) as file:
             for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=LEDGER_SCHEMA.names):
-                yield from (LedgerRow(**row) for row in batch.to_pylist())
+                yield from (_from_record(record) for record in batch.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
+
+
+def _to_record(row: LedgerRow) -> dict[str, Any]:
+    """Return the row as pyarrow takes it: maps as sorted pairs."""
+    return row._asdict() | {"scores": sorted(row.scores.items()), "attributes": sorted(row.attributes.items())}
+
+
+def _from_record(record: dict[str, Any]) -> LedgerRow:
+    record["scores"], record["attributes"] = dict(record["scores"]), dict(record["attributes"])
+    return LedgerRow(**record)
 
 
 def _batches(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:

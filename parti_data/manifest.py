@@ -20,6 +20,7 @@ from parti_data.storage import (
     list_directory,
     publish_bytes,
     read_bytes,
+    remove,
     sha256_file,
     sweep,
 )  # fmt: skip
@@ -99,6 +100,26 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
             )
         publish_bytes(join(path, BEGUN), _pretty(beginning))
     return StageDirectory(path, beginning)
+
+
+def reopen(path: str, beginning: Beginning, changeable: tuple[str, ...]) -> None:
+    """Let a directory begin again with other values of some parts of its config; other files than its shards stay.
+
+    A directory that was begun with this very config is left as it is. Raises ShardError where more has changed.
+    """
+    if not is_file(join(path, BEGUN)):
+        raise ShardError(f"{path}: expected a directory that {beginning.stage} began, found none; run it first")
+    begun = _read_beginning(path)
+    if begun == beginning:
+        return
+    fixed = {name: value for name, value in begun.config.items() if name not in changeable}
+    wanted = {name: value for name, value in beginning.config.items() if name not in changeable}
+    _refuse_drift(path, begun.model_copy(update={"config": fixed}), beginning.model_copy(update={"config": wanted}))
+    remove(join(path, MANIFEST))
+    for name in list_directory(path):
+        if name.endswith(".parquet"):
+            remove(join(path, name))
+    publish_bytes(join(path, BEGUN), _pretty(beginning))  # last: until then the directory is as it was, or unfinished
 
 
 def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:

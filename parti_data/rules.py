@@ -1,11 +1,18 @@
-"""The rules by which a pair is kept: each a pure function that returns None or the Drop, thresholds in the config."""
+"""The rules by which a pair is kept: each a pure function of what was measured, thresholds in the config.
 
+A rule returns None, or the Drop with its reason. Rules about the image or its source drop the pair; rules about
+captions take the caption away, and drop the pair when none is left.
+"""
+
+import hashlib
 import re
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 
 from parti_data.config import StrictModel
-from parti_data.images import Drop, ImageHeader
+from parti_data.images import Drop
+from parti_data.ledger import DROPPED, LedgerRow
 
 BOILERPLATE = (
     r"image \d+ of \d+",
@@ -18,20 +25,59 @@ BOILERPLATE = (
 
 Source: the FIT400M data card (frequent prefixes and suffixes); DALL-E, arXiv 2102.12092v2, section 2.3.
 """
+CONTACT = re.compile(
+    r"[\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}"  # an address of mail
+    r"|(?<!\w)\+?\(?\d{1,4}\)?[\s./-]?\(?\d{2,4}\)?[\s./-]\d{3,4}[\s./-]?\d{2,4}(?!\w)"  # a telephone number
+)
+MARKUP = re.compile(r"</?[a-z][^<>]{0,200}>|&(?:[a-z]{2,8}|#\d{1,6});|\[/?(?:img|url|caption)\b", re.IGNORECASE)
+"""Tags, entities and the codes of forums."""
+
+
+class ScoreRange(StrictModel):
+    """What a score may be."""
+
+    min: float = -float("inf")
+    max: float = float("inf")
+    required: bool = False
+    """Whether a pair without the score is dropped."""
 
 
 class Rules(StrictModel):
-    """Thresholds; a pair is kept when every rule lets it pass."""
+    """Thresholds; a pair is kept when every rule lets it pass. Zeros and empty lists turn a rule off."""
 
     min_side_px: int = 16
     max_aspect_ratio: float = 2.0
     """Long side over short side. Source: DALL-E, section 2.3, keeps [1/2, 2]."""
+    min_bits_per_pixel: float = 0.0
+    """Of the file; blank pictures compress to nearly nothing."""
     min_caption_chars: int = 2
     max_caption_chars: int = 2000
+    min_caption_words: NonNegativeInt = 0
+    """Source: the FIT400M data card drops fewer than 3 tokens."""
+    max_caption_words: NonNegativeInt = 0
     boilerplate: list[str] = Field(default_factory=lambda: list(BOILERPLATE))
     """Regular expressions; a caption that one matches as a whole, whatever its case, is dropped."""
+    strip: list[str] = Field(default_factory=list)
+    """Regular expressions; what one matches at the start or the end of a caption, whatever its case, is cut off first.
+    Source: the FIT400M data card strips frequent prefixes and suffixes."""
+    max_images_per_caption: NonNegativeInt = 0
+    """A caption that stands beside more rows says nothing of any of them."""
+    max_number_share: float = 1.0
+    """Largest share of digits among the letters and digits of a caption. Source: the FIT400M data card drops text that
+    is mostly numbers."""
+    drop_contacts: bool = False
+    """Drops captions with an address of mail or a telephone number. Source: the FIT400M data card."""
+    drop_markup: bool = False
+    scores: dict[str, ScoreRange] = Field(default_factory=dict)
+    """By the name of a field of the source: similarity, punsafe, pwatermark, aesthetic."""
+    licences: list[str] = Field(default_factory=list)
+    """The licences allowed, as the source's `license` says them."""
+    blocked_domains: list[str] = Field(default_factory=list)
+    """Hosts of the source's `url`; their subdomains are blocked with them."""
+    opt_out: list[str] = Field(default_factory=list)
+    """Fields that drop a pair when they are true or say something other than no, none or false."""
 
-    @field_validator("boilerplate")
+    @field_validator("boilerplate", "strip")
     @classmethod
     def _refuse_bad_patterns(cls, patterns: list[str]) -> list[str]:
         for pattern in patterns:
@@ -41,29 +87,127 @@ class Rules(StrictModel):
                 raise ValueError(f"{pattern!r} should be a regular expression ({error})") from None
         return patterns
 
+    def fields(self) -> list[str]:
+        """Return the fields of a source that these rules look at."""
+        return [*self.scores, *(["license"] if self.licences else []), *(["url"] if self.blocked_domains else []),
+                *self.opt_out]  # fmt: skip
 
-def judge_image(header: ImageHeader, rules: Rules) -> Drop | None:
+
+def caption_hash(caption: str) -> str:
+    """Return 16 hex digits that captions share which differ in case alone."""
+    return hashlib.sha256(caption.casefold().encode()).hexdigest()[:16]
+
+
+def judge_row(row: LedgerRow, rules: Rules, repeated: frozenset[str] = frozenset()) -> LedgerRow:
+    """Return a measured row with its outcome: dropped with the first reason, or kept with the captions that pass."""
+    if row.outcome == DROPPED:
+        return row
+    if drop := judge_image(row, rules) or judge_origin(row, rules):
+        return row._replace(outcome=DROPPED, reason=drop.reason, detail=drop.detail)
+    captions: dict[str, None] = {}
+    drops: list[Drop] = []
+    for caption in row.captions or [""]:
+        stripped = strip_caption(caption, rules)
+        if drop := _repeated(caption, repeated, rules) or judge_caption(stripped, rules):
+            drops.append(drop)
+        else:
+            captions[stripped] = None
+    if not captions:
+        return row._replace(outcome=DROPPED, reason=drops[0].reason, detail=drops[0].detail)
+    return row._replace(captions=list(captions))
+
+
+def judge_image(row: LedgerRow, rules: Rules) -> Drop | None:
     """Return why the image's size or shape is refused, or None."""
-    return _too_small(header, rules) or _too_elongated(header, rules)
+    return _too_small(row, rules) or _too_elongated(row, rules) or _blank(row, rules)
+
+
+def judge_origin(row: LedgerRow, rules: Rules) -> Drop | None:
+    """Return why what the source says of the pair is refused, or None."""
+    return _opted_out(row, rules) or _wrong_licence(row, rules) or _blocked(row, rules) or _wrong_score(row, rules)
 
 
 def judge_caption(caption: str | None, rules: Rules) -> Drop | None:
     """Return why the caption is refused, or None; the caption comes without white space around it."""
     if not caption:
         return Drop("caption_missing")
-    return _wrong_length(caption, rules) or _boilerplate(caption, rules)
+    return (
+        _wrong_length(caption, rules)
+        or _boilerplate(caption, rules)
+        or _mostly_numbers(caption, rules)
+        or _contact(caption, rules)
+        or _markup(caption, rules)
+    )
 
 
-def _too_small(header: ImageHeader, rules: Rules) -> Drop | None:
-    if min(header.width, header.height) < rules.min_side_px:
-        return Drop("image_too_small", f"{header.width}x{header.height}, at least {rules.min_side_px} px a side")
+def strip_caption(caption: str, rules: Rules) -> str:
+    """Return the caption without what the `strip` patterns match at its ends, as often as they do."""
+    before = None
+    while caption and caption != before:
+        before = caption
+        for pattern in rules.strip:
+            caption = re.sub(rf"^(?:{pattern})\s*|\s*(?:{pattern})$", "", caption, flags=re.IGNORECASE).strip()
+    return caption
+
+
+def _too_small(row: LedgerRow, rules: Rules) -> Drop | None:
+    if min(row.width, row.height) < rules.min_side_px:
+        return Drop("image_too_small", f"{row.width}x{row.height}, at least {rules.min_side_px} px a side")
     return None
 
 
-def _too_elongated(header: ImageHeader, rules: Rules) -> Drop | None:
-    ratio = max(header.width, header.height) / min(header.width, header.height)
+def _too_elongated(row: LedgerRow, rules: Rules) -> Drop | None:
+    ratio = max(row.width, row.height) / min(row.width, row.height)
     if ratio > rules.max_aspect_ratio:
         return Drop("image_too_elongated", f"aspect ratio {ratio:.2f}, at most {rules.max_aspect_ratio:g}")
+    return None
+
+
+def _blank(row: LedgerRow, rules: Rules) -> Drop | None:
+    bits = 8 * row.num_bytes / (row.width * row.height)
+    if bits < rules.min_bits_per_pixel:
+        return Drop("image_blank", f"{bits:.3g} bits a pixel, at least {rules.min_bits_per_pixel:g}")
+    return None
+
+
+def _opted_out(row: LedgerRow, rules: Rules) -> Drop | None:
+    for name in rules.opt_out:
+        text = row.attributes.get(name, "").strip().lower()
+        if row.scores.get(name, 0) or text not in ("", "no", "none", "false", "0"):
+            return Drop("opted_out", f"{name} {text}".strip()[:80])
+    return None
+
+
+def _wrong_licence(row: LedgerRow, rules: Rules) -> Drop | None:
+    licence = row.attributes.get("license", "")
+    if rules.licences and licence not in rules.licences:
+        return Drop("licence_not_allowed", licence[:80] or "none stated")
+    return None
+
+
+def _blocked(row: LedgerRow, rules: Rules) -> Drop | None:
+    host = host_of(row.attributes.get("url", "")) if rules.blocked_domains else ""
+    if host and any(host == domain or host.endswith(f".{domain}") for domain in rules.blocked_domains):
+        return Drop("domain_blocked", host[:80])
+    return None
+
+
+def host_of(url: str) -> str:
+    """Return the host of a URL in lower case; empty where there is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _wrong_score(row: LedgerRow, rules: Rules) -> Drop | None:
+    for name, allowed in rules.scores.items():
+        score = row.scores.get(name)
+        if score is None:
+            if allowed.required:
+                return Drop("score_missing", name)
+        elif not allowed.min <= score <= allowed.max:  # also where it is not a number
+            return Drop("score_out_of_range", f"{name} {score:g}, from {allowed.min:g} to {allowed.max:g}")
     return None
 
 
@@ -72,6 +216,11 @@ def _wrong_length(caption: str, rules: Rules) -> Drop | None:
         return Drop("caption_too_short", f"{len(caption)} characters, at least {rules.min_caption_chars}")
     if len(caption) > rules.max_caption_chars:
         return Drop("caption_too_long", f"{len(caption)} characters, at most {rules.max_caption_chars}")
+    words = len(caption.split())
+    if words < rules.min_caption_words:
+        return Drop("caption_too_short", f"{words} words, at least {rules.min_caption_words}")
+    if rules.max_caption_words and words > rules.max_caption_words:
+        return Drop("caption_too_long", f"{words} words, at most {rules.max_caption_words}")
     return None
 
 
@@ -79,3 +228,26 @@ def _boilerplate(caption: str, rules: Rules) -> Drop | None:
     if any(re.fullmatch(pattern, caption, re.IGNORECASE) for pattern in rules.boilerplate):
         return Drop("caption_boilerplate", caption[:80])
     return None
+
+
+def _repeated(caption: str, repeated: frozenset[str], rules: Rules) -> Drop | None:
+    if caption and repeated and caption_hash(caption) in repeated:
+        return Drop("caption_repeated", f"beside more than {rules.max_images_per_caption} images")
+    return None
+
+
+def _mostly_numbers(caption: str, rules: Rules) -> Drop | None:
+    digits = sum(character.isdigit() for character in caption)
+    share = digits / max(sum(character.isalnum() for character in caption), 1)
+    if share > rules.max_number_share:
+        return Drop("caption_mostly_numbers", f"{share:.0%} digits, at most {rules.max_number_share:.0%}")
+    return None
+
+
+def _contact(caption: str, rules: Rules) -> Drop | None:
+    return Drop("caption_with_contact") if rules.drop_contacts and CONTACT.search(caption) else None
+
+
+def _markup(caption: str, rules: Rules) -> Drop | None:
+    found = MARKUP.search(caption) if rules.drop_markup else None
+    return Drop("caption_with_markup", found[0][:80]) if found else None

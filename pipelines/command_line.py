@@ -35,10 +35,16 @@ Directory = Annotated[str, typer.Argument(metavar="DIR")]
 
 
 @app.command("filter")
-def filter_command(context: typer.Context, arguments: Arguments = None) -> None:
+def filter_command(
+    context: typer.Context,
+    arguments: Arguments = None,
+    rejudge: Annotated[
+        bool, typer.Option("--rejudge", help="Judge what an earlier run measured by other rules; read no image.")
+    ] = False,
+) -> None:
     """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
     stage = _load("pipelines.filter")
-    _report(stage.filter_pairs(_config(stage.FilterConfig, arguments), _beam_options(context)))
+    _report(stage.filter_pairs(_config(stage.FilterConfig, arguments), _beam_options(context), rejudge))
 
 
 @app.command("shard")

@@ -1,26 +1,36 @@
-"""The filter stage: a source in, the ledger out."""
+"""The filter stage: a source in, the ledger out.
+
+Two pipelines: one measures every pair, whatever the rules; the other judges the measures. So other rules need no image.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import DROPPED, KEPT
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, reopen
 from parti_data.progress import watch_files
 from parti_data.rules import Rules
 from parti_data.sources import Source, SyntheticSource
-from parti_data.storage import join, remove, sweep
-from pipelines.measure_pairs import FRAGMENTS, MeasurePairs
-from pipelines.merge_duplicates import MergeDuplicates
+from parti_data.sources.pairs import SourceSplit
+from parti_data.storage import is_file, join, publish_bytes, read_bytes, remove, sweep
+from pipelines.judge_pairs import JudgePairs, Judging
+from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
+from pipelines.merge_duplicates import Duplicates, MergeDuplicates
 from pipelines.runner import make_pipeline, run
 from pipelines.write_ledgers import LedgerFile, WriteLedgers
+
+FIELDS = ("url", "license", "similarity", "punsafe", "pwatermark", "aesthetic")
+"""What img2dataset and LAION call what most users want to judge by."""
+JUDGING = ("rules", "duplicates")
+"""The parts of the config that a rejudged directory may change."""
 
 
 class FilterConfig(StageConfig):
@@ -29,41 +39,100 @@ class FilterConfig(StageConfig):
     source: Source = Field(default_factory=SyntheticSource)
     rules: Rules = Field(default_factory=Rules)
     limits: ImageLimits = Field(default_factory=ImageLimits)
+    duplicates: Duplicates = Field(default_factory=Duplicates)
+    fields: list[str] = Field(default_factory=lambda: list(FIELDS))
+    """What the ledger keeps of the source's other columns, for rules and readers: numbers as scores, texts as
+    attributes."""
     max_dropped_fraction: float = 0.5
     """Beyond this share of dropped rows the stage fails instead of finishing."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"max_dropped_fraction"})
 
+    @model_validator(mode="after")
+    def _refuse_fields_that_are_not_kept(self) -> Self:
+        if missing := sorted(set(self.rules.fields()) - set(self.fields)):
+            raise ValueError(f"rules should look at fields that the ledger keeps, found {missing}; add them to fields")
+        return self
 
-def filter_pairs(config: FilterConfig, options: PipelineOptions) -> Manifest:
-    """Write the ledger of a source and return the manifest; a finished directory is left as it is."""
+
+def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool = False) -> Manifest:
+    """Write the ledger of a source and return the manifest; a finished directory is left as it is.
+
+    With `rejudge` a directory may have been begun with other rules: its measures are judged again, no image is read.
+    """
     splits = config.source.splits()
-    begun = begin(config.output, Beginning(
-        stage="filter", config=config.deciding(), inputs={"source": config.source.digest()}
-    ))  # fmt: skip
-    fragments = join(config.output, FRAGMENTS)
-    if isinstance(begun, StageDirectory):
-        sweep(fragments)
-        directory = begun
-        pipeline = make_pipeline(options)
-        _ = (
-            pipeline
-            | "Splits" >> beam.Create(splits, reshuffle=True)
-            | MeasurePairs(config.source, config.rules, config.limits, config.output)
-            | MergeDuplicates()
-            | WriteLedgers(config.output, len(splits))
-            | "ToOneKey" >> beam.Map(lambda file: (0, file))
-            | "GatherFiles" >> beam.GroupByKey()
-            | "Finish" >> beam.MapTuple(
-                lambda _, files: finish(directory, files, config.max_dropped_fraction)
-            )
-        )  # fmt: skip
-        with watch_files("filter", fragments, ("split-",), len(splits)):
-            run(pipeline)
-        begun = begin(config.output, begun.beginning)
-        assert isinstance(begun, Manifest), begun
-    remove(fragments)
-    return begun
+    beginning = Beginning(stage="filter", config=config.deciding(), inputs={"source": config.source.digest()})
+    if rejudge:
+        reopen(config.output, beginning, JUDGING)
+    begun = begin(config.output, beginning)
+    if isinstance(begun, Manifest):
+        return begun
+    sweep(join(config.output, FRAGMENTS))
+    measure(config, splits, options)
+    judging = Judging(config.rules, read_repeated(config.output), config.output)
+    judge(begun, config, judging, len(splits), options)
+    finished = begin(config.output, beginning)
+    assert isinstance(finished, Manifest), finished
+    return finished
+
+
+def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
+    """Write a fragment for each split, and the captions that stand beside too many images."""
+    most = config.rules.max_images_per_caption
+    measuring = Measuring(config.source, config.limits, tuple(config.fields), config.output)
+    remove(repeated_path(config.output))
+    pipeline = make_pipeline(options)
+    hashes = (
+        pipeline
+        | "Splits" >> beam.Create(splits, reshuffle=True)
+        | MeasurePairs(measuring, counts_captions=most > 0)
+    )  # fmt: skip
+    _ = (
+        hashes
+        | "One" >> beam.Map(lambda caption: (caption, 1))
+        | "CountImages" >> beam.CombinePerKey(sum)
+        | "TooMany" >> beam.Filter(lambda counted: counted[1] > most)
+        | "ToOneKey" >> beam.Map(lambda counted: (0, counted[0]))
+        | "GatherCaptions" >> beam.GroupByKey()
+        | "WriteRepeated" >> beam.MapTuple(lambda _, captions: write_repeated(config.output, captions))
+    )
+    with watch_files("measure", join(config.output, FRAGMENTS), ("split-",), len(splits)):
+        run(pipeline)
+
+
+def judge(
+    directory: StageDirectory, config: FilterConfig, judging: Judging, num_splits: int, options: PipelineOptions
+) -> None:
+    """Write the ledger of each split and the manifest."""
+    pipeline = make_pipeline(options)
+    _ = (
+        pipeline
+        | "Numbers" >> beam.Create(range(num_splits), reshuffle=True)
+        | JudgePairs(judging)
+        | MergeDuplicates(config.duplicates)
+        | WriteLedgers(judging, num_splits)
+        | "ToOneKey" >> beam.Map(lambda file: (0, file))
+        | "GatherFiles" >> beam.GroupByKey()
+        | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config.max_dropped_fraction))
+    )
+    with watch_files("judge", config.output, ("ledger-",), num_splits):
+        run(pipeline)
+
+
+def repeated_path(output: str) -> str:
+    """Return the path of the file of repeated captions, among the fragments."""
+    return join(join(output, FRAGMENTS), "repeated-captions.txt")
+
+
+def write_repeated(output: str, hashes: Iterable[str]) -> None:
+    """Write the hashes of the captions that stand beside too many images, a line each."""
+    publish_bytes(repeated_path(output), "".join(f"{line}\n" for line in sorted(hashes)).encode())
+
+
+def read_repeated(output: str) -> frozenset[str]:
+    """Return those hashes; none where there is no file."""
+    path = repeated_path(output)
+    return frozenset(read_bytes(path).decode().split()) if is_file(path) else frozenset()
 
 
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], max_dropped_fraction: float) -> Manifest:
@@ -88,4 +157,4 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], max_dropped_f
         "reasons": dict(sorted(reasons.items())),
         "kept": [file.counts.get(KEPT, 0) for file in files],
     }
-    return directory.finish([file.shard for file in files], counts, details)
+    return directory.finish([record for file in files for record in (file.shard, file.fragment)], counts, details)

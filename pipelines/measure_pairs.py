@@ -1,75 +1,82 @@
-"""Measure every pair of a split and judge it by the rules.
+"""Measure every pair of a split, once: what is measured does not depend on the rules.
 
-A source split enters; a fragment with a ledger row for each input row is written; a small record for each row that the
-rules keep leaves, and one for the split itself. Pixels live only inside one call of `measure_pair`.
+A source split enters; a fragment with a ledger row for each input row is written, dropped where the image cannot be
+used; the hashes of the split's captions leave, where repeated captions are counted. Pixels live only inside one call
+of `measure_pair`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import apache_beam as beam
 
 from parti_data.images import Drop, ImageHeader, ImageLimits, decode, image_key, read_header
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
-from parti_data.rules import Rules, judge_caption, judge_image
+from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.storage import is_file, join
 
 FRAGMENTS = "measured"
-"""The subdirectory of fragments; it goes when the stage is finished."""
+"""The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
+MAX_ATTRIBUTE_CHARS = 2048
 
 
-class Candidate(NamedTuple):
-    """A row that the rules keep: where it stands, and what merging needs of it."""
+@dataclass(frozen=True)
+class Measuring:
+    """What measuring depends on."""
 
-    split: int
-    row: int
-    captions: list[str]
+    source: Source
+    limits: ImageLimits
+    fields: tuple[str, ...]
+    """Fields of the source that the ledger keeps as scores (numbers) and attributes (texts)."""
+    output: str
 
 
 @dataclass(eq=False)
 class MeasurePairs(beam.PTransform):
-    """SourceSplit to (key, Candidate), and (split marker, Candidate) once for each split."""
+    """SourceSplit to the hash of each caption of each of its usable rows, once a row."""
 
-    source: Source
-    rules: Rules
-    limits: ImageLimits
-    output: str
+    measuring: Measuring
+    counts_captions: bool
 
     def expand(self, splits):
         """Wire the step."""
         return splits | "MeasureSplit" >> beam.FlatMap(
-            measure_split, source=self.source, rules=self.rules, limits=self.limits, output=self.output
+            measure_split, measuring=self.measuring, counts_captions=self.counts_captions
         )
 
 
-def measure_split(
-    split: SourceSplit, source: Source, rules: Rules, limits: ImageLimits, output: str
-) -> Iterator[tuple[str, Candidate]]:
-    """Write the split's fragment unless it is there, and yield its candidates."""
-    path = fragment_path(output, split.number)
+def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: bool) -> Iterator[str]:
+    """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
+    path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        pairs = source.read(split, limits.max_bytes)
-        write_ledger(path, (measure_pair(pair, split.path, rules, limits) for pair in pairs))
-    yield f"split {split.number}", Candidate(split.number, -1, [])
-    for number, row in enumerate(read_ledger(path)):
-        if row.outcome == KEPT:
-            yield row.key, Candidate(split.number, number, row.captions)
+        pairs = measuring.source.read(split, measuring.limits.max_bytes)
+        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs))
+    if counts_captions:
+        for row in read_ledger(path):
+            if row.outcome == KEPT:
+                yield from {caption_hash(caption) for caption in row.captions}
+
+
+def fragment_name(split: int) -> str:
+    """Return the name of a split's fragment in its directory."""
+    return f"{FRAGMENTS}/split-{split:05d}.parquet"
 
 
 def fragment_path(output: str, split: int) -> str:
     """Return the path of a split's fragment."""
-    return join(join(output, FRAGMENTS), f"split-{split:05d}.parquet")
+    return join(output, fragment_name(split))
 
 
-def measure_pair(pair: RawPair, source: str, rules: Rules, limits: ImageLimits) -> LedgerRow:
-    """Return the ledger row of one pair: kept or dropped, with the reason and the measures."""
-    caption = " ".join((pair.caption or "").split())
-    header = Drop("image_missing") if pair.image is None else read_header(pair.image, limits)
+def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
+    """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
+    captions = [" ".join(caption.split()) for caption in pair.captions]
+    header = Drop("image_missing") if pair.image is None else read_header(pair.image, measuring.limits)
+    pixels = decode(pair.image, measuring.limits) if pair.image and isinstance(header, ImageHeader) else header
     measured = header if isinstance(header, ImageHeader) else ImageHeader(0, 0, "")
-    drop = _judge(pair.image, header, caption, rules, limits)
+    drop = pixels if isinstance(pixels, Drop) else None
     return LedgerRow(
         key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
         source=source,
@@ -78,24 +85,26 @@ def measure_pair(pair: RawPair, source: str, rules: Rules, limits: ImageLimits) 
         reason=drop.reason if drop else "",
         detail=drop.detail if drop else "",
         merged_into="",
-        captions=[caption] if caption else [],
+        captions=[caption for caption in captions if caption],
         width=measured.width,
         height=measured.height,
         num_bytes=pair.location.size,
         format=measured.format,
+        perceptual_hash="",
+        scores=_scores(pair.fields, measuring.fields),
+        attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,
         offset=pair.location.offset,
         size=pair.location.size,
     )
 
 
-def _judge(
-    image: bytes | None, header: ImageHeader | Drop, caption: str, rules: Rules, limits: ImageLimits
-) -> Drop | None:
-    """Return the first reason against a pair; decoding, the dearest check, comes last."""
-    if isinstance(header, Drop) or image is None:
-        return header if isinstance(header, Drop) else Drop("image_missing")
-    if drop := judge_image(header, rules) or judge_caption(caption, rules):
-        return drop
-    pixels = decode(image, limits)
-    return pixels if isinstance(pixels, Drop) else None
+def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    """Return the named fields that are numbers; booleans count as 0 and 1."""
+    return {name: float(fields[name]) for name in names if isinstance(fields.get(name), int | float)}
+
+
+def _attributes(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
+    """Return the named fields that are texts, cut at `MAX_ATTRIBUTE_CHARS`."""
+    texts = {name: fields[name] for name in names if isinstance(fields.get(name), str)}
+    return {name: text.encode("utf-8", "replace").decode()[:MAX_ATTRIBUTE_CHARS] for name, text in texts.items()}

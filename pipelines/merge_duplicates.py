@@ -9,34 +9,59 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
+from pydantic import NonNegativeInt, PositiveInt
 
-from pipelines.measure_pairs import Candidate
+from parti_data.config import StrictModel
+from pipelines.judge_pairs import Candidate
+
+PLACEHOLDER = "image_placeholder"
+
+
+class Duplicates(StrictModel):
+    """What becomes of images that occur more than once."""
+
+    max_captions: PositiveInt = 16
+    """Captions that a survivor takes at most."""
+    max_captions_per_image: NonNegativeInt = 0
+    """An image under more captions than this is a placeholder ("image not available") and dropped; 0 drops none."""
 
 
 class Merge(NamedTuple):
-    """What merging does to a row: it survives with these captions, or goes into the image `merged_into`."""
+    """What merging does to a row: it survives with these captions, goes into an image, or is dropped for a reason."""
 
     row: int
     captions: list[str]
     merged_into: str
+    dropped: str = ""
 
 
 @dataclass(eq=False)
 class MergeDuplicates(beam.PTransform):
     """(key, Candidate) to (split, Merge); a marker has row -1."""
 
+    duplicates: Duplicates
+
     def expand(self, candidates):
         """Wire the step."""
-        return candidates | "GroupByImage" >> beam.GroupByKey() | "MergeGroup" >> beam.FlatMapTuple(merge_group)
+        return (
+            candidates
+            | "GroupByImage" >> beam.GroupByKey()
+            | "MergeGroup" >> beam.FlatMap(merge_group, duplicates=self.duplicates)
+        )
 
 
-def merge_group(key: str, candidates: Iterable[Candidate]) -> Iterator[tuple[int, Merge]]:
+def merge_group(group: tuple[str, Iterable[Candidate]], duplicates: Duplicates) -> Iterator[tuple[int, Merge]]:
     """Yield what becomes of the rows that share an image; nothing for a row that is alone."""
+    key, candidates = group
     first, *others = sorted(Candidate(*candidate) for candidate in candidates)
     if first.row < 0:
         yield first.split, Merge(-1, [], "")
     elif others:
         captions = list(dict.fromkeys(text for row in (first, *others) for text in row.captions))
-        yield first.split, Merge(first.row, captions, "")
+        if 0 < duplicates.max_captions_per_image < len(captions):
+            for row in (first, *others):
+                yield row.split, Merge(row.row, row.captions, "", PLACEHOLDER)
+            return
+        yield first.split, Merge(first.row, captions[: duplicates.max_captions], "")
         for row in others:
             yield row.split, Merge(row.row, row.captions, key)

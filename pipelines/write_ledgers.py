@@ -1,4 +1,4 @@
-"""Write the final ledger of each split: its fragment with the merges applied.
+"""Write the final ledger of each split: its rows as the rules judge them, with the merges applied.
 
 (split, merges) enters; the file's record and the counts of its outcomes leave.
 """
@@ -10,17 +10,19 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from parti_data.ledger import KEPT, MERGED, LedgerRow, read_ledger, write_ledger
+from parti_data.ledger import DROPPED, KEPT, MERGED, LedgerRow, read_ledger, write_ledger
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.storage import is_file, join
-from pipelines.measure_pairs import fragment_path
+from pipelines.judge_pairs import Judging, judged_rows
+from pipelines.measure_pairs import fragment_name
 from pipelines.merge_duplicates import Merge
 
 
 class LedgerFile(NamedTuple):
-    """A finished ledger file and how many rows ended how: by outcome, and for dropped ones by reason."""
+    """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason."""
 
     shard: ShardRecord
+    fragment: ShardRecord
     counts: dict[str, int]
 
 
@@ -28,7 +30,7 @@ class LedgerFile(NamedTuple):
 class WriteLedgers(beam.PTransform):
     """(split, Merge) to LedgerFile."""
 
-    output: str
+    judging: Judging
     num_splits: int
 
     def expand(self, merges):
@@ -36,20 +38,24 @@ class WriteLedgers(beam.PTransform):
         return (
             merges
             | "GroupBySplit" >> beam.GroupByKey()
-            | "WriteSplit" >> beam.Map(write_split_ledger, output=self.output, num_splits=self.num_splits)
+            | "WriteSplit" >> beam.Map(write_split_ledger, judging=self.judging, num_splits=self.num_splits)
         )
 
 
-def write_split_ledger(group: tuple[int, Iterable[Merge]], output: str, num_splits: int) -> LedgerFile:
+def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num_splits: int) -> LedgerFile:
     """Write the ledger of a (split, merges) unless it is there, and return its record and counts."""
     split, merges = group
     name = shard_name("ledger", split, num_splits, "parquet")
-    path = join(output, name)
+    path = join(judging.output, name)
     if not is_file(path):
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
-        write_ledger(path, apply_merges(read_ledger(fragment_path(output, split)), by_row))
+        write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
     counts = Counter(f"{row.outcome} {row.reason}".strip() for row in read_ledger(path))
-    return LedgerFile(record_shard(output, name, counts.total()), dict(sorted(counts.items())))
+    return LedgerFile(
+        record_shard(judging.output, name, counts.total()),
+        record_shard(judging.output, fragment_name(split), counts.total()),
+        dict(sorted(counts.items())),
+    )
 
 
 def _as_merge(value: Iterable) -> Merge:
@@ -62,6 +68,8 @@ def apply_merges(rows: Iterable[LedgerRow], merges: dict[int, Merge]) -> Iterato
         merge = merges.get(number)
         if merge is None:
             yield row
+        elif merge.dropped:
+            yield row._replace(outcome=DROPPED, reason=merge.dropped)
         elif merge.merged_into:
             yield row._replace(outcome=MERGED, reason="exact_duplicate", merged_into=merge.merged_into)
         else:

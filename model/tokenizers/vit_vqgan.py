@@ -94,8 +94,11 @@ class Codebook(nn.Module):
             return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.embedding, dim=-1).T).argmax(-1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """Return the normalised codes (..., K) of tokens."""
-        return F.normalize(self.embedding[tokens], dim=-1)
+        """Return the normalised codes (..., K) of tokens.
+
+        Not by indexing: its gradient adds up in no fixed order on several threads, so that no run is like another.
+        """
+        return F.normalize(F.embedding(tokens, self.embedding), dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize latents (B, I, K)."""

@@ -1,6 +1,6 @@
 """What every source speaks: splits that say where to read, and the pairs read from them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class SourceSplit(NamedTuple):
@@ -22,9 +22,13 @@ class Location(NamedTuple):
 
 
 class RawPair(NamedTuple):
-    """One input row as the source has it; what is missing is None."""
+    """One input row as the source has it."""
 
     source_key: str
     location: Location
     image: bytes | None
-    caption: str | None
+    """None where it is missing; cut off one byte after the limit where it is over it."""
+    captions: list[str]
+    """None, one or several."""
+    fields: dict[str, Any]
+    """What else the source says of the pair: scores, url, licence."""

@@ -67,7 +67,7 @@ class SyntheticSource(StrictModel):
         """Yield the split's rows in order; no scene is over the limit."""
         for row in range(split.first, split.first + split.count):
             image, caption = self._row(row)
-            yield RawPair(f"{row:08d}", Location(PATH, row, len(image)), image, caption)
+            yield RawPair(f"{row:08d}", Location(PATH, row, len(image)), image, [caption], {})
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image, drawn again."""

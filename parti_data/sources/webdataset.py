@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
@@ -62,7 +62,8 @@ class WebDatasetSource(StrictModel):
                 place = members.image()
                 location = Location(split.path, *(place or (0, 0)))
                 image = _read_range(file, place[0], min(place[1], max_image_bytes + 1)) if place else None
-                yield RawPair(key, location, image, _read_caption(file, members))
+                fields = _read_json(file, members)
+                yield RawPair(key, location, image, _read_captions(file, members, fields), fields)
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where the tar has gone."""
@@ -130,16 +131,24 @@ def _read_range(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _read_caption(file: BinaryIO, members: _Members) -> str | None:
-    """Return the .txt member, else the json's `caption`; bytes that are not UTF-8 become the replacement sign."""
-    if place := members.ranges.get("txt"):
-        return _read_range(file, place[0], min(place[1], MAX_CAPTION_BYTES)).decode("utf-8", "replace")
+def _read_json(file: BinaryIO, members: _Members) -> dict[str, Any]:
+    """Return the .json member; nothing where there is none, or no object in it."""
     place = members.ranges.get("json")
     if not place or place[1] > MAX_CAPTION_BYTES:
-        return None
+        return {}
     try:
         content = json.loads(_read_range(file, *place))
     except (ValueError, RecursionError):
-        return None
-    caption = content.get("caption") if isinstance(content, dict) else None
-    return caption.encode("utf-8", "replace").decode() if isinstance(caption, str) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_captions(file: BinaryIO, members: _Members, fields: dict[str, Any]) -> list[str]:
+    """Return the json's `captions`, else the .txt member, else the json's `caption`."""
+    several = fields.get("captions")
+    if isinstance(several, list) and several:
+        return [text.encode("utf-8", "replace").decode() for text in several if isinstance(text, str)]
+    if place := members.ranges.get("txt"):
+        return [_read_range(file, place[0], min(place[1], MAX_CAPTION_BYTES)).decode("utf-8", "replace")]
+    caption = fields.get("caption")
+    return [caption.encode("utf-8", "replace").decode()] if isinstance(caption, str) else []

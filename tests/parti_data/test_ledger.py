@@ -16,7 +16,9 @@ from parti_data.sources.pairs import Location
 
 ROW = LedgerRow(
     key="00" * 16, source="a.tar", source_key="x/1", outcome="kept", reason="", detail="", merged_into="",
-    captions=["one", "zwei ☃"], width=3, height=4, num_bytes=5, format="PNG", path="a.tar", offset=1 << 40, size=5,
+    captions=["one", "zwei ☃"], width=3, height=4, num_bytes=5, format="PNG",
+    perceptual_hash="0f" * 8, scores={"a": 0.5, "similarity": 0.25}, attributes={"url": "http://x/☃"}, path="a.tar",
+    offset=1 << 40, size=5,
 )  # fmt: skip
 
 
@@ -37,7 +39,8 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 def test_any_parquet_reader_opens_a_ledger(tmp_path):
     path = f"{tmp_path}/ledger.parquet"
     write_ledger(path, [ROW])
-    assert pq.read_table(path).to_pylist() == [ROW._asdict()]
+    as_pairs = {"scores": list(ROW.scores.items()), "attributes": list(ROW.attributes.items())}
+    assert pq.read_table(path).to_pylist() == [ROW._asdict() | as_pairs]
     assert duckdb.sql(f"SELECT * FROM '{path}'").fetchall() == [tuple(ROW)]
 
 
@@ -122,4 +125,5 @@ def test_tokens_are_no_pairs(tokens):
 
 def test_the_manifest_lists_the_ledger_that_is_read(filtered):
     names = [shard.name for shard in read_manifest(filtered).shards]
-    assert names == [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]
+    ledgers = [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]
+    assert names == ledgers + [f"measured/split-0000{number}.parquet" for number in range(3)]

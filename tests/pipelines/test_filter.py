@@ -1,8 +1,9 @@
 from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import OUTCOMES, PairDirectory, read_ledger
 from parti_data.manifest import MANIFEST, read_manifest
@@ -11,6 +12,7 @@ from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.sources.synthetic import SPOILS
 from parti_data.storage import list_directory
 from pipelines.filter import FilterConfig, filter_pairs
+from pipelines.merge_duplicates import Duplicates
 
 EXPECTED = {
     "truncated": ("dropped", "image_undecodable"),
@@ -237,3 +239,51 @@ def test_a_tar_without_members_is_finished_with_no_rows(make_tar, tmp_path, beam
     manifest = filter_pairs(tar_config(make_tar("x.tar", []), tmp_path / "out"), beam_options())
     assert manifest.counts == {"read": 0, "kept": 0, "merged": 0, "dropped": 0}
     assert list(PairDirectory(f"{tmp_path}/out").ledger()) == []
+
+
+def test_rejudging_ends_as_a_run_with_those_rules_from_the_start_and_reads_no_image(
+    synthetic, tmp_path, beam_options, contents, monkeypatch
+):
+    stricter = {"rules": Rules(min_caption_words=10), "duplicates": Duplicates(max_captions=1)}
+    first = FilterConfig(output=f"{tmp_path}/out", source=synthetic)
+    other = FilterConfig(output=f"{tmp_path}/out", source=synthetic, **stricter)
+    fresh = filter_pairs(FilterConfig(output=f"{tmp_path}/fresh", source=synthetic, **stricter), beam_options())
+    before = filter_pairs(first, beam_options())
+    with monkeypatch.context() as patch:
+        patch.delattr(SyntheticSource, "read")
+        assert filter_pairs(other, beam_options(), rejudge=True) == fresh
+        assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+        assert filter_pairs(first, beam_options(), rejudge=True) == before
+    assert fresh.counts["kept"] < before.counts["kept"]
+
+
+def test_rejudging_refuses_what_would_need_the_images_again(synthetic, tmp_path, beam_options, contents):
+    config = FilterConfig(output=f"{tmp_path}/out", source=synthetic)
+    with pytest.raises(ShardError, match=r"/out: expected a directory that filter began, found none; run it first"):
+        filter_pairs(config, beam_options(), rejudge=True)
+    filter_pairs(config, beam_options())
+    before = contents(tmp_path / "out")
+    limited = config.model_copy(update={"limits": ImageLimits(max_pixels=100)})
+    with pytest.raises(ShardError, match=r"limits.max_pixels: begun with 64000000, now 100"):
+        filter_pairs(limited, beam_options(), rejudge=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_caption_beside_too_many_images_is_dropped_over_all_splits(make_tar, tmp_path, beam_options, plain_png):
+    for tar, shades in (("a", (1, 2)), ("b", (3, 4))):
+        members = [(f"{shade}.png", plain_png(shade)) for shade in shades]
+        captions = ["My Photo" if shade < 4 else "a grey square" for shade in shades]
+        members += [(f"{shade}.txt", text.encode()) for shade, text in zip(shades, captions, strict=True)]
+        make_tar(f"{tar}.tar", members)
+    for most, kept in ((3, 4), (2, 1)):
+        config = FilterConfig(
+            output=f"{tmp_path}/out", source=WebDatasetSource(kind="webdataset", path=str(tmp_path)),
+            rules=Rules(max_images_per_caption=most), max_dropped_fraction=1,
+        )  # fmt: skip
+        manifest = filter_pairs(config, beam_options(), rejudge=most < 3)
+        assert manifest.details["reasons"] == {"kept": kept} | ({"dropped caption_repeated": 3} if most < 3 else {})
+
+
+def test_a_rule_about_a_field_that_the_ledger_does_not_keep_is_refused():
+    with pytest.raises(ValidationError, match=r"rules should look at fields that the ledger keeps, found \['noai'\]"):
+        FilterConfig(output="out", rules=Rules(opt_out=["noai"]))

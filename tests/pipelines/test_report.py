@@ -49,7 +49,7 @@ def ledger_row(source: SyntheticSource, number: int, reason: str, **changes) -> 
     image = next(source.read(source.splits()[0]._replace(first=number, count=1), 1 << 20)).image
     row = LedgerRow(
         image_key(image), "synthetic", str(number), outcome, reason, "", "", [f"caption {number}"], 64, 64, len(image),
-        "PNG", "synthetic", number, len(image),
+        "PNG", "", {}, {}, "synthetic", number, len(image),
     )  # fmt: skip
     return row._replace(**changes)
 

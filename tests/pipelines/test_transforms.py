@@ -10,36 +10,50 @@ from PIL import Image
 
 from parti_data.images import ImageLimits, image_key
 from parti_data.ledger import LedgerRow, read_ledger, write_ledger
-from parti_data.rules import Rules
+from parti_data.rules import Rules, caption_hash
+from parti_data.sources import SyntheticSource
 from parti_data.sources.pairs import Location, RawPair
-from pipelines.measure_pairs import Candidate, MeasurePairs, fragment_path, measure_pair, measure_split
-from pipelines.merge_duplicates import Merge, MergeDuplicates, merge_group
+from pipelines.judge_pairs import Candidate, JudgePairs, Judging, judge_split
+from pipelines.measure_pairs import MeasurePairs, Measuring, fragment_path, measure_pair, measure_split
+from pipelines.merge_duplicates import Duplicates, Merge, MergeDuplicates, merge_group
 from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import WriteLedgers, apply_merges, write_split_ledger
 
 KEY = "ab" * 16
 
 
-def pair(image: bytes | None, caption: str | None = "a caption", size: int | None = None) -> RawPair:
+def pair(image: bytes | None, caption: str = "a caption", size: int | None = None, **fields) -> RawPair:
     length = len(image or b"") if size is None else size
-    return RawPair("row 1", Location("x.tar", 512, length), image, caption)
+    return RawPair("row 1", Location("x.tar", 512, length), image, [caption], fields)
+
+
+def measuring(source: SyntheticSource, output: object) -> Measuring:
+    return Measuring(source, ImageLimits(), (), str(output))
 
 
 def measure(raw: RawPair, limits: ImageLimits | None = None) -> LedgerRow:
-    return measure_pair(raw, "x.tar", Rules(), limits or ImageLimits())
+    fields = ("similarity", "url", "noai")
+    return measure_pair(raw, "x.tar", Measuring(SyntheticSource(), limits or ImageLimits(), fields, ""))
 
 
 def kept_row(source_key: str, caption: str) -> LedgerRow:
-    return LedgerRow(KEY, "s", source_key, "kept", "", "", "", [caption], 32, 32, 5, "PNG", "s", 0, 5)
+    return LedgerRow(KEY, "s", source_key, "kept", "", "", "", [caption], 32, 32, 5, "PNG", "", {}, {}, "s", 0, 5)
 
 
 def test_a_kept_pair_is_measured_in_full(plain_png):
     image = plain_png(3)
     assert measure(pair(image, "  two\n words ")) == LedgerRow(
         key=image_key(image), source="x.tar", source_key="row 1", outcome="kept", reason="", detail="", merged_into="",
-        captions=["two words"], width=32, height=32, num_bytes=len(image), format="PNG", path="x.tar", offset=512,
-        size=len(image),
+        captions=["two words"], width=32, height=32, num_bytes=len(image), format="PNG", perceptual_hash="", scores={},
+        attributes={}, path="x.tar", offset=512, size=len(image),
     )  # fmt: skip
+
+
+def test_the_fields_that_are_named_become_scores_and_attributes(plain_png):
+    row = measure(pair(plain_png(3), similarity=0.25, url="x" * 9999, noai=True, other=3, status="done"))
+    assert (row.scores, row.attributes) == ({"similarity": 0.25, "noai": 1.0}, {"url": "x" * 2048})
+    row = measure(pair(plain_png(3), similarity=None, url="half \ud800 a pair", noai=[1]))
+    assert (row.scores, row.attributes) == ({}, {"url": "half ? a pair"})
 
 
 @pytest.mark.parametrize(
@@ -51,14 +65,8 @@ def test_a_kept_pair_is_measured_in_full(plain_png):
     ],
 )
 def test_a_pair_without_a_usable_image_is_dropped_first_for_that(raw, reason):
-    row = measure(raw._replace(caption=None))
+    row = measure(raw._replace(captions=[" "]))
     assert (row.outcome, row.reason, row.captions, row.width) == ("dropped", reason, [], 0)
-
-
-def test_a_dropped_pair_keeps_its_measures(plain_png):
-    row = measure(pair(plain_png(3), "jpeg"))
-    assert (row.outcome, row.reason, row.detail) == ("dropped", "caption_boilerplate", "jpeg")
-    assert (row.width, row.height, row.format, row.key) == (32, 32, "PNG", image_key(plain_png(3)))
 
 
 def test_an_image_that_was_cut_off_has_no_key(plain_png):
@@ -75,37 +83,62 @@ def test_an_image_that_does_not_decode_is_dropped_after_its_header():
     assert (row.outcome, row.reason, row.width) == ("dropped", "image_undecodable", 64)
 
 
-def test_a_split_yields_its_marker_and_what_its_fragment_keeps(synthetic, tmp_path):
+def test_a_split_yields_the_hashes_of_its_captions_where_they_are_counted(synthetic, tmp_path):
     split = synthetic.splits()[1]
-    found = list(measure_split(split, synthetic, Rules(), ImageLimits(), str(tmp_path)))
+    assert list(measure_split(split, measuring(synthetic, tmp_path), False)) == []
     rows = list(read_ledger(fragment_path(str(tmp_path), 1)))
     assert len(rows) == split.count
-    assert found[0] == ("split 1", Candidate(1, -1, []))
-    kept = [(row.key, Candidate(1, n, row.captions)) for n, row in enumerate(rows) if row.outcome == "kept"]
-    assert found[1:] == kept
+    found = list(measure_split(split, measuring(synthetic, tmp_path), True))
+    assert found == [caption_hash(text) for row in rows if row.outcome == "kept" for text in row.captions]
+
+
+def test_a_caption_that_a_row_has_twice_counts_once(synthetic, tmp_path):
+    write_ledger(fragment_path(str(tmp_path), 0), [kept_row("a", "x")._replace(captions=["Red", "red"])])
+    split = synthetic.splits()[0]
+    assert list(measure_split(split, measuring(synthetic, tmp_path), True)) == [caption_hash("red")]
 
 
 def test_a_fragment_that_is_there_is_not_made_again(synthetic, tmp_path):
-    split = synthetic.splits()[0]
-    arguments = (split, synthetic, Rules(), ImageLimits(), str(tmp_path))
-    write_ledger(fragment_path(str(tmp_path), 0), [kept_row("mine", "caption")])
-    assert list(measure_split(*arguments)) == [("split 0", Candidate(0, -1, [])), (KEY, Candidate(0, 0, ["caption"]))]
+    mine = [kept_row("mine", "caption")]
+    write_ledger(fragment_path(str(tmp_path), 0), mine)
+    assert list(measure_split(synthetic.splits()[0], measuring(synthetic, tmp_path), False)) == []
+    assert list(read_ledger(fragment_path(str(tmp_path), 0))) == mine
 
 
-def test_measuring_as_a_transform_gives_what_the_function_gives(synthetic, tmp_path, beam_options):
-    splits = synthetic.splits()
-    expected = [c for s in splits for c in measure_split(s, synthetic, Rules(), ImageLimits(), f"{tmp_path}/one")]
+def test_measuring_as_a_transform_gives_what_the_function_gives(synthetic, tmp_path, beam_options, contents):
+    splits, one, two = (
+        synthetic.splits(),
+        measuring(synthetic, tmp_path / "one"),
+        measuring(synthetic, tmp_path / "two"),
+    )
+    expected = [found for split in splits for found in measure_split(split, one, True)]
     with make_pipeline(beam_options()) as pipeline:
-        found = pipeline | beam.Create(splits) | MeasurePairs(synthetic, Rules(), ImageLimits(), f"{tmp_path}/two")
-        assert_that(found, equal_to(expected))
+        assert_that(pipeline | beam.Create(splits) | MeasurePairs(two, True), equal_to(expected))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_a_judged_split_yields_its_marker_and_what_the_rules_keep(tmp_path):
+    rows = [kept_row("a", "a barn"), kept_row("b", "x"), kept_row("c", "a mill")._replace(outcome="dropped")]
+    write_ledger(fragment_path(str(tmp_path), 4), rows)
+    found = list(judge_split(4, Judging(Rules(), frozenset(), str(tmp_path))))
+    assert found == [("split 4", Candidate(4, -1, [])), (KEY, Candidate(4, 0, ["a barn"]))]
+
+
+def test_judging_as_a_transform_gives_what_the_function_gives(tmp_path, beam_options):
+    judging = Judging(Rules(), frozenset(), str(tmp_path))
+    for split in range(2):
+        write_ledger(fragment_path(str(tmp_path), split), [kept_row("a", "a barn"), kept_row("b", "a mill")])
+    expected = [found for split in range(2) for found in judge_split(split, judging)]
+    with make_pipeline(beam_options()) as pipeline:
+        assert_that(pipeline | beam.Create(range(2)) | JudgePairs(judging), equal_to(expected))
 
 
 def test_a_row_alone_is_left_alone():
-    assert list(merge_group(KEY, [Candidate(3, 5, ["text"])])) == []
+    assert list(merge_group((KEY, [Candidate(3, 5, ["text"])]), Duplicates())) == []
 
 
 def test_a_marker_goes_to_its_split():
-    assert list(merge_group("split 3", [Candidate(3, -1, [])])) == [(3, Merge(-1, [], ""))]
+    assert list(merge_group(("split 3", [Candidate(3, -1, [])]), Duplicates())) == [(3, Merge(-1, [], ""))]
 
 
 def test_the_first_row_survives_and_takes_all_captions_once():
@@ -118,13 +151,27 @@ def test_the_first_row_survives_and_takes_all_captions_once():
     ]
     for seed in range(10):
         random.Random(seed).shuffle(candidates)
-        assert list(merge_group(KEY, [tuple(candidate) for candidate in candidates])) == expected
+        assert list(merge_group((KEY, [tuple(candidate) for candidate in candidates]), Duplicates())) == expected
+
+
+def test_a_survivor_takes_so_many_captions_at_most():
+    candidates = [Candidate(0, row, [f"caption {row}"]) for row in range(5)]
+    (_, survivor), *_ = merge_group((KEY, candidates), Duplicates(max_captions=3))
+    assert survivor == Merge(0, ["caption 0", "caption 1", "caption 2"], "")
+
+
+@pytest.mark.parametrize(("num_captions", "is_placeholder"), [(3, False), (4, True)])
+def test_an_image_under_many_captions_is_a_placeholder(num_captions, is_placeholder):
+    candidates = [Candidate(0, row, [f"caption {row % num_captions}"]) for row in range(6)]
+    merges = [merge for _, merge in merge_group((KEY, candidates), Duplicates(max_captions_per_image=3))]
+    assert [merge.row for merge in merges] == list(range(6))
+    assert {merge.dropped for merge in merges} == {"image_placeholder" if is_placeholder else ""}
 
 
 def test_merging_as_a_transform_gives_what_the_function_gives(beam_options):
     candidates = [(KEY, Candidate(0, 1, ["b"])), ("other", Candidate(0, 2, ["c"])), (KEY, Candidate(0, 0, ["a"]))]
     with make_pipeline(beam_options()) as pipeline:
-        found = pipeline | beam.Create(candidates) | MergeDuplicates()
+        found = pipeline | beam.Create(candidates) | MergeDuplicates(Duplicates())
         assert_that(found, equal_to([(0, Merge(0, ["a", "b"], "")), (0, Merge(1, ["b"], KEY))]))
 
 
@@ -137,19 +184,26 @@ def test_merges_change_the_rows_that_they_name_and_no_others():
         rows[2]._replace(outcome="merged", reason="exact_duplicate", merged_into=KEY),
     ]
     assert list(apply_merges(iter(rows), {})) == rows
+    placeholder = {1: Merge(1, ["text 1"], "", "image_placeholder")}
+    assert next(iter(list(apply_merges(iter(rows), placeholder))[1:])) == rows[1]._replace(
+        outcome="dropped", reason="image_placeholder"
+    )
 
 
 def test_writing_ledgers_as_a_transform_gives_what_the_function_gives(tmp_path, beam_options, contents):
+    def judging(place: str) -> Judging:
+        return Judging(Rules(min_caption_chars=1), frozenset(), f"{tmp_path}/{place}")
+
     merges = [(0, Merge(-1, [], "")), (0, Merge(1, ["b"], KEY)), (1, Merge(-1, [], ""))]
     for place in ("one", "two"):
         for split in range(2):
             rows = [kept_row("a", "a"), kept_row("b", "b")]
             write_ledger(fragment_path(f"{tmp_path}/{place}", split), rows)
     expected = [
-        write_split_ledger((split, [merge for number, merge in merges if number == split]), f"{tmp_path}/one", 2)
+        write_split_ledger((split, [merge for number, merge in merges if number == split]), judging("one"), 2)
         for split in range(2)
     ]
     assert [file.counts for file in expected] == [{"kept": 1, "merged exact_duplicate": 1}, {"kept": 2}]
     with make_pipeline(beam_options()) as pipeline:
-        assert_that(pipeline | beam.Create(merges) | WriteLedgers(f"{tmp_path}/two", 2), equal_to(expected))
+        assert_that(pipeline | beam.Create(merges) | WriteLedgers(judging("two"), 2), equal_to(expected))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

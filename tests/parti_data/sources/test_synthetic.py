@@ -18,7 +18,7 @@ def read(source: SyntheticSource) -> list:
 def test_the_first_rows_never_change():
     first, second, _ = read(SyntheticSource(num_pairs=3, side_px=32))
     assert first.source_key == "00000000"
-    assert first.caption == "a large blue triangle on a white background"
+    assert first.captions == ["a large blue triangle on a white background"]
     np.testing.assert_array_equal(decode(first.image, ImageLimits()), draw_scene(make_scene(0, 0), 32))
     np.testing.assert_array_equal(decode(second.image, ImageLimits()), draw_scene(make_scene(0, 1), 32))
 
@@ -58,24 +58,24 @@ def test_every_spoiled_row_is_spoiled_in_its_way(synthetic):
             assert pair == whole
         elif kind in reasons:
             assert isinstance(pixels, Drop)
-            assert pair.caption == whole.caption
+            assert pair.captions == whole.captions
             if kind != "truncated":
                 assert pixels.reason == reasons[kind]
         elif kind == "one_pixel":
             assert pixels.shape == (1, 1, 3)
         elif kind == "empty_caption":
-            assert (pair.image, pair.caption) == (whole.image, " ")
+            assert (pair.image, pair.captions) == (whole.image, [" "])
         elif kind == "boilerplate_caption":
-            assert (pair.image, pair.caption) == (whole.image, f"image {row + 1} of 90")
+            assert (pair.image, pair.captions) == (whole.image, [f"image {row + 1} of 90"])
         else:
             assert pair.image == pairs[row - 1].image
-            assert (pair.caption == pairs[row - 1].caption) == (kind == "exact_duplicate")
+            assert (pair.captions == pairs[row - 1].captions) == (kind == "exact_duplicate")
 
 
 def test_a_split_and_a_number_of_objects_are_kept_to():
     for pair in read(SyntheticSource(num_pairs=8, side_px=16, split="new_prompts", num_objects=1)):
-        assert is_held_out_prompt(pair.caption)
-        assert len(parse_caption(pair.caption).objects) == 1
+        assert is_held_out_prompt(pair.captions[0])
+        assert len(parse_caption(pair.captions[0]).objects) == 1
 
 
 def test_the_digest_is_that_of_the_config():

@@ -24,7 +24,7 @@ def read(path: object, max_image_bytes: int = 1 << 20) -> list[RawPair]:
 
 
 def captions(path: object) -> dict[str, str | None]:
-    return {pair.source_key: pair.caption for pair in read(path)}
+    return {pair.source_key: "|".join(pair.captions) or None for pair in read(path)}
 
 
 PAIR = [("a.png", b"image a"), ("a.txt", b"text a"), ("b.jpg", b"image b"), ("b.txt", b"text b")]
@@ -33,11 +33,11 @@ PAIR = [("a.png", b"image a"), ("a.txt", b"text a"), ("b.jpg", b"image b"), ("b.
 def test_members_of_a_pair_may_come_in_any_order_and_apart(make_tar):
     in_order = read(make_tar("x.tar", PAIR))
     mixed = read(make_tar("y.tar", [PAIR[3], PAIR[0], PAIR[2], PAIR[1]]))
-    assert [(pair.source_key, pair.image, pair.caption) for pair in in_order] == [
-        ("a", b"image a", "text a"), ("b", b"image b", "text b")
+    assert [(pair.source_key, pair.image, pair.captions) for pair in in_order] == [
+        ("a", b"image a", ["text a"]), ("b", b"image b", ["text b"])
     ]  # fmt: skip
-    assert [(pair.source_key, pair.image, pair.caption) for pair in mixed] == [
-        ("b", b"image b", "text b"), ("a", b"image a", "text a")
+    assert [(pair.source_key, pair.image, pair.captions) for pair in mixed] == [
+        ("b", b"image b", ["text b"]), ("a", b"image a", ["text a"])
     ]  # fmt: skip
 
 
@@ -55,14 +55,14 @@ def test_names_are_read_as_webdataset_reads_them(make_tar, plain_png):
                ("e.f/a.txt", b"two"), ("e.f/b.c.png", plain_png(3)), ("e.f/b.txt", b"three"),
                ("U.PNG", plain_png(4)), ("U.TXT", b"four")]  # fmt: skip
     path = make_tar("x.tar", members)
-    ours = {pair.source_key: (pair.image, pair.caption) for pair in read(path)}
+    ours = {pair.source_key: (pair.image, pair.captions) for pair in read(path)}
     theirs = {
-        sample["__key__"]: (sample.get("png"), sample["txt"].decode())
+        sample["__key__"]: (sample.get("png"), [sample["txt"].decode()])
         for sample in webdataset.WebDataset(path, shardshuffle=False)
     }
     gc.collect()
     assert ours == theirs
-    assert ours["e.f/b"] == (None, "three")  # "c.png" is no image extension
+    assert ours["e.f/b"] == (None, ["three"])  # "c.png" is no image extension
 
 
 def test_the_text_member_beats_the_json_and_the_json_stands_in(make_tar):
@@ -78,6 +78,17 @@ def test_the_text_member_beats_the_json_and_the_json_stands_in(make_tar):
 )  # fmt: skip
 def test_a_json_without_a_usable_caption_is_a_missing_caption(make_tar, content):
     assert captions(make_tar("x.tar", [("a.png", b"."), ("a.json", content)])) == {"a": None}
+
+
+def test_a_json_may_state_several_captions(make_tar):
+    stated = json.dumps({"captions": ["one", 2, "two"], "caption": "three"}).encode()
+    assert captions(make_tar("x.tar", [("a.png", b"."), ("a.txt", b"four"), ("a.json", stated)])) == {"a": "one|two"}
+
+
+def test_what_the_json_says_of_a_pair_goes_with_it(make_tar):
+    stated = json.dumps({"similarity": 0.25, "url": "http://x"}).encode()
+    (pair,) = read(make_tar("x.tar", [("a.png", b"."), ("a.txt", b"one"), ("a.json", stated)]))
+    assert (pair.captions, pair.fields) == (["one"], {"similarity": 0.25, "url": "http://x"})
 
 
 def test_a_caption_is_always_text_that_can_be_written(make_tar):
@@ -104,7 +115,7 @@ def test_a_name_that_is_not_utf8_is_still_a_key(make_tar):
 
 def test_a_caption_without_an_image_is_a_row_without_one(make_tar):
     path = make_tar("x.tar", [("c.txt", b"alone"), *PAIR])
-    assert read(path)[0] == RawPair("c", Location(path, 0, 0), None, "alone")
+    assert read(path)[0] == RawPair("c", Location(path, 0, 0), None, ["alone"], {})
 
 
 def test_an_image_over_the_limit_is_cut_one_byte_behind_it(make_tar):
@@ -119,7 +130,7 @@ def test_a_member_name_is_never_opened_as_a_path(make_tar, monkeypatch, name):
     opened = []
     monkeypatch.setattr(sources, "open_file", lambda place: opened.append(place) or open_file(place))
     (pair,) = read(path)
-    assert (pair.image, pair.caption, pair.source_key) == (b"inside", "text", name.removesuffix(".png"))
+    assert (pair.image, pair.captions, pair.source_key) == (b"inside", ["text"], name.removesuffix(".png"))
     assert source(path).fetch(pair.location) == b"inside"
     assert set(opened) == {path}
 
@@ -133,7 +144,7 @@ def test_links_in_a_tar_are_not_followed(tmp_path):
         text = tarfile.TarInfo("a.txt")
         text.size = 4
         tar.addfile(text, io.BytesIO(b"text"))
-    assert [(pair.image, pair.caption) for pair in read(path)] == [(None, "text")]
+    assert [(pair.image, pair.captions) for pair in read(path)] == [(None, ["text"])]
 
 
 @pytest.mark.parametrize("pattern", ["tars", "tars/", "tars/*.tar", "tars/0000[01].tar"])
@@ -149,7 +160,7 @@ def test_a_directory_and_a_glob_name_their_tars_in_order(make_tar, tmp_path, pat
 def test_tars_behind_a_url_are_read(make_tar):
     publish_bytes("memory://tars/x.tar", Path(make_tar("x.tar", PAIR)).read_bytes())
     pairs = read("memory://tars")
-    assert [pair.caption for pair in pairs] == ["text a", "text b"]
+    assert [pair.captions for pair in pairs] == [["text a"], ["text b"]]
     assert source("memory://tars").fetch(pairs[0].location) == b"image a"
 
 
