@@ -88,7 +88,11 @@ def read_ledger(path: str) -> Iterator[LedgerRow]:
     """Yield the rows of a ledger file, in order."""
     try:
         with open_file(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=LEDGER_SCHEMA.names):
+            parquet = pq.ParquetFile(file)
+            if not parquet.schema_arrow.equals(LEDGER_SCHEMA):
+                missing = [field.name for field in LEDGER_SCHEMA if field not in list(parquet.schema_arrow)]
+                raise ShardError(f"{path}: expected a ledger file, found none of its {missing}; run its stage again")
+            for batch in parquet.iter_batches(_ROWS_A_BATCH):
                 yield from (_from_record(record) for record in batch.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None

@@ -4,10 +4,12 @@ A job says what the loss of a step is; it must be a function of the model and th
 started again ends with the same weights, bit for bit, on a CPU with the same number of threads.
 """
 
+import ctypes
 import io
 import json
 import math
 import pickle
+import sys
 import time
 from typing import Any, Literal, Protocol
 
@@ -22,6 +24,10 @@ from parti_data.storage import is_file, join, publish_bytes, read_bytes
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
+_MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
+_LARGEST_MMAP_THRESHOLD = 32 << 20
+"""What glibc allows on 64 bits; larger blocks always come from the kernel."""
+_TRIM_THRESHOLD = 1 << 30
 
 
 class Schedule(StrictModel):
@@ -80,6 +86,7 @@ class Trainee(Protocol):
 
 def train(trainee: Trainee, schedule: Schedule, directory: str, title: str) -> None:
     """Train to the last step, going on from the directory's checkpoint where there is one."""
+    keep_freed_memory()
     optimizer = make_optimizer(trainee.model, schedule)
     metrics: list[dict[str, Any]] = []
     first = _resume(trainee, optimizer, metrics, directory)
@@ -97,6 +104,18 @@ def train(trainee: Trainee, schedule: Schedule, directory: str, title: str) -> N
             if done % schedule.checkpoint_every == 0 or done == schedule.num_steps:
                 metrics.append({"step": done, **trainee.evaluate(done)})
                 _save(trainee, optimizer, metrics, done, directory)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step instead of asking the kernel for it anew, page by page.
+
+    A step of a small prior faulted in 9,000 pages on a CPU, and takes a tenth to a fifth less time without. Does
+    nothing where the C library is another. Source: mallopt(3).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_MALLOPT_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
+        mallopt(_MALLOPT_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:

@@ -60,6 +60,16 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path):
         list(read_ledger(f"{tmp_path}/ledger.parquet"))
 
 
+def test_a_parquet_file_of_other_columns_is_refused(tmp_path):
+    path = f"{tmp_path}/ledger.parquet"
+    write_ledger(path, [ROW])
+    pq.write_table(pq.read_table(path).drop_columns(["scores"]), path)
+    with pytest.raises(
+        ShardError, match=r"expected a ledger file, found none of its \['scores'\]; run its stage again"
+    ):
+        list(read_ledger(path))
+
+
 def test_a_ledger_that_is_gone_is_refused(tmp_path):
     with pytest.raises(ShardError, match="none.parquet: expected a ledger file, found .*No such file"):
         list(read_ledger(f"{tmp_path}/none.parquet"))

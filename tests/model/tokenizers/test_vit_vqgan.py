@@ -34,6 +34,20 @@ def test_from_patches_undoes_to_patches():
     assert torch.equal(from_patches(to_patches(images, 8), 8), images)
 
 
+def test_the_codes_gradient_is_the_same_in_every_run_on_two_threads():
+    torch.manual_seed(0)
+    codebook, tokens, slope = Codebook(256, 16), torch.randint(256, (64, 64)), torch.randn(64, 64, 16)
+    threads, gradients = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        for _ in range(6):
+            (gradient,) = torch.autograd.grad((codebook.lookup(tokens) * slope).sum(), codebook.embedding)
+            gradients.append(gradient)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 def test_the_codebook_picks_the_nearest_code_by_cosine():
     torch.manual_seed(0)
     codebook, latents = Codebook(64, 8), torch.randn(2, 5, 8)

@@ -1,4 +1,7 @@
 import json
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,3 +129,26 @@ def test_metrics_are_there_whenever_a_checkpoint_says_that_all_is_done(tmp_path,
     train(resumed, SHORT, str(tmp_path), "x")
     assert resumed.calls == [8, 9, 10, 11]
     assert '"step": 12' in (tmp_path / METRICS).read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="the C library is another")
+def test_freed_memory_is_kept():
+    program = """
+import resource
+import torch
+from model.training.loop import keep_freed_memory
+keep_freed_memory()
+step = lambda: [torch.ones(1 << 20) for _ in range(8)]  # 8,192 pages
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for code in (program, program.replace("keep_freed_memory()\n", "\n")):
+        printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        faults[code] = int(printed)
+    kept, given_back = faults.values()
+    assert kept < 8192
+    assert given_back > 4 * kept
