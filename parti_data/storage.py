@@ -5,6 +5,7 @@ sees half a file, and a killed writer leaves only a `*.tmp-*` that `sweep` remov
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -145,15 +146,52 @@ def _open_aside(path: Path) -> BinaryIO:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise ShardError(
-            f"{path.parent}: expected a directory that can be written, found {error.strerror}; choose another output"
-        ) from None
+        raise _not_writable(str(path.parent), error) from None
+
+
+def _not_writable(directory: str, error: OSError) -> ShardError:
+    return ShardError(
+        f"{directory}: expected a directory that can be written, found {error.strerror}; choose another output"
+    )
 
 
 def publish_bytes(path: str, content: bytes) -> None:
     """Write a small file whole or not at all."""
     with publish(path) as file:
         file.write(content)
+
+
+@contextmanager
+def claim(directory: str) -> Iterator[None]:
+    """Keep other processes out of a local directory while the block runs; raises ShardError where one is in it.
+
+    The lock ends with the process, however that ends. An object store has none: two runs there do the same work twice
+    and publish the same bytes.
+    """
+    filesystem, name = _open_filesystem(directory)
+    if not isinstance(filesystem, LocalFileSystem):
+        yield
+        return
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+        lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _not_writable(directory, error) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShardError(
+                f"{directory}: expected no other run in the directory, found one at work; wait for its end or choose "
+                "another output"
+            ) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                Path(name).rmdir()  # only where the block left it empty
+    finally:
+        os.close(lock)
 
 
 def sweep(directory: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
+from parti_data.storage import claim
 
 _EXTRAS = {
     "apache_beam": "pipelines",
@@ -44,21 +45,21 @@ def filter_command(
 ) -> None:
     """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
     stage = _load("pipelines.filter")
-    _report(stage.filter_pairs(_config(stage.FilterConfig, arguments), _beam_options(context), rejudge))
+    _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge)
 
 
 @app.command("shard")
 def shard_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Copy kept pairs into WebDataset tars of equal size. Beam's options go after --."""
     stage = _load("pipelines.shard")
-    _report(stage.shard_pairs(_config(stage.ShardConfig, arguments), _beam_options(context)))
+    _run_stage(context, stage.shard_pairs, stage.ShardConfig, arguments)
 
 
 @app.command("tokenize")
 def tokenize_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
     stage = _load("pipelines.tokenize")
-    _report(stage.tokenize_pairs(_config(stage.TokenizeConfig, arguments), _beam_options(context)))
+    _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 
 @training.command("text")
@@ -114,7 +115,9 @@ def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Run everything on synthetic scenes: filter to report, in about ten minutes."""
     job = _load("pipelines.demo")
     _refuse_beam_options(context)
-    job.run_demo(_config(job.DemoConfig, arguments))
+    config = _config(job.DemoConfig, arguments)
+    with claim(config.output):
+        job.run_demo(config)
 
 
 def _load(module: str) -> Any:
@@ -139,26 +142,36 @@ def _config(model: type[StageConfig], arguments: list[str] | None) -> Any:
     return model.load(files[0] if files else None, [argument for argument in arguments if argument not in files])
 
 
-def _beam_options(context: typer.Context) -> Any:
-    return _load("pipelines.runner").parse_options(context.obj)
-
-
 def _refuse_beam_options(context: typer.Context) -> None:
     if context.obj:
         raise ConfigError(f"{context.obj[0]}: expected no options after --, found some; this command does not use Beam")
 
 
+def _run_stage(
+    context: typer.Context,
+    stage: Callable[..., Manifest],
+    model: type[StageConfig],
+    arguments: list[str] | None,
+    *others: Any,
+) -> None:
+    options = _load("pipelines.runner").parse_options(context.obj)
+    _run(stage, _config(model, arguments), options, *others)
+
+
 def _run_job(
     context: typer.Context,
-    job: Callable[[Any], Manifest],
+    job: Callable[..., Manifest],
     model: type[StageConfig],
     arguments: list[str] | None,
 ) -> None:
     _refuse_beam_options(context)
-    _report(job(_config(model, arguments)))
+    _run(job, _config(model, arguments))
 
 
-def _report(manifest: Manifest) -> None:
+def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> None:
+    """Run a stage or a job alone in its output, and say its counts."""
+    with claim(config.output):
+        manifest = job(config, *others)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
     print(f"{manifest.stage}: {counts}")
 

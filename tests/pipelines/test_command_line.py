@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from parti_data.manifest import MANIFEST, read_manifest
+from parti_data.storage import claim
 from pipelines import command_line
 from pipelines.command_line import main
 
@@ -47,6 +48,23 @@ def test_the_stages_work_one_after_another(parti, tmp_path, image_file, text_fil
     code, out, _ = parti("verify", tmp_path / "tokens")
     assert code == 0
     assert out.splitlines()[-1].endswith("8 rows encoded again, all ids equal")
+
+
+def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, contents):
+    with claim(f"{tmp_path}/a"):
+        code, _, err = parti("filter", f"output={tmp_path}/a", *SMALL)
+        assert (code, contents(tmp_path / "a")) == (1, {})
+    assert err.startswith(f"error: {tmp_path}/a: expected no other run in the directory, found one at work; ")
+
+
+def test_a_filter_directory_is_judged_again(parti, tmp_path):
+    parti("filter", f"output={tmp_path}/a", *SMALL)
+    code, _, err = parti("filter", f"output={tmp_path}/a", *SMALL, "rules.min_side_px=64")
+    assert (code, "rules.min_side_px: begun with 16, now 64" in err) == (1, True)
+    judged = parti(
+        "filter", "--rejudge", f"output={tmp_path}/a", *SMALL, "rules.min_side_px=64", "max_dropped_fraction=1"
+    )
+    assert judged[:2] == (0, "filter: 8 dropped, 0 kept, 0 merged, 8 read\n")
 
 
 def test_a_config_file_comes_first_and_overrides_after_it(parti, tmp_path):
