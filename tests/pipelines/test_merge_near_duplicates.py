@@ -188,7 +188,7 @@ def test_a_row_that_is_the_same_image_as_a_loser_stays_merged_into_the_loser_and
 
 def test_where_nothing_looks_alike_merging_is_that_of_exact_duplicates_alone():
     hashes = {key: text for key, (_, text) in zip("abcdef", sorted(clusters(3, 6, 1).items()), strict=True)}
-    candidates = candidates_of(hashes) + [("a", Candidate(2, 9, ["again"], 100, hashes["a"]))]
+    candidates = [*candidates_of(hashes), ("a", Candidate(2, 9, ["again"], 100, hashes["a"]))]
     expected = sorted(merge for one in group(candidates) for merge in merge_group(one, NEAR))
     assert merge_all(candidates, NEAR) == expected
     assert len(expected) == 2
