@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 
-from parti_data.perceptual_hash import bands, hamming_distances, mirrored_hash, pack_hashes, rows_a_block
+from parti_data.perceptual_hash import HASH_BITS, bands, hamming_distances, mirrored_hash, pack_hashes, rows_a_block
 from pipelines.judge_pairs import Candidate
 from pipelines.merge_duplicates import Duplicates, Merge, merge_group
 
 BAND = "band "
 EDGES = "edges"
+_HASH_BYTES = HASH_BITS // 8
 
 
 class Picture(NamedTuple):
@@ -82,7 +83,7 @@ class MergeNearDuplicates(beam.PTransform):
 
 
 def spread_over_bands(group: tuple[str, Iterable[Any]], duplicates: Duplicates) -> Iterator[tuple[str, Any]]:
-    """Yield (key, Picture) of the rows that share an image, and (band, (hash, key)) for each band of its hash.
+    """Yield (key, Picture) of the rows that share an image, and (band, bytes of hash and key) for each band of its hash.
 
     A placeholder looks like nothing, so it is dropped alone. A marker passes.
     """
@@ -97,7 +98,7 @@ def spread_over_bands(group: tuple[str, Iterable[Any]], duplicates: Duplicates) 
         hashes.add(mirrored_hash(rows[0].perceptual_hash))
     for text in sorted(hashes):
         for band, value in enumerate(bands([text], duplicates.max_distance)[0]):
-            yield f"{BAND}{band} {value:x}", (text, key)
+            yield f"{BAND}{band} {value:x}", bytes.fromhex(text) + key.encode()
 
 
 def link_band(group: tuple[str, Iterable[Any]], duplicates: Duplicates) -> Iterator[tuple[str, Any]]:
@@ -111,13 +112,15 @@ def link_band(group: tuple[str, Iterable[Any]], duplicates: Duplicates) -> Itera
         return
     band = int(name.split()[1])
     by_hash: defaultdict[str, set[str]] = defaultdict(set)
-    for text, key in values:
-        by_hash[text].add(key)
+    for value in values:
+        by_hash[value[:_HASH_BYTES].hex()].add(value[_HASH_BYTES:].decode())
     hashes = sorted(by_hash)
     keys = [sorted(by_hash[text]) for text in hashes]
     if band == 0:
         for chain in keys:
             yield from ((EDGES, edge) for edge in pairwise(chain))
+    if len(hashes) == 1:
+        return
     linked = Components()
     for row, column in near_pairs(hashes, band, duplicates.max_distance):
         one, other = keys[row][0], keys[column][0]

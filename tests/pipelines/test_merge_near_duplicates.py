@@ -137,7 +137,7 @@ def test_an_edge_comes_from_the_lowest_band_that_two_hashes_share_and_from_no_ot
 @pytest.mark.parametrize("num_hashes", [1, 2])
 def test_a_hundred_thousand_images_with_equal_hashes_cost_no_square(num_hashes):
     hashes = [with_flipped(ZERO, [0] * number) for number in range(num_hashes)]
-    looks = [(hashes[number % num_hashes], f"{number:032x}") for number in range(100_000)]
+    looks = [bytes.fromhex(hashes[number % num_hashes]) + f"{number:032x}".encode() for number in range(100_000)]
     random.Random(0).shuffle(looks)
     started = time.process_time()
     edges = [edge for _, edge in link_band(("band 0 0", looks), NEAR)]
