@@ -84,7 +84,7 @@ class MergeNearDuplicates(beam.PTransform):
 
 
 def spread_over_bands(group: tuple[str, Iterable[Any]], duplicates: Duplicates) -> Iterator[tuple[str, Any]]:
-    """Yield (key, Picture) of the rows that share an image, and (band, bytes of hash and key) for each band of its hash.
+    """Yield (key, Picture) of the rows that share an image, and (band, hash and key as bytes) for each of its bands.
 
     A placeholder looks like nothing, so it is dropped alone. A marker passes.
     """
