@@ -103,7 +103,7 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
 
 
 def reopen(path: str, beginning: Beginning, changeable: tuple[str, ...]) -> None:
-    """Let a directory begin again with other values of some parts of its config; other files than its shards stay.
+    """Let a directory begin again with other values of some parts of its config or inputs; only its shards go.
 
     A directory that was begun with this very config is left as it is. Raises ShardError where more has changed.
     """
@@ -112,14 +112,19 @@ def reopen(path: str, beginning: Beginning, changeable: tuple[str, ...]) -> None
     begun = _read_beginning(path)
     if begun == beginning:
         return
-    fixed = {name: value for name, value in begun.config.items() if name not in changeable}
-    wanted = {name: value for name, value in beginning.config.items() if name not in changeable}
-    _refuse_drift(path, begun.model_copy(update={"config": fixed}), beginning.model_copy(update={"config": wanted}))
+    _refuse_drift(path, _without(begun, changeable), _without(beginning, changeable))
     remove(join(path, MANIFEST))
     for name in list_directory(path):
         if name.endswith(".parquet"):
             remove(join(path, name))
     publish_bytes(join(path, BEGUN), _pretty(beginning))  # last: until then the directory is as it was, or unfinished
+
+
+def _without(beginning: Beginning, names: tuple[str, ...]) -> Beginning:
+    """Return the beginning without the parts of its config and its inputs that have these names."""
+    config = {name: value for name, value in beginning.config.items() if name not in names}
+    inputs = {name: value for name, value in beginning.inputs.items() if name not in names}
+    return beginning.model_copy(update={"config": config, "inputs": inputs})
 
 
 def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:

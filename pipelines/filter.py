@@ -11,11 +11,12 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import Field, model_validator
 
+from parti_data.benchmarks import Benchmark, read_benchmarks
 from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import DROPPED, KEPT
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, reopen
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen
 from parti_data.progress import watch_files
 from parti_data.rules import Rules
 from parti_data.sources import Source, SyntheticSource
@@ -24,12 +25,15 @@ from parti_data.storage import is_file, join, publish_bytes, read_bytes, remove,
 from pipelines.judge_pairs import JudgePairs, Judging
 from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
 from pipelines.merge_duplicates import Duplicates, MergeDuplicates
+from pipelines.merge_near_duplicates import MergeNearDuplicates
 from pipelines.runner import make_pipeline, run
 from pipelines.write_ledgers import LedgerFile, WriteLedgers
 
 FIELDS = ("url", "license", "similarity", "punsafe", "pwatermark", "aesthetic")
 """What img2dataset and LAION call what most users want to judge by."""
-JUDGING = ("rules", "duplicates")
+AUDIT = "benchmarks.jsonl"
+"""What benchmarks removed, a line a row, in the order of the ledger."""
+JUDGING = ("rules", "duplicates", "benchmarks")
 """The parts of the config that a rejudged directory may change."""
 
 
@@ -40,6 +44,8 @@ class FilterConfig(StageConfig):
     rules: Rules = Field(default_factory=Rules)
     limits: ImageLimits = Field(default_factory=ImageLimits)
     duplicates: Duplicates = Field(default_factory=Duplicates)
+    benchmarks: list[Benchmark] = Field(default_factory=list)
+    """Evaluation pictures and prompts that no kept pair may hold."""
     fields: list[str] = Field(default_factory=lambda: list(FIELDS))
     """What the ledger keeps of the source's other columns, for rules and readers: numbers as scores, texts as
     attributes."""
@@ -61,7 +67,9 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
     With `rejudge` a directory may have been begun with other rules: its measures are judged again, no image is read.
     """
     splits = config.source.splits()
-    beginning = Beginning(stage="filter", config=config.deciding(), inputs={"source": config.source.digest()})
+    benchmarks = read_benchmarks(config.benchmarks, config.limits)
+    inputs = {"source": config.source.digest()} | ({"benchmarks": benchmarks.digest()} if config.benchmarks else {})
+    beginning = Beginning(stage="filter", config=config.deciding(), inputs=inputs)
     if rejudge:
         reopen(config.output, beginning, JUDGING)
     begun = begin(config.output, beginning)
@@ -69,7 +77,8 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
         return begun
     sweep(join(config.output, FRAGMENTS))
     measure(config, splits, options)
-    judging = Judging(config.rules, read_repeated(config.output), config.output)
+    repeated = read_repeated(config.output)
+    judging = Judging(config.rules, repeated, config.output, config.duplicates.near, benchmarks)
     judge(begun, config, judging, len(splits), options)
     finished = begin(config.output, beginning)
     assert isinstance(finished, Manifest), finished
@@ -105,15 +114,16 @@ def judge(
 ) -> None:
     """Write the ledger of each split and the manifest."""
     pipeline = make_pipeline(options)
+    merge = MergeNearDuplicates if config.duplicates.near else MergeDuplicates
     _ = (
         pipeline
         | "Numbers" >> beam.Create(range(num_splits), reshuffle=True)
         | JudgePairs(judging)
-        | MergeDuplicates(config.duplicates)
+        | merge(config.duplicates)
         | WriteLedgers(judging, num_splits)
         | "ToOneKey" >> beam.Map(lambda file: (0, file))
         | "GatherFiles" >> beam.GroupByKey()
-        | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config.max_dropped_fraction))
+        | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config))
     )
     with watch_files("judge", config.output, ("ledger-",), num_splits):
         run(pipeline)
@@ -135,19 +145,20 @@ def read_repeated(output: str) -> frozenset[str]:
     return frozenset(read_bytes(path).decode().split()) if is_file(path) else frozenset()
 
 
-def finish(directory: StageDirectory, files: Iterable[LedgerFile], max_dropped_fraction: float) -> Manifest:
-    """Write the manifest from the ledger files; raises SourceError where too many rows were dropped."""
+def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
+    """Write what benchmarks removed, and the manifest; raises SourceError where too many rows were dropped."""
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
     reasons: Counter[str] = Counter()
     for file in files:
         reasons.update(file.counts)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
-    if dropped.total() > max_dropped_fraction * read:
+    allowed = config.max_dropped_fraction
+    if dropped.total() > allowed * read:
         most = ", ".join(f"{name.removeprefix(DROPPED).strip()} {count}" for name, count in dropped.most_common(3))
         raise SourceError(
-            f"{directory.path}: expected at most {max_dropped_fraction:.0%} of rows dropped, found {dropped.total()} "
-            f"of {read} ({most}); look into the ledger, then mend the rules or raise max_dropped_fraction"
+            f"{directory.path}: expected at most {allowed:.0%} of rows dropped, found {dropped.total()} of {read} "
+            f"({most}); look into the ledger, then mend the rules or raise max_dropped_fraction"
         )
     counts = {"read": read, "dropped": dropped.total(), "merged": 0, "kept": 0} | {
         name: count for name, count in reasons.items() if name == KEPT
@@ -157,4 +168,10 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], max_dropped_f
         "reasons": dict(sorted(reasons.items())),
         "kept": [file.counts.get(KEPT, 0) for file in files],
     }
-    return directory.finish([record for file in files for record in (file.shard, file.fragment)], counts, details)
+    records = [record for file in files for record in (file.shard, file.fragment)]
+    remove(join(directory.path, AUDIT))  # of an earlier judging
+    if config.benchmarks:
+        removed = [line for file in files for line in file.removed]
+        publish_bytes(join(directory.path, AUDIT), "".join(f"{line}\n" for line in removed).encode())
+        records.append(record_shard(directory.path, AUDIT, len(removed)))
+    return directory.finish(records, counts, details)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 
 from parti_data.images import Drop, ImageHeader, ImageLimits, decode, image_key, read_header
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
+from parti_data.perceptual_hash import perceptual_hash
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
@@ -90,7 +92,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         height=measured.height,
         num_bytes=pair.location.size,
         format=measured.format,
-        perceptual_hash="",
+        perceptual_hash=perceptual_hash(pixels) if isinstance(pixels, np.ndarray) else "",
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from parti_data.config import StrictModel
 from pipelines.judge_pairs import Candidate
@@ -24,6 +24,13 @@ class Duplicates(StrictModel):
     """Captions that a survivor takes at most."""
     max_captions_per_image: NonNegativeInt = 0
     """An image under more captions than this is a placeholder ("image not available") and dropped; 0 drops none."""
+    near: bool = False
+    """Whether images that look alike are merged too, exact duplicates first."""
+    max_distance: int = Field(default=15, ge=0, le=31)
+    """Bits of the perceptual hash, of 256, in which images that look alike may differ. 15 finds copies of pictures like
+    photographs, crops of 5% included; drawings and icons that differ in little need 4 or less, and lose crops."""
+    mirrored: bool = False
+    """Whether an image looks like its mirror image."""
 
 
 class Merge(NamedTuple):
@@ -33,6 +40,8 @@ class Merge(NamedTuple):
     captions: list[str]
     merged_into: str
     dropped: str = ""
+    is_near: bool = False
+    """Whether it only looks like the image that it goes into."""
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 (split, merges) enters; the file's record and the counts of its outcomes leave.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
+from parti_data.benchmarks import BENCHMARK_CAPTION, BENCHMARK_IMAGE
 from parti_data.ledger import DROPPED, KEPT, MERGED, LedgerRow, read_ledger, write_ledger
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.storage import is_file, join
@@ -19,11 +21,15 @@ from pipelines.merge_duplicates import Merge
 
 
 class LedgerFile(NamedTuple):
-    """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason."""
+    """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason.
+
+    And what benchmarks removed, a line of JSON each.
+    """
 
     shard: ShardRecord
     fragment: ShardRecord
     counts: dict[str, int]
+    removed: list[str]
 
 
 @dataclass(eq=False)
@@ -50,12 +56,24 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
     if not is_file(path):
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
         write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
-    counts = Counter(f"{row.outcome} {row.reason}".strip() for row in read_ledger(path))
+    counts: Counter[str] = Counter()
+    removed = []
+    for row in read_ledger(path):
+        counts[f"{row.outcome} {row.reason}".strip()] += 1
+        if row.reason in (BENCHMARK_IMAGE, BENCHMARK_CAPTION):
+            removed.append(describe_removed(row))
     return LedgerFile(
         record_shard(judging.output, name, counts.total()),
         record_shard(judging.output, fragment_name(split), counts.total()),
         dict(sorted(counts.items())),
+        removed,
     )
+
+
+def describe_removed(row: LedgerRow) -> str:
+    """Return the line of JSON that tells which row a benchmark removed, and why."""
+    names = ("reason", "detail", "key", "source", "source_key", "captions")
+    return json.dumps({name: getattr(row, name) for name in names}, ensure_ascii=False)
 
 
 def _as_merge(value: Iterable) -> Merge:
@@ -71,6 +89,7 @@ def apply_merges(rows: Iterable[LedgerRow], merges: dict[int, Merge]) -> Iterato
         elif merge.dropped:
             yield row._replace(outcome=DROPPED, reason=merge.dropped)
         elif merge.merged_into:
-            yield row._replace(outcome=MERGED, reason="exact_duplicate", merged_into=merge.merged_into)
+            reason = "near_duplicate" if merge.is_near else "exact_duplicate"
+            yield row._replace(outcome=MERGED, reason=reason, merged_into=merge.merged_into)
         else:
             yield row._replace(outcome=KEPT, captions=merge.captions)

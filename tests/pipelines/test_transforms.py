@@ -44,8 +44,8 @@ def test_a_kept_pair_is_measured_in_full(plain_png):
     image = plain_png(3)
     assert measure(pair(image, "  two\n words ")) == LedgerRow(
         key=image_key(image), source="x.tar", source_key="row 1", outcome="kept", reason="", detail="", merged_into="",
-        captions=["two words"], width=32, height=32, num_bytes=len(image), format="PNG", perceptual_hash="", scores={},
-        attributes={}, path="x.tar", offset=512, size=len(image),
+        captions=["two words"], width=32, height=32, num_bytes=len(image), format="PNG",
+        perceptual_hash="0" + 63 * "c", scores={}, attributes={}, path="x.tar", offset=512, size=len(image),
     )  # fmt: skip
 
 
