@@ -5,8 +5,8 @@ Images are only read below the folder: what the JSON calls them is no path to tr
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import ijson
 
@@ -19,6 +19,7 @@ from parti_data.sources.pairs import Location, RawPair, SourceSplit
 from parti_data.storage import open_file
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAX_DEPTH = 64
 
 
 class CocoSource(StrictModel):
@@ -41,42 +42,49 @@ class CocoSource(StrictModel):
     def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
         """Yield the images in the file's order, each with its captions in theirs; cut off where over the limit."""
         folder = ImageFolder(self.root)
-        captions = _read_captions(split.path)
-        licenses = _read_licenses(split.path)
-        for number, image in enumerate(_items(split.path, "images")):
+        said = _read_captions(split.path)
+        number = -1
+        for number, (_, image) in enumerate(_items(split.path, ("images",))):
             name, key = image.get("file_name"), _id(image.get("id"))
             found = folder.read(name, max_image_bytes) if isinstance(name, str) else None
             location, content = found or (Location(split.path, 0, 0), None)
             source_key = f"row {number}" if key is None else to_text(str(key))
-            yield RawPair(source_key, location, content, captions.get(key, []), _fields(image, licenses))
+            captions = [] if key is None else said.captions.get(key, [])
+            yield RawPair(source_key, location, content, captions, _fields(image, said.licenses))
+        if number < 0:
+            raise SourceError(f"{split.path}: expected images, found none; use the file of captions")
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where it has gone or lies outside of the root."""
         return ImageFolder(self.root).fetch(location)
 
 
-def _read_captions(path: str) -> dict[int | str | None, list[str]]:
+class _Said(NamedTuple):
+    """What a file says of its images, by their ids, and the names of its licences."""
+
+    captions: dict[int | str, list[str]]
+    licenses: dict[int | str, Any]
+
+
+def _read_captions(path: str) -> _Said:
     """Return the captions of each image; raises SourceError where there is none at all."""
-    captions: dict[int | str | None, list[str]] = defaultdict(list)
-    for annotation in _items(path, "annotations"):
-        key = _id(annotation.get("image_id"))
-        if key is not None:
-            captions[key] += to_captions([annotation.get("caption")])
-    if not any(captions.values()):
+    said = _Said(defaultdict(list), {})
+    for name, item in _items(path, ("annotations", "licenses")):
+        key = _id(item.get("image_id" if name == "annotations" else "id"))
+        if key is not None and name == "annotations":
+            said.captions[key] += to_captions([item.get("caption")])
+        elif key is not None:
+            said.licenses[key] = item.get("name")
+    if not any(said.captions.values()):
         raise SourceError(
-            f"{path}: expected annotations with captions, found {len(captions)} annotated images without one; use the "
-            "file of captions"
+            f"{path}: expected annotations with captions, found {len(said.captions)} annotated images without one; use "
+            "the file of captions"
         )
-    return dict(captions)
+    return said
 
 
-def _read_licenses(path: str) -> dict[int | str | None, Any]:
-    """Return the name of each licence."""
-    return {_id(license.get("id")): license.get("name") for license in _items(path, "licenses")}
-
-
-def _fields(image: dict[str, Any], licenses: dict[int | str | None, Any]) -> dict[str, Any]:
-    """Return what the file says of an image, the licence by its name."""
+def _fields(image: dict[str, Any], licenses: dict[int | str, Any]) -> dict[str, Any]:
+    """Return what else the file says of an image, the licence by its name."""
     stated = _id(image.get("license"))
     return to_fields(image if stated is None else image | {"license": licenses.get(stated, stated)})
 
@@ -85,14 +93,34 @@ def _id(value: Any) -> int | str | None:
     return value if isinstance(value, int | str) else None
 
 
-def _items(path: str, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the items of one of the file's lists, an empty one for what is no object; raises SourceError."""
+def _items(path: str, lists: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the items of some of the file's lists with the list's name, empty for what is no object.
+
+    Raises SourceError where the file is no JSON, or cut short.
+    """
     try:
         with open_file(path) as file:
             if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
                 file.seek(0)
-            for item in ijson.items(file, f"{name}.item", use_float=True):
-                yield item if isinstance(item, dict) else {}
+            for name, item in _build_items(ijson.basic_parse(file, use_float=True), lists):
+                yield name, item if isinstance(item, dict) else {}
     except (ijson.JSONError, ValueError) as error:
         found = " ".join(str(error).split())[:200]
         raise SourceError(f"{path}: expected a whole JSON file, found {found}; download it again") from None
+
+
+def _build_items(events: Iterable[tuple[str, Any]], lists: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the items of some lists of the outermost object, from the events of its parsing."""
+    builder, name, depth = ijson.ObjectBuilder(), "", 0
+    for event, value in events:
+        depth -= event in ("end_map", "end_array")
+        if depth == 1:
+            name = value if event == "map_key" else name if event == "start_array" else ""
+        elif depth > 1 and name in lists:
+            builder.event(event, value)
+            if depth == 2 and event not in ("start_map", "start_array"):
+                yield name, builder.value
+                builder = ijson.ObjectBuilder()
+        depth += event in ("start_map", "start_array")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"lists in lists, more than {_MAX_DEPTH} deep")

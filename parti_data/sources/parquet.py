@@ -130,7 +130,7 @@ class _Images:
 
     def image(self, row: int) -> bytes:
         """Return the whole image of a row; raises SourceError where there is none."""
-        batch = self._batch
+        batch, self._batch = self._batch, None
         group = self._rows.group_of(row)
         if batch is None or row < batch.first or group != self._group:
             self._batches = self._rows.batches([_image_leaf(self._rows, self._column)], row)

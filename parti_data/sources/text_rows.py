@@ -7,14 +7,15 @@ rows. A row's number is that of its first line, from 1 on.
 import csv
 import json
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from parti_data.errors import SourceError
 
 MAX_LINE_BYTES = 4 << 20
-"""A longer line is a broken one; so is a row of csv that takes more lines than this."""
+"""A longer line is a broken one; a record of csv may not be longer either."""
+_MAX_RECORD_LINES = 1000
+"""A quote that is open for more lines was never meant to be one; csv itself ends fields at 131,072 characters."""
 _BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -84,14 +85,14 @@ def number_or_text(text: str) -> str | int | float:
 
 
 def read_lines(file: BinaryIO, path: str) -> Iterator[Line]:
-    """Yield the lines that are not empty, without their ends, however long they are in at most a few MiB of memory."""
+    """Yield the lines that are not empty, without their newlines, holding a few MiB however long a line is."""
     for number, line in enumerate(_split_lines(file), 1):
         if number == 1 and line is not None:
             if line.startswith(_UTF_16_MARKS):
                 raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if line is None or line.strip():
-            yield Line(number, None if line is None else line.decode("utf-8", "replace").removesuffix("\r"))
+            yield Line(number, None if line is None else line.decode("utf-8", "replace"))
 
 
 def _split_lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -108,51 +109,51 @@ def _split_lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _records(lines: Iterable[Line], separator: str) -> Iterator[tuple[int, list[str] | None]]:
-    """Yield the number of the first line and the values of each record; None where the line is too long."""
+    """Yield the number of the first line and the values of each record; None where the line is too long.
+
+    Where quotes do not fit, a quote that was opened stands for itself: the lines up to there are a record each, and the
+    last one is looked at anew. So each line is parsed at most twice.
+    """
     feed = _Feed(lines)
     reader = csv.reader(feed, delimiter=separator, strict=True)
     while True:
         feed.begin()
         try:
-            values: list[str] | None = next(reader)
+            values = next(reader)
+            yield feed.record[0].number, values
         except StopIteration:
             return
         except csv.Error:
-            values = feed.keep_first_line(separator)
-        yield feed.first.number, values
+            *alone, last = feed.record
+            feed.again = last if alone else None
+            for line in alone or [last]:
+                yield line.number, _split(line, separator)
+
+
+def _split(line: Line, separator: str) -> list[str] | None:
+    return None if line.text is None else line.text.removesuffix("\r").split(separator)
 
 
 class _Feed:
-    """The lines for a csv reader, which may come back when a record turns out not to go on over lines."""
+    """Lines for a csv reader: those of the current record are kept, and one may come again."""
 
     def __init__(self, lines: Iterable[Line]):
         self._lines = iter(lines)
-        self._again: deque[Line] = deque()
-        self._record: list[Line] = []
+        self.again: Line | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a record."""
+        self.record: list[Line] = []
         self._num_chars = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._lines)
-        self._record.append(line)
-        self._num_chars += len(line.text or "") + 1
-        if line.text is None or self._num_chars > MAX_LINE_BYTES:
+        line, self.again = self.again or next(self._lines), None
+        self.record.append(line)
+        self._num_chars += len(line.text or "")
+        if line.text is None or len(self.record) > _MAX_RECORD_LINES or self._num_chars > MAX_LINE_BYTES:
             raise csv.Error("too long")
         return line.text + "\n"
-
-    @property
-    def first(self) -> Line:
-        """The line that the record begins with."""
-        return self._record[0]
-
-    def begin(self) -> None:
-        """Forget the last record."""
-        self._record, self._num_chars = [], 0
-
-    def keep_first_line(self, separator: str) -> list[str] | None:
-        """Give back all lines of the record but the first; return that one's values, split without regard to quotes."""
-        self._again.extendleft(reversed(self._record[1:]))
-        self._record = self._record[:1]
-        return None if self.first.text is None else self.first.text.split(separator)

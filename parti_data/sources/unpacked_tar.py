@@ -1,9 +1,10 @@
 """Tars, the compressed ones unpacked into a temporary file, because members are read by where they lie."""
 
+import errno
 import gzip
 import tempfile
 import zlib
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import BinaryIO, cast
 
 import zstandard
@@ -32,27 +33,37 @@ def open_tar(path: str, max_tar_bytes: int) -> BinaryIO:
 
 
 def _unpack(path: str, max_tar_bytes: int) -> BinaryIO:
-    unpacked = cast(BinaryIO, tempfile.SpooledTemporaryFile(_MEMORY_BYTES))  # noqa: SIM115  # the caller's to close
-    try:
-        with open_file(path) as file, closing(_decompressor(file, path)) as blocks:
-            size = 0
-            while block := blocks.read(_BLOCK_BYTES):
-                size += len(block)
-                if size > max_tar_bytes:
-                    raise SourceError(
-                        f"{path}: expected at most {max_tar_bytes} bytes unpacked, found more; raise "
-                        "source.max_tar_bytes if you trust it"
-                    )
-                unpacked.write(block)
-    except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        unpacked.close()
-        raise SourceError(
-            f"{path}: expected a whole compressed tar, found {error}; download it again, or remove it"
-        ) from None
-    except BaseException:
-        unpacked.close()
-        raise
-    return unpacked
+    with ExitStack() as undo:
+        unpacked = cast(BinaryIO, undo.enter_context(tempfile.SpooledTemporaryFile(_MEMORY_BYTES)))
+        try:
+            _copy(path, unpacked, max_tar_bytes)
+        except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+            raise SourceError(
+                f"{path}: expected a whole compressed tar, found {error}; download it again, or remove it"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SourceError(
+                f"{path}: expected room to unpack it in {tempfile.gettempdir()}, found none left; free some, or set "
+                "TMPDIR to another disk"
+            ) from None
+        undo.pop_all()
+        return unpacked
+
+
+def _copy(path: str, unpacked: BinaryIO, max_tar_bytes: int) -> None:
+    """Unpack block by block; raises SourceError before more than `max_tar_bytes` are written."""
+    size = 0
+    with open_file(path) as file, closing(_decompressor(file, path)) as blocks:
+        while block := blocks.read(_BLOCK_BYTES):
+            size += len(block)
+            if size > max_tar_bytes:
+                raise SourceError(
+                    f"{path}: expected at most {max_tar_bytes} bytes unpacked, found more; raise source.max_tar_bytes "
+                    "if you trust it"
+                )
+            unpacked.write(block)
 
 
 def _decompressor(file: BinaryIO, path: str) -> BinaryIO:
