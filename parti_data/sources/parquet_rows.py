@@ -1,7 +1,7 @@
 """Rows of a Parquet file from strangers, read as a stream of small batches; its texts and bytes without copies.
 
 Neither a row group nor a column chunk is ever held whole: of each column about a MiB of what is compressed and a page
-of what is not, and a batch of at most `BATCH_BYTES` or one row. A single value is as large as the file has it.
+of what is not, and a batch of a few rows. Pages and single values are as large as the file has them.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from parti_data.sources.columns import MAX_TEXT_BYTES, to_text
 from parti_data.storage import open_scattered
 
 BATCH_BYTES = 4 << 20
-_MAX_BATCH_ROWS = 256
+_MAX_BATCH_ROWS = 4
 _READ_BYTES = 1 << 20
 
 
@@ -69,17 +69,23 @@ class ParquetRows:
 
     def batches(self, columns: list[str], start: int = 0) -> Iterator[Batch]:
         """Yield batches of some columns (`a.b` for a part of a struct), from the row group of row `start` on."""
-        first = 0
+        end = 0
         with _refusing(self.path):
             for number in range(self._parquet.metadata.num_row_groups):
                 group = self._parquet.metadata.row_group(number)
-                if first + group.num_rows <= start:
-                    first += group.num_rows
+                first, end = end, end + group.num_rows
+                if end <= start:
                     continue
-                rows = _batch_rows(group, columns)
+                rows = _batch_rows(group)
                 for batch in self._parquet.iter_batches(rows, [number], columns, use_threads=False):
                     yield Batch(first, batch)
                     first += batch.num_rows
+                self._require_rows(end, first)
+            self._require_rows(self.num_rows, end)
+
+    def _require_rows(self, expected: int, found: int) -> None:
+        if expected != found:
+            raise SourceError(f"{self.path}: expected {expected} rows, found {found}; download it again, or remove it")
 
     def group_of(self, row: int) -> int:
         """Return the number of the row group that holds a row."""
@@ -108,25 +114,14 @@ def _refusing(path: str) -> Iterator[None]:
         ) from None
 
 
-def _batch_rows(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """Return how many rows to read at a time, by what the row group says of its size.
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """Return how many rows to read at a time, by what the row group says of its size, never many.
 
-    A dictionary holds a value once that many rows may repeat, so its whole size may be that of each row.
+    A dictionary holds a value once that all rows may repeat, so a row may be far larger than the mean. What a row group
+    says of each column is not looked at: where that is spoiled, pyarrow ends the process.
     """
-    row_bytes = 0
-    for number in range(group.num_columns):
-        chunk = group.column(number)
-        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns):
-            row_bytes += max(chunk.total_uncompressed_size // max(group.num_rows, 1), _dictionary_bytes(chunk))
+    row_bytes = group.total_byte_size // max(group.num_rows, 1)
     return min(max(BATCH_BYTES // max(row_bytes, 1), 1), _MAX_BATCH_ROWS)
-
-
-def _dictionary_bytes(chunk: pq.ColumnChunkMetaData) -> int:
-    """Return about how large a chunk's dictionary is, unpacked."""
-    if not chunk.has_dictionary_page or chunk.physical_type not in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
-        return 0
-    packed = max(chunk.data_page_offset - chunk.dictionary_page_offset, 0)
-    return packed * chunk.total_uncompressed_size // max(chunk.total_compressed_size, 1)
 
 
 def is_text(kind: pa.DataType) -> bool:
