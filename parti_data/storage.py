@@ -25,6 +25,9 @@ from parti_data.errors import ConfigError, ShardError
 _TEMPORARY = ".tmp-"
 _ASIDE = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{32}}$")
 _BLOCK_BYTES = 1 << 20
+_MARKS = ("md5Hash", "ETag", "etag", "blob_id")
+"""What storages call the mark of a file's content: GCS, S3 and HTTP, Azure, Hugging Face."""
+_CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
 _NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -42,6 +45,14 @@ def open_file(path: str) -> BinaryIO:
     """Return the file opened for reading."""
     filesystem, name = _open_filesystem(path)
     return filesystem.open(name, "rb")
+
+
+def open_scattered(path: str) -> BinaryIO:
+    """Return the file opened for reads here and there; of an object store at most 32 MiB of blocks are held."""
+    filesystem, name = _open_filesystem(path)
+    return filesystem.open(
+        name, "rb", block_size=4 * _BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": 8}
+    )
 
 
 def read_bytes(path: str) -> bytes:
@@ -62,11 +73,53 @@ def file_size(path: str) -> int:
     return int(filesystem.size(name))
 
 
+def regular_file_size(path: str) -> int | None:
+    """Return the file's size in bytes, None for a directory, a pipe or a device; raises FileNotFoundError."""
+    filesystem, name = _open_filesystem(path)
+    info = filesystem.info(name)
+    return int(info["size"]) if info["type"] == "file" else None
+
+
+def file_marker(path: str) -> list[int | str]:
+    """Return the file's size and, where its storage keeps one, the mark of its content: an MD5 or an ETag."""
+    filesystem, name = _open_filesystem(path)
+    return _marker(filesystem.info(name))
+
+
+def file_version(path: str) -> tuple[int | str, ...]:
+    """Return what tells this state of the file from an earlier one: its marker and when it was last changed."""
+    filesystem, name = _open_filesystem(path)
+    info = filesystem.info(name)
+    return (*_marker(info), *(str(info[key]) for key in _CHANGED if info.get(key)))
+
+
+def _marker(info: dict[str, Any]) -> list[int | str]:
+    mark = next((str(info[key]) for key in _MARKS if info.get(key)), "")
+    return [int(info["size"] or 0), *([mark.removeprefix("W/").strip('"')] if mark else [])]
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is such a directory."""
+    filesystem, name = _open_filesystem(path)
+    return filesystem.isdir(name)
+
+
 def expand(pattern: str) -> list[str]:
     """Return what a path or a glob names, sorted; nothing where there is no such thing."""
     filesystem, name = _open_filesystem(pattern)
     found = filesystem.glob(name) if any(c in name for c in "*?[") else [name] if filesystem.exists(name) else []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
+
+
+def absolute(path: str) -> str:
+    """Return a URL with its protocol, or a local path from the root of the disk on."""
+    filesystem, name = _open_filesystem(path)
+    return filesystem.unstrip_protocol(name) if "://" in path else name
+
+
+def is_local(path: str) -> bool:
+    """Whether the path lies on this machine's disks."""
+    return isinstance(_open_filesystem(path)[0], LocalFileSystem)
 
 
 def list_directory(path: str) -> list[str]:

@@ -4,7 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from parti_data.sources.coco import CocoSource
+from parti_data.sources.parquet import ParquetSource
 from parti_data.sources.synthetic import SyntheticSource
+from parti_data.sources.table import TableSource
 from parti_data.sources.webdataset import WebDatasetSource
 
 
@@ -14,9 +17,13 @@ def _kind(value: Any) -> str:
 
 
 Source = Annotated[
-    Annotated[SyntheticSource, Tag("synthetic")] | Annotated[WebDatasetSource, Tag("webdataset")],
+    Annotated[SyntheticSource, Tag("synthetic")]
+    | Annotated[WebDatasetSource, Tag("webdataset")]
+    | Annotated[ParquetSource, Tag("parquet")]
+    | Annotated[TableSource, Tag("table")]
+    | Annotated[CocoSource, Tag("coco")],
     Discriminator(_kind),
 ]
 """A config's `source` table."""
 
-__all__ = ["Source", "SyntheticSource", "WebDatasetSource"]
+__all__ = ["CocoSource", "ParquetSource", "Source", "SyntheticSource", "TableSource", "WebDatasetSource"]

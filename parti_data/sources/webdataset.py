@@ -1,7 +1,8 @@
 """WebDataset tars as img2dataset writes them: the members of a pair share a basename and come in any order.
 
 The headers of a tar are read first (a few hundred bytes a pair), so members need not be neighbours; then the images
-are read by their offsets, one at a time. Member names are only ever compared, never opened as paths.
+are read by their offsets, one at a time. Member names are only ever compared, never opened as paths. Offsets of a
+compressed tar (.tar.gz, .tgz, .tar.zst) are those in the tar that it unpacks to.
 """
 
 import json
@@ -10,10 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
+from pydantic import PositiveInt
+
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
+from parti_data.sources.columns import to_fields
+from parti_data.sources.last_opened import LastOpened
+from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit
-from parti_data.storage import digest_json, expand, file_size, open_file
+from parti_data.sources.unpacked_tar import TAR_ENDINGS, is_compressed, open_tar
+from parti_data.storage import open_file
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 MAX_CAPTION_BYTES = 1 << 20
@@ -35,23 +42,21 @@ class WebDatasetSource(StrictModel):
 
     kind: Literal["webdataset"]
     path: str
-    """A tar, a directory of tars or a glob, as a local path or an fsspec URL."""
+    """A tar, a directory of tars or a glob, as a local path or an fsspec URL; tars may be compressed."""
+    max_tar_bytes: PositiveInt = 16 << 30
+    """What a compressed tar may unpack to, on the disk of temporary files."""
 
     def splits(self) -> list[SourceSplit]:
         """Return a split for each tar, in name order; raises SourceError where there is none."""
-        pattern = self.path if self.path.endswith(".tar") else f"{self.path.rstrip('/')}/*.tar"
-        tars = expand(pattern)
-        if not tars:
-            raise SourceError(f"{pattern}: expected tar files, found none; check source.path")
-        return [SourceSplit(number, path, 0, 0) for number, path in enumerate(tars)]
+        return list_splits(self.path, TAR_ENDINGS, "tar files")
 
     def digest(self) -> str:
-        """Return a digest of which files there are and how large, without reading them."""
-        return digest_json([[split.path, file_size(split.path)] for split in self.splits()])
+        """Return a digest of which files there are, how large, and of what content where the storage says so."""
+        return digest_splits(self.splits())
 
     def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
         """Yield the split's pairs in the order of their first member; an image over the limit is cut off there."""
-        with open_file(split.path) as file:
+        with open_tar(split.path, self.max_tar_bytes) as file:
             pairs = _index(file, split.path)
             if pairs and not any(members.ranges.keys() & {"txt", "json"} for members in pairs.values()):
                 raise SourceError(
@@ -62,18 +67,24 @@ class WebDatasetSource(StrictModel):
                 place = members.image()
                 location = Location(split.path, *(place or (0, 0)))
                 image = _read_range(file, place[0], min(place[1], max_image_bytes + 1)) if place else None
-                fields = _read_json(file, members)
-                yield RawPair(key, location, image, _read_captions(file, members, fields), fields)
+                stated = _read_json(file, members)
+                yield RawPair(key, location, image, _read_captions(file, members, stated), to_fields(stated))
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where the tar has gone."""
         try:
+            if is_compressed(location.path):
+                file = _LAST_UNPACKED.get(location.path, self.max_tar_bytes)
+                return _read_range(file, location.offset, location.size)
             with open_file(location.path) as file:
                 return _read_range(file, location.offset, location.size)
         except FileNotFoundError:
             raise SourceError(
                 f"{location.path}: expected the tar that filter read, found none; put it back or run filter again"
             ) from None
+
+
+_LAST_UNPACKED = LastOpened(open_tar)
 
 
 def _index(file: BinaryIO, path: str) -> dict[str, _Members]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from parti_data import storage
 from parti_data.errors import ConfigError, ShardError
@@ -114,6 +115,58 @@ def test_sha256_is_that_of_all_bytes(tmp_path):
     (tmp_path / "file").write_bytes(content)
     assert storage.sha256_file(f"{tmp_path}/file") == hashlib.sha256(content).hexdigest()
     assert storage.file_size(f"{tmp_path}/file") == len(content)
+
+
+def test_the_marker_of_a_file_is_its_size_and_what_the_storage_says_of_its_content(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert storage.file_marker(f"{tmp_path}/file") == [3]
+    info = LocalFileSystem.info
+    for said, mark in [({"ETag": 'W/"0f"'}, "0f"), ({"etag": "0f"}, "0f"), ({"etag": "x", "md5Hash": "0f=="}, "0f=="),
+                       ({"ETag": None, "blob_id": "1"}, "1")]:  # fmt: skip
+        monkeypatch.setattr(LocalFileSystem, "info", lambda *args, said=said: info(*args) | said)
+        assert storage.file_marker(f"{tmp_path}/file") == [3, mark]
+
+
+def test_the_version_of_a_file_is_another_one_after_each_write(tmp_path):
+    seen = set()
+    for time in (1, 2):
+        (tmp_path / "file").write_bytes(b"abc")
+        os.utime(tmp_path / "file", (time, time))
+        seen.add(storage.file_version(f"{tmp_path}/file"))
+        storage.publish_bytes("memory://bucket/version", b"abc")
+        seen.add(storage.file_version("memory://bucket/version"))
+    assert len(seen) == 4
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_only_regular_files_have_a_size(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    os.mkfifo(tmp_path / "pipe")
+    assert storage.regular_file_size(f"{tmp_path}/file") == 3
+    assert storage.regular_file_size(f"{tmp_path}/pipe") is storage.regular_file_size(str(tmp_path)) is None
+    with pytest.raises(FileNotFoundError):
+        storage.regular_file_size(f"{tmp_path}/none")
+    assert storage.is_directory(str(tmp_path))
+    assert not storage.is_directory(f"{tmp_path}/file")
+
+
+def test_paths_are_made_absolute_and_urls_keep_their_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("a/b") == f"{tmp_path}/a/b"
+    assert storage.absolute("memory://bucket/a") == "memory:///bucket/a"
+    assert [storage.is_local(path) for path in ("a", f"file://{tmp_path}", "memory://a")] == [True, True, False]
+
+
+def test_scattered_reads_give_the_bytes_that_are_there(tmp_path):
+    content = bytes(range(256)) * 100_000
+    (tmp_path / "file").write_bytes(content)
+    storage.publish_bytes("memory://bucket/file", content)
+    for path in (f"{tmp_path}/file", "memory://bucket/file"):
+        with storage.open_scattered(path) as file:
+            for place in (25_000_000, 0, 5_000_000, 12):
+                file.seek(place)
+                assert file.read(1000) == content[place : place + 1000]
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
 def test_canonical_json_does_not_depend_on_the_order_of_keys():

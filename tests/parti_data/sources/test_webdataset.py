@@ -8,7 +8,7 @@ import pytest
 import webdataset
 
 from parti_data.errors import SourceError
-from parti_data.sources import WebDatasetSource
+from parti_data.sources import WebDatasetSource, unpacked_tar
 from parti_data.sources import webdataset as sources
 from parti_data.sources.pairs import Location, RawPair
 from parti_data.storage import open_file, publish_bytes
@@ -91,6 +91,12 @@ def test_what_the_json_says_of_a_pair_goes_with_it(make_tar):
     assert (pair.captions, pair.fields) == (["one"], {"similarity": 0.25, "url": "http://x"})
 
 
+def test_what_is_no_number_to_write_does_not_go_with_it(make_tar):
+    stated = b'{"a": ' + b"9" * 4000 + b', "b": NaN, "c": null, "d": [1], "caption": "one"}'
+    (pair,) = read(make_tar("x.tar", [("a.png", b"."), ("a.json", stated)]))
+    assert (pair.captions, pair.fields) == (["one"], {"caption": "one"})
+
+
 def test_a_caption_is_always_text_that_can_be_written(make_tar):
     members = [
         ("a.png", b"."),
@@ -128,11 +134,12 @@ def test_a_member_name_is_never_opened_as_a_path(make_tar, monkeypatch, name):
     text = name.replace(".png", ".txt")
     path = make_tar("x.tar", [(name, b"inside"), (text, b"text")])
     opened = []
-    monkeypatch.setattr(sources, "open_file", lambda place: opened.append(place) or open_file(place))
+    for module in (sources, unpacked_tar):
+        monkeypatch.setattr(module, "open_file", lambda place: opened.append(place) or open_file(place))
     (pair,) = read(path)
     assert (pair.image, pair.captions, pair.source_key) == (b"inside", ["text"], name.removesuffix(".png"))
     assert source(path).fetch(pair.location) == b"inside"
-    assert set(opened) == {path}
+    assert opened == [path, path]
 
 
 def test_links_in_a_tar_are_not_followed(tmp_path):
@@ -155,6 +162,13 @@ def test_a_directory_and_a_glob_name_their_tars_in_order(make_tar, tmp_path, pat
     splits = source(tmp_path / pattern).splits()
     assert [(split.number, Path(split.path).name) for split in splits] == [(0, "00000.tar"), (1, "00001.tar")]
     assert [pair.source_key for pair in read(tmp_path / pattern)] == ["0", "1"]
+
+
+def test_a_glob_may_name_directories_at_any_depth(make_tar, tmp_path):
+    for place in ("b", "a/1", "a/0", "."):
+        make_tar(f"tars/{place}/x.tar", [("a.png", b"."), ("a.txt", place.encode())])
+    assert [pair.captions for pair in read(tmp_path / "tars/**/*.tar")] == [["a/0"], ["a/1"], ["b"], ["."]]
+    assert [pair.captions for pair in read(tmp_path / "tars/*/*.tar")] == [["b"]]
 
 
 def test_tars_behind_a_url_are_read(make_tar):

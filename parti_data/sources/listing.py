@@ -1,0 +1,35 @@
+"""Which files a source's path names: each is a split, in name order; no file is opened for it."""
+
+from parti_data.errors import SourceError
+from parti_data.sources.pairs import SourceSplit
+from parti_data.storage import digest_json, expand, file_marker, is_directory, join
+
+
+def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSplit]:
+    """Return a split for each file that a path, a directory or a glob names; raises SourceError where there is none.
+
+    Of a directory, and of a glob that does not end in one of the `endings`, the files in it with these endings.
+    """
+    names_files = path.endswith(endings) and (_is_glob(path) or not is_directory(path))
+    patterns = [path] if names_files else [join(path, f"*{ending}") for ending in endings]
+    files = sorted({file for pattern in patterns for file in expand(pattern)})
+    if not files:
+        raise SourceError(f"{patterns[0]}: expected {what}, found none; check source.path")
+    return [SourceSplit(number, file, 0, 0) for number, file in enumerate(files)]
+
+
+def digest_splits(splits: list[SourceSplit]) -> str:
+    """Return a digest of which files there are, how large, and of what content where the storage says so."""
+    return digest_json([[split.path, *file_marker(split.path)] for split in splits])
+
+
+def fixed_folder(path: str) -> str:
+    """Return the deepest folder that all files lie in which a file's path or a glob can name."""
+    folder = path.rpartition("/")[0]
+    while _is_glob(folder):
+        folder = folder.rpartition("/")[0]
+    return folder + "/" if folder.endswith(":/") or (not folder and path.startswith("/")) else folder
+
+
+def _is_glob(path: str) -> bool:
+    return any(character in path for character in "*?[")
