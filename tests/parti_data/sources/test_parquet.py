@@ -59,7 +59,7 @@ def counting_pool() -> Iterator[pa.MemoryPool]:
 
 
 @pytest.mark.parametrize("kind", [HUGGING_FACE, pa.struct([("path", pa.string()), ("bytes", pa.large_binary())]),
-                                  pa.binary(), pa.large_binary()])  # fmt: skip
+                                  pa.binary(), pa.large_binary(), pa.binary_view()])  # fmt: skip
 def test_images_are_bytes_or_structs_with_bytes(write, kind):
     contents = [b"one", None, b"", b"three"]
     stated = [{"bytes": content, "path": "p"} for content in contents] if pa.types.is_struct(kind) else contents
@@ -82,6 +82,7 @@ def test_a_null_struct_is_a_missing_image(write):
     [
         (pa.array(["a", None]), [["a"], []]),
         (pa.array(["a", None], pa.large_string()), [["a"], []]),
+        (pa.array(["a", None], pa.string_view()), [["a"], []]),
         (pa.array(["a", None]).dictionary_encode(), [["a"], []]),
         (pa.array([b"caf\xe9", None], pa.binary()), [["caf�"], []]),
         (pa.array([["a", None, "b"], None]), [["a", "b"], []]),
