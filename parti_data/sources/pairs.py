@@ -14,7 +14,11 @@ class SourceSplit(NamedTuple):
 
 
 class Location(NamedTuple):
-    """Where the bytes of an image lie: a file, and a range in it (for synthetic scenes: the scene's number)."""
+    """Where the bytes of an image lie: a file, and a range in it.
+
+    The offset is a number where there is no range: of the row of a Parquet file, of a synthetic scene. In a compressed
+    tar it counts the bytes of what that unpacks to.
+    """
 
     path: str
     offset: int

@@ -127,12 +127,12 @@ def _batch_rows(group: pq.RowGroupMetaData) -> int:
 def is_text(kind: pa.DataType) -> bool:
     """Whether a column of this type holds texts, plain or in a dictionary."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def is_binary(kind: pa.DataType) -> bool:
     """Whether a column of this type holds bytes."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def is_texts(kind: pa.DataType) -> bool:

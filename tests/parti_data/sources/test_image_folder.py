@@ -16,6 +16,7 @@ def root(tmp_path):
     images = tmp_path / "images"
     (images / "inside.png").symlink_to("deep/b.png")
     (images / "outside.png").symlink_to("../secret")
+    (images / "sibling.png").symlink_to("../images2/d.png")
     (images / "out").symlink_to("..")
     (images / "root").symlink_to("/")
     (images / "loop").symlink_to("loop")
@@ -41,7 +42,8 @@ def test_names_below_the_folder_are_read(root, name, file):
      "/etc/passwd", "//etc/passwd", "{root}/a.png", "~/a", "~c.png", "C:\\a.png", "c:/a.png", "x:1.png", "..\\secret",
      "\\\\host\\x", "file:///etc/passwd", "http://example.com/a.png", "memory://secret/a.png",
      "simplecache::file:///etc/passwd", "a\0.png", "a.png\0", "half \ud800", "x" * 300, "x/" * 5000, "outside.png",
-     "out/secret", "root/etc/passwd", "loop", "dangling", "pipe", "../images2/d.png", "*.png", "a.png?", " a.png"],
+     "out/secret", "root/etc/passwd", "loop", "dangling", "pipe", "../images2/d.png", "sibling.png", "*.png", "a.png?",
+     " a.png"],
 )  # fmt: skip
 def test_other_names_are_no_images_and_nothing_is_opened_for_them(root, monkeypatch, name):
     from parti_data.sources import image_folder

@@ -129,6 +129,14 @@ def test_a_record_that_never_ends_costs_little():
     assert peak < 5 * MAX_LINE_BYTES
 
 
+def test_a_record_over_the_limit_of_a_line_is_none():
+    content = b"a,b\n" + b'x,"\n' + (b'","' * 3000 + b"\n") * 900 + b'"\n'
+    assert len(content) > MAX_LINE_BYTES
+    rows = separated(content)
+    assert len(rows) > 400
+    assert rows[0] == (2, {"a": "x", "b": '"'})
+
+
 def test_a_stray_quote_costs_its_own_line_at_most():
     content = b'a,b\n1,"stray\n2,fine\n"3, quoted",fine\n4,"two\nlines"\n5,fine\n'
     assert separated(content) == [
