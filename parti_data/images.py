@@ -5,6 +5,7 @@ Nothing here raises for bad bytes: what cannot be used comes back as a `Drop` wi
 `containers` leaves of a file.
 """
 
+import ctypes
 import hashlib
 import io
 import logging
@@ -28,8 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The decoders that strangers' bytes may reach."""
 RESIZE_RECIPE = "resize_center"
 _DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
-    RuntimeError, struct.error, zlib.error,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError,
+    AssertionError, AttributeError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow's decoders raise on broken files."""
 _UPRIGHT = {
@@ -47,6 +48,19 @@ _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit below comes before decoding and ends in the ledger, not in an exception
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # a broken file is told in the ledger, not on stderr
+
+
+def _silence_libtiff() -> None:
+    """Take the error handler from the libtiff that Pillow loaded: it writes to stderr, past Python."""
+    try:
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+    except (OSError, AttributeError):  # linked in without a name
+        return
+    set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    set_handler(None)
+
+
+_silence_libtiff()
 
 
 class Drop(NamedTuple):

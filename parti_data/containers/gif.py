@@ -1,9 +1,12 @@
 """GIF: a screen, then blocks; the first frame and its control block stay, comments and further frames go."""
 
+import re
 import struct
 
 from parti_data.containers.container import Container
 
+_MAX_EXTENSIONS = 4096
+_BLOCK = re.compile(rb"[!,;]")
 _EXTENSION, _FRAME, _END = b"!", b",", b";"
 _CONTROL = 0xF9
 """The extension that says which colour of the next frame is transparent."""
@@ -14,16 +17,19 @@ def read_gif(image: bytes) -> Container:
     width, height, flags = struct.unpack_from("<HHB", image, 6)
     place = 13 + _palette_bytes(flags)
     kept = [image[:place]]
-    while (kind := image[place : place + 1]) != _FRAME:
-        if kind in (_END, b""):
+    for _ in range(_MAX_EXTENSIONS):
+        found = _BLOCK.search(image, place)
+        if found is None or found[0] == _END:
             raise ValueError("no frame")
-        if kind == _EXTENSION:
-            end = _skip_blocks(image, place + 2)
-            if image[place + 1] == _CONTROL:
-                kept[1:] = [image[place:end]]  # the last one counts
-            place = end
-        else:
-            place += 1
+        place = found.start()
+        if found[0] == _FRAME:
+            break
+        end = _skip_blocks(image, place + 2)
+        if image[place + 1] == _CONTROL:
+            kept[1:] = [image[place:end]]  # the last one counts
+        place = end
+    else:
+        raise ValueError(f"more than {_MAX_EXTENSIONS} extensions before the first frame")
     left, top, frame_width, frame_height, flags = struct.unpack_from("<HHHHB", image, place + 1)
     end = _skip_blocks(image, place + 11 + _palette_bytes(flags))
     content = b"".join([*kept, image[place:end], _END])

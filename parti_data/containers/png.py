@@ -8,7 +8,7 @@ from parti_data.containers.exif import read_orientation
 
 _SIGNATURE_BYTES = 8
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_MAX_CHUNKS = 1 << 20
+_MAX_CHUNKS = 1 << 16
 
 
 def read_png(image: bytes) -> Container:

@@ -1,4 +1,4 @@
-"""TIFF: a directory of entries that point anywhere; it is written anew with those entries alone that decide pixels.
+"""TIFF: a directory of entries that point anywhere; in its place comes one of those entries alone that decide pixels.
 
 So its other pages and directories are out of reach, and the entries kept are few, distinct and small.
 """
@@ -64,13 +64,12 @@ class _Entry(NamedTuple):
 def read_tiff(image: bytes) -> Container:
     """Return what a TIFF says of its first page."""
     layout = _Layout("<" if image[:1] == b"I" else ">", b"+" in image[2:4])
-    directory_place = 8 if layout.is_big else 4
-    (place,) = layout.unpack(layout.offset_form, image, directory_place)
+    (place,) = layout.unpack(layout.offset_form, image, 8 if layout.is_big else 4)
     entries = _read_entries(image, layout, place)
     width, height = _number(entries, _WIDTH, layout), _number(entries, _HEIGHT, layout)
     orientation = _number(entries, _ORIENTATION, layout)
     return Container(
-        "TIFF", width, height, _rewrite(image, layout, directory_place, entries),
+        "TIFF", width, height, _rewrite(image, layout, place, entries),
         orientation if 1 <= orientation <= 8 else 1, _read_profile(image, layout, entries),
         padded_pixels=_padded(width, _number(entries, _TILE_WIDTH, layout))
         * _padded(height, _number(entries, _TILE_HEIGHT, layout)),
@@ -105,13 +104,15 @@ def _number(entries: dict[int, _Entry], tag: int, layout: _Layout) -> int:
         if entry.num_bytes <= layout.offset_bytes else 0  # fmt: skip
 
 
-def _rewrite(image: bytes, layout: _Layout, directory_place: int, entries: dict[int, _Entry]) -> bytes:
-    """Return the file with a new directory at its end, the last one."""
+def _rewrite(image: bytes, layout: _Layout, place: int, entries: dict[int, _Entry]) -> bytes:
+    """Return the file with the kept entries in the place of its directory, and none after it.
+
+    In its place, so that the file does not grow: data that are cut short must not find bytes behind them.
+    """
     kept = [entry.raw for tag, entry in entries.items() if tag in _KEPT]
-    padding = b"\0" * (-len(image) % 8)
-    head = image[:directory_place] + layout.pack(layout.offset_form, len(image) + len(padding))
     end = layout.pack(layout.offset_form, 0)
-    return b"".join([head, image[len(head) :], padding, layout.pack(layout.count_form, len(kept)), *kept, end])
+    directory = b"".join([layout.pack(layout.count_form, len(kept)), *kept, end])
+    return b"".join([image[:place], directory, image[place + len(directory) :]])
 
 
 def _read_profile(image: bytes, layout: _Layout, entries: dict[int, _Entry]) -> bytes:
