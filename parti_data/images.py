@@ -47,7 +47,7 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit below comes before decoding and ends in the ledger, not in an exception
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # a broken file is told in the ledger, not on stderr
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # a broken file is told in the ledger, not on stderr
 
 
 def _silence_libtiff() -> None:
