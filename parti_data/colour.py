@@ -42,16 +42,19 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
     beyond those, from their least to their greatest. What is not a number counts as 0, an infinity as the end of the
     range of the others.
     """
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     ranges = (1.0, 255.0, 65535.0) if np.issubdtype(values.dtype, np.floating) else (255.0, 65535.0)
+    values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    is_finite = np.isfinite(values)
+    low = float(values.min(where=is_finite, initial=np.inf))
+    high = float(values.max(where=is_finite, initial=-np.inf))
+    if low > high:  # nothing is finite
+        low = high = 0.0
     fitting = [top for top in ranges if 0 <= low and high <= top]
     if fitting:
         low, high = 0.0, fitting[0]
-    return np.rint((np.clip(values, low, high) - low) * (255 / max(high - low, np.finfo(np.float64).tiny))).astype(
-        np.uint8
-    )
+    scale = 255 / (high - low) if high > low else 0.0
+    scaled = np.clip(values, low, high) * np.float32(scale) - np.float32(low * scale)
+    return np.floor(scaled + np.float32(0.5)).astype(np.uint8)
 
 
 def _to_eight_bits_a_channel(image: Image.Image) -> Image.Image:

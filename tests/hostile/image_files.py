@@ -141,3 +141,7 @@ def tiff(seed: int, changes: dict[int, tuple[int, list[int]]] | None = None, is_
     header = mark + (struct.pack(f"{order}HHHQ", 43, 8, 0, directory) if is_big
                      else struct.pack(f"{order}HI", 42, directory))  # fmt: skip
     return header + data + beyond + count + entries + struct.pack(order + offset, next_directory or 0)
+
+
+def encode_pixels(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    return encoded(image if isinstance(image, Image.Image) else Image.fromarray(image), kind, **options)
