@@ -12,7 +12,7 @@ _PROFILE_HEADER_BYTES = 128
 _PROGRAMS = b"mpet"
 """Profiles with elements that are run one after another, of any number, are ignored: they bound no time."""
 _SAME_LEVELS = 2
-"""A profile that moves no colour further than this, of 255, is taken for sRGB: so do the many that differ in rounding."""
+"""A profile that moves no colour further than this, of 255, is taken for sRGB: many differ in rounding alone."""
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), -1).reshape(1, -1, 3)
 
 
@@ -49,7 +49,7 @@ def to_eight_bits(values: np.ndarray) -> np.ndarray:
     high = float(values.max(where=is_finite, initial=-np.inf))
     if low > high:  # nothing is finite
         low = high = 0.0
-    fitting = [top for top in ranges if 0 <= low and high <= top]
+    fitting = [top for top in ranges if low >= 0 and high <= top]
     if fitting:
         low, high = 0.0, fitting[0]
     scale = 255 / (high - low) if high > low else 0.0

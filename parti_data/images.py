@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zlib
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -44,7 +44,8 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation. Source: EXIF 2.32, section 4.6.4."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
-_QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit below comes before decoding and ends in the ledger, not in an exception
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # a broken file is told in the ledger, not on stderr
@@ -173,7 +174,7 @@ def _header(container: Container) -> ImageHeader:
 def _open(container: Container) -> Image.Image:
     """Return the image, not yet decoded; raises ValueError where the decoder reads another size than was checked."""
     if _QUIET not in warnings.filters:
-        warnings.filters.insert(0, _QUIET)
+        warnings.filterwarnings("ignore", module=_PILLOW)  # as in the ledger; asked again, since filters may be reset
     opened = Image.open(io.BytesIO(container.content), formats=(container.format,))
     if opened.size != (container.width, container.height):
         opened.close()

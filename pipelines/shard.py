@@ -130,4 +130,6 @@ def finish(
     """Write the manifest from the records of all shards and the limits that filter decoded under."""
     pairs = sorted((tuple(record) for record in records), key=lambda pair: pair[1].name)
     kept = [ledger.rows for _, ledger in pairs]
-    return directory.finish([record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept, "limits": limits})
+    return directory.finish(
+        [record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept, "limits": limits}
+    )

@@ -1,5 +1,6 @@
 """JPEG: segments, then scans; what other programs wrote beside the picture goes, and further pictures behind it stay
-unseen."""
+unseen.
+"""
 
 import re
 import struct
@@ -18,7 +19,7 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC9))
 """Frames that end with the scan that holds all components."""
 _METADATA = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
-"""Segments of applications, and comments; JFIF's 0xE0 and Adobe's 0xEE decide colours. Source: ITU-T T.81, table B.1."""
+"""Applications' segments and comments; JFIF's 0xE0 and Adobe's 0xEE decide colours. Source: ITU-T T.81, table B.1."""
 
 
 def read_jpeg(image: bytes) -> Container:

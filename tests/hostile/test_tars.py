@@ -87,10 +87,13 @@ def test_a_mutated_tar_is_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.tar"
     path.write_bytes(content)
     began = time.process_time()
+    pairs, refusal = [], ""
     try:
         pairs = read(path)
     except SourceError as error:
-        assert str(error).isprintable()
+        refusal = str(error)
+    if refusal:
+        assert refusal.isprintable()
     else:
         assert all(pair.image is None or len(pair.image) == pair.location.size for pair in pairs)
         assert all(pair.location.offset + pair.location.size <= len(content) for pair in pairs)

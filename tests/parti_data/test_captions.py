@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from parti_data.captions import MAX_CAPTION_CHARS, clean_caption
 
-ODD = "ab \n\t\0\xad\u200b\u200c\u200d\u0301\u0327\u0316\ufe0f😀❤👩\u0645\u06cc\u094d\u0915\u2800\u1160\u1100\u1161\u202e\ufeff\u2000\ufb2c" \
-    "\U000e0041\U0001f3f4\U000e0067\U000e007f\ud83d\ude00\ue000\ufdd0"  # fmt: skip
+ODD = (
+    "ab \n\t\0\xad\u200b\u200c\u200d\u0301\u0327\u0316\ufe0f😀❤👩\u0645\u06cc\u094d\u0915\u2800\u1160\u1100\u1161"
+    "\u202e\ufeff\u2000\ufb2c\U000e0041\U0001f3f4\U000e0067\U000e007f\ud83d\ude00\ue000\ufdd0"
+)
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -23,7 +25,9 @@ def test_halves_of_a_surrogate_pair_are_joined_or_replaced():
     assert clean_caption("\ud83d\ude00 \ud83d \ude00") == "😀 \ufffd \ufffd"
 
 
-@pytest.mark.parametrize("unit", ["x", " ", "\u200d", "\0", "a\u0301\u0327", "\u0f71\u0f74", "\u200d\ufe0f", "👩\u200d", "\ud83d"])
+@pytest.mark.parametrize(
+    "unit", ["x", " ", "\u200d", "\0", "a\u0301\u0327", "\u0f71\u0f74", "\u200d\ufe0f", "👩\u200d", "\ud83d"]
+)
 def test_ten_megabytes_cost_milliseconds_and_next_to_no_memory(unit):
     text = unit * (10_000_000 // len(unit))
     clean_caption(text[:100])

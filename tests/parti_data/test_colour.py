@@ -2,11 +2,11 @@ import struct
 
 import numpy as np
 import pytest
+from image_files import encode_pixels as encoded
 from PIL import Image, ImageCms
 
 from parti_data.colour import to_eight_bits, to_rgb
 from parti_data.images import ImageLimits, decode
-from image_files import encode_pixels as encoded
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -14,7 +14,9 @@ SRGB_TO_XYZ = np.array(
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
 """sRGB's primaries under D50. Source: ICC's sRGB profile, adapted by Bradford's matrix."""
-P3_TO_XYZ = np.array([[0.515102, 0.291965, 0.157153], [0.241182, 0.692236, 0.0665819], [-0.00104941, 0.0418818, 0.784378]])
+P3_TO_XYZ = np.array(
+    [[0.515102, 0.291965, 0.157153], [0.241182, 0.692236, 0.0665819], [-0.00104941, 0.0418818, 0.784378]]
+)
 """Those of Display P3."""
 WHITE = (0.9642, 1.0, 0.8249)
 
@@ -81,7 +83,9 @@ def test_a_profile_converts_what_is_seen_and_leaves_the_transparency():
 
 SRGB_LIKE = {
     "Pillow's": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
-    "said otherwise": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"s\0R\0G\0B", b"x\0y\0z\0!"),
+    "said otherwise": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    .tobytes()
+    .replace(b"s\0R\0G\0B", b"x\0y\0z\0!"),
 }
 USELESS = {
     "noise": RNG.bytes(3000),
@@ -131,8 +135,8 @@ def test_floats_are_scaled_from_the_smallest_range_that_holds_them(values, expec
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 1, 255], [0, 1, 255]), ([0, 256, 65535], [0, 1, 255]), ([0, 1, 1], [0, 1, 1]), ([-100, 0, 100], [0, 128, 255]),
-     ([-(2**31), 0, 2**31 - 1], [0, 128, 255])],
+    [([0, 1, 255], [0, 1, 255]), ([0, 256, 65535], [0, 1, 255]), ([0, 1, 1], [0, 1, 1]),
+     ([-100, 0, 100], [0, 128, 255]), ([-(2**31), 0, 2**31 - 1], [0, 128, 255])],
 )  # fmt: skip
 def test_integers_are_scaled_from_the_smallest_range_that_holds_them(values, expected):
     assert to_eight_bits(np.array(values, np.int32)).tolist() == expected
