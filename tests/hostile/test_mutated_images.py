@@ -1,6 +1,7 @@
 import time
 
 import numpy as np
+from hostile_images import SRGB
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_files import (
@@ -22,11 +23,10 @@ from image_files import (
 from parti_data.images import FORMATS, Drop, ImageLimits, decode, read_header
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1 << 20)
-ICC = encoded(picture(0), "PNG")  # bytes of some structure, where a profile should be
 FILES = [
-    jpeg(1), jpeg(2, jpeg_segment(0xE1, b"Exif\0\0" + exif_turned(6)), progressive=True), jpeg(3, icc_profile=ICC),
+    jpeg(1), jpeg(2, jpeg_segment(0xE1, b"Exif\0\0" + exif_turned(6)), progressive=True), jpeg(3, icc_profile=SRGB),
     encoded(picture(4).convert("CMYK"), "JPEG"),
-    png(5), png(6, png_chunk(b"eXIf", exif_turned(3)) + png_chunk(b"zTXt", b"k\0\0" + ICC)), frames(7, 3, "PNG"),
+    png(5), png(6, png_chunk(b"eXIf", exif_turned(3)) + png_chunk(b"zTXt", b"k\0\0" + SRGB)), frames(7, 3, "PNG"),
     encoded(picture(8).quantize(16), "PNG", transparency=3), encoded(picture(9).convert("LA"), "PNG"),
     gif(10), frames(11, 3, "GIF"), gif(12, b"!\xfe\5hello\0", transparency=1),
     encoded(picture(13), "WEBP"), encoded(picture(14), "WEBP", lossless=True), frames(15, 3, "WEBP"),
@@ -34,7 +34,8 @@ FILES = [
     encoded(picture(17), "BMP"), encoded(picture(18).convert("P"), "BMP"), encoded(picture(19).convert("RGBA"), "BMP"),
     tiff(20), tiff(21, {274: (3, [7])}, order=">"), tiff(22, is_big=True),
     *[encoded(picture(23), "TIFF", compression=name) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "zstd", "lzma")],
-    encoded(picture(24).convert("F"), "TIFF"), encoded(picture(25).convert("1"), "TIFF", compression="group4"),
+    encoded(picture(26), "TIFF", icc_profile=SRGB), encoded(picture(24).convert("F"), "TIFF"),
+    encoded(picture(25).convert("1"), "TIFF", compression="group4"),
 ]  # fmt: skip
 
 
