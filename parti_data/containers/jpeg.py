@@ -9,7 +9,7 @@ from parti_data.containers.container import MAX_PROFILE_BYTES, Container
 from parti_data.containers.exif import read_orientation
 
 _MAX_SEGMENTS = 4096
-_MAX_SCANS = 256
+_MAX_SCANS = 100
 """A progressive picture has about ten; each costs a pass over all pixels, however few its bytes."""
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _SCAN_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")

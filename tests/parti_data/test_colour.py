@@ -22,27 +22,40 @@ WHITE = (0.9642, 1.0, 0.8249)
 
 
 def profile(primaries: np.ndarray | None, gamma: float, space: bytes = b"RGB ") -> bytes:
-    """An ICC profile of version 2 put together by hand: primaries and one gamma, or grey where there are none."""
-
-    def xyz(values) -> bytes:
-        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
-
+    """An ICC profile of primaries and one gamma, or grey where there are none."""
     curve = b"curv\0\0\0\0" + struct.pack(">IH2x", 1, round(gamma * 256))
-    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"made\0" + bytes(79)
-    tags = {b"desc": text.ljust(96, b"\0"), b"wtpt": xyz(WHITE), b"cprt": b"text\0\0\0\0none"}
     if primaries is None:
-        tags[b"kTRC"] = curve
-    else:
-        for name, column in zip((b"r", b"g", b"b"), primaries.T, strict=True):
-            tags |= {name + b"XYZ": xyz(column), name + b"TRC": curve}
+        return packed({b"kTRC": curve}, space)
+    columns = {name: xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries.T, strict=True)}
+    return packed({**columns, b"rTRC": curve, b"gTRC": curve, b"bTRC": curve}, space)
+
+
+def ink_profile() -> bytes:
+    """An ICC profile in which four inks are grey, and black darkens by 0.7, the others together by 0.3."""
+    corners = np.stack(np.meshgrid(*[(0.0, 1.0)] * 4, indexing="ij"), -1).reshape(-1, 4)
+    lightness = 1 - 0.7 * corners[:, 3] - 0.3 * corners[:, :3].mean(1)
+    lab = np.stack([lightness * 0xFF00, *[np.full(16, 0x8000)] * 2], -1).astype(">u2").tobytes()
+    identity = struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
+    ends = struct.pack(">2H", 0, 0xFFFF)
+    table = b"mft2\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + struct.pack(">2H", 2, 2) + ends * 4 + lab + ends * 3
+    return packed({b"A2B0": table}, b"CMYK", b"prtr", b"Lab ")
+
+
+def packed(tags: dict[bytes, bytes], space: bytes, kind: bytes = b"mntr", connection: bytes = b"XYZ ") -> bytes:
+    """A profile of version 2 put together by hand. Source: ICC.1:2001-04, section 6."""
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"made\0" + bytes(79)
+    tags = {b"desc": text.ljust(96, b"\0"), b"wtpt": xyz(WHITE), b"cprt": b"text\0\0\0\0none", **tags}
     place, table, data = 132 + 12 * len(tags), b"", b""
     for name, content in tags.items():
         table += name + struct.pack(">II", place + len(data), len(content))
         data += content + bytes(-len(content) % 4)
     body = struct.pack(">I", len(tags)) + table + data
-    head = struct.pack(">I4sI4s4s4s12x4s", 128 + len(body), b"lcms", 0x02100000, b"mntr", space, b"XYZ ", b"acsp")
-    head = head.ljust(68, b"\0") + struct.pack(">3i", *(round(value * 65536) for value in WHITE))
-    return head.ljust(128, b"\0") + body
+    head = struct.pack(">I4sI4s4s4s12x4s", 128 + len(body), b"lcms", 0x02100000, kind, space, connection, b"acsp")
+    return (head.ljust(68, b"\0") + xyz(WHITE)[8:]).ljust(128, b"\0") + body
+
+
+def xyz(values) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))
 
 
 def to_srgb(xyz: np.ndarray) -> np.ndarray:
@@ -70,6 +83,18 @@ def test_a_grey_profile_is_followed():
     assert np.abs(decode(encoded(grey, icc_profile=icc), ImageLimits()) - expected).max() <= 2
     with_alpha = Image.merge("LA", [Image.fromarray(grey), Image.new("L", (16, 15), 255)])
     assert np.abs(decode(encoded(with_alpha, icc_profile=icc), ImageLimits()) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_the_inks_of_a_profile_are_mixed_as_it_says(kind):
+    black = np.repeat(np.arange(0, 240, 16, dtype=np.uint8), 16).reshape(15, 16)
+    inks = np.dstack([255 - black, black // 4, black // 2, black])
+    lightness = 100 - (70.0 * inks[..., 3] + 30 * inks[..., :3].mean(-1)) / 255
+    luminance = np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
+    expected = to_srgb(luminance[..., None] * np.array(WHITE))
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    image = encoded(Image.fromarray(inks, "CMYK"), kind, icc_profile=ink_profile(), **options)
+    assert np.abs(decode(image, ImageLimits()) - expected).max() <= 3
 
 
 def test_a_profile_converts_what_is_seen_and_leaves_the_transparency():
