@@ -67,12 +67,13 @@ def read_tiff(image: bytes) -> Container:
     (place,) = layout.unpack(layout.offset_form, image, 8 if layout.is_big else 4)
     entries = _read_entries(image, layout, place)
     width, height = _number(entries, _WIDTH, layout), _number(entries, _HEIGHT, layout)
-    orientation = _number(entries, _ORIENTATION, layout)
+    tile_width, tile_height = _number(entries, _TILE_WIDTH, layout), _number(entries, _TILE_HEIGHT, layout)
+    if bool(tile_width) != bool(tile_height):
+        raise ValueError(f"tiles of {tile_width}x{tile_height} pixels")
     return Container(
         "TIFF", width, height, _rewrite(image, layout, place, entries),
-        orientation if 1 <= orientation <= 8 else 1, _read_profile(image, layout, entries),
-        padded_pixels=_padded(width, _number(entries, _TILE_WIDTH, layout))
-        * _padded(height, _number(entries, _TILE_HEIGHT, layout)),
+        _orientation(entries, layout), _read_profile(image, layout, entries),
+        padded_pixels=_padded(width, tile_width) * _padded(height, tile_height),
     )  # fmt: skip
 
 
@@ -96,12 +97,24 @@ def _read_entries(image: bytes, layout: _Layout, place: int) -> dict[int, _Entry
 
 
 def _number(entries: dict[int, _Entry], tag: int, layout: _Layout) -> int:
-    """Return the number that stands in the entry itself; 0 where there is none."""
-    entry = entries.get(tag)
-    if entry is None or entry.count != 1 or entry.kind not in _INTEGERS:
+    """Return the number that stands in a tag's entry; 0 where there is no entry.
+
+    Raises ValueError where it is written in a way that no program writes: a decoder might read another number.
+    """
+    if tag not in entries:
         return 0
-    return layout.unpack(_INTEGERS[entry.kind], entry.raw, layout.entry_bytes - layout.offset_bytes)[0] \
-        if entry.num_bytes <= layout.offset_bytes else 0  # fmt: skip
+    entry = entries[tag]
+    if entry.count != 1 or entry.kind not in _INTEGERS or entry.num_bytes > layout.offset_bytes:
+        raise ValueError(f"{entry.count} values of type {entry.kind} in tag {tag}")
+    return layout.unpack(_INTEGERS[entry.kind], entry.raw, layout.entry_bytes - layout.offset_bytes)[0]
+
+
+def _orientation(entries: dict[int, _Entry], layout: _Layout) -> int:
+    try:
+        orientation = _number(entries, _ORIENTATION, layout)
+    except ValueError:
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
 
 
 def _rewrite(image: bytes, layout: _Layout, place: int, entries: dict[int, _Entry]) -> bytes:

@@ -305,6 +305,17 @@ def tiff_files() -> Cases:
     yield "tiff: floats that are none", encoded(Image.fromarray(infinite), "TIFF"), ""
     deep = np.arange(960, dtype=np.int32).reshape(24, 40) * 2_000_000 - 10**9
     yield "tiff: 32 bits", encoded(Image.fromarray(deep), "TIFF"), ""
+    huge = {273: (4, []), 278: (3, []), 279: (4, []), 322: (9, [2**20]), 323: (9, [2**12]), 324: (4, [8]),
+            325: (4, [100])}  # fmt: skip
+    yield "tiff: huge tiles of signed sides", tiff(157, huge), UNREADABLE
+    yield "tiff: huge tiles of wide sides", tiff(157, {**huge, 322: (16, [2**20]), 323: (16, [2**12])}), UNREADABLE
+    yield (
+        "tiff: huge tiles of two sides each",
+        tiff(157, {**huge, 322: (4, [2**20] * 2), 323: (4, [2**12] * 2)}),
+        UNREADABLE,
+    )
+    yield "tiff: tiles of no height", tiff(157, {**huge, 322: (4, [2**20]), 323: (4, [])}), UNREADABLE
+    yield "tiff: turned by a text", tiff(158, {274: (7, [6, 6])}), ""
     yield "tiff: zero height", tiff(155, {257: (3, [0])}), UNREADABLE
     tiles = {273: (4, []), 278: (3, []), 279: (4, []), 322: (4, [0]), 323: (4, [0]), 324: (4, [8]), 325: (4, [100])}
     yield "tiff: tiles of zero size", tiff(156, tiles), UNDECODABLE

@@ -130,7 +130,7 @@ def tiff(seed: int, changes: dict[int, tuple[int, list[int]]] | None = None, is_
     for tag, (kind, values) in sorted(tags.items()):
         if not values:
             continue
-        form = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}[kind]
+        form = {1: "B", 3: "H", 4: "I", 7: "B", 9: "i", 16: "Q"}[kind]
         packed = struct.pack(f"{order}{len(values)}{form}", *values)
         if len(packed) > room:
             packed, beyond = struct.pack(order + offset, place + len(beyond)), beyond + packed
