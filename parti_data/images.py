@@ -174,7 +174,7 @@ def _header(container: Container) -> ImageHeader:
 def _open(container: Container) -> Image.Image:
     """Return the image, not yet decoded; raises ValueError where the decoder reads another size than was checked."""
     if _QUIET not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOW)  # as in the ledger; asked again, since filters may be reset
+        warnings.filterwarnings("ignore", module=_PILLOW)  # told in the ledger; others may have reset it
     opened = Image.open(io.BytesIO(container.content), formats=(container.format,))
     if opened.size != (container.width, container.height):
         opened.close()
