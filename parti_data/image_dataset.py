@@ -3,7 +3,7 @@
 import numpy as np
 
 from parti_data.errors import SourceError
-from parti_data.images import Drop, ImageLimits, decode, resize_center
+from parti_data.images import Drop, decode, resize_center
 from parti_data.ledger import LedgerRow, PairDirectory
 
 
@@ -57,7 +57,7 @@ class ImageDataset:
 
 def load_picture(pairs: PairDirectory, row: LedgerRow, image_side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Return the picture of a kept row, uint8 (S, S, C), and its box x, y, width, height in the upright image."""
-    pixels = decode(pairs.fetch(row), ImageLimits(max_bytes=row.size, max_pixels=row.width * row.height))
+    pixels = decode(pairs.fetch(row), pairs.limits)
     if isinstance(pixels, Drop):
         raise SourceError(
             f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use the "

@@ -1,19 +1,27 @@
-"""Image bytes from strangers to RGB pixels: header first, limits before decoding, upright, alpha over white.
+"""Image bytes from strangers to RGB pixels: header first, limits before decoding, upright, in sRGB, alpha over a
+background.
 
-Nothing here raises for bad bytes: what cannot be used comes back as a `Drop` with its reason.
+Nothing here raises for bad bytes: what cannot be used comes back as a `Drop` with its reason. A decoder sees only what
+`containers` leaves of a file.
 """
 
+import ctypes
 import hashlib
 import io
+import logging
 import re
 import struct
+import warnings
 import zlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor
+from pydantic import Field, PositiveInt, field_validator
 
+from parti_data.colour import to_rgb
 from parti_data.config import StrictModel
+from parti_data.containers import MAX_SIDE_PX, Container, read_container
 
 KEY_BYTES = 16
 """Bytes of the SHA-256 that make a key."""
@@ -21,12 +29,39 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The decoders that strangers' bytes may reach."""
 RESIZE_RECIPE = "resize_center"
 _DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, MemoryError,
-    RuntimeError, struct.error, zlib.error,
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError,
+    AssertionError, AttributeError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow's decoders raise on broken files."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation. Source: EXIF 2.32, section 4.6.4."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # the limit below comes before decoding and ends in the ledger, not in an exception
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # a broken file is told in the ledger, not on stderr
+
+
+def _silence_libtiff() -> None:
+    """Take the error handler from the libtiff that Pillow loaded: it writes to stderr, past Python."""
+    try:
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+    except (OSError, AttributeError):  # linked in without a name
+        return
+    set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    set_handler(None)
+
+
+_silence_libtiff()
 
 
 class Drop(NamedTuple):
@@ -37,10 +72,24 @@ class Drop(NamedTuple):
 
 
 class ImageLimits(StrictModel):
-    """What an image may cost before it is decoded."""
+    """What an image may be and cost, checked before it is decoded, and what stands behind what is transparent."""
 
-    max_bytes: int = 32 << 20
-    max_pixels: int = 64_000_000
+    max_bytes: PositiveInt = 32 << 20
+    max_pixels: PositiveInt = 64_000_000
+    """Of the first frame, and of the tiles that cover it."""
+    formats: list[Literal["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]] = Field(default_factory=lambda: list(FORMATS))
+    """The formats that are decoded; others are dropped as image_format_not_allowed."""
+    animated: Literal["first_frame", "drop"] = "first_frame"
+    """What becomes of animations (GIF, PNG, WebP)."""
+    background: str = "white"
+    """The colour behind what is transparent: a CSS name or #rrggbb."""
+
+    @field_validator("background")
+    @classmethod
+    def _refuse_unknown_colours(cls, background: str) -> str:
+        if len(background) > 64 or len(ImageColor.getrgb(background)) != 3:
+            raise ValueError(f"{background!r} should be a colour without transparency, such as white or #ffffff")
+        return background
 
 
 class ImageHeader(NamedTuple):
@@ -58,53 +107,79 @@ def image_key(image: bytes) -> str:
 
 def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
     """Return the header of an image without decoding it, or why it may not be decoded."""
-    if len(image) > limits.max_bytes:
-        return Drop("image_too_many_bytes", f"{len(image)} bytes, at most {limits.max_bytes}")
+    container = _read_within(image, limits)
+    if isinstance(container, Drop):
+        return container
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > limits.max_pixels:
-                return Drop("image_too_many_pixels", f"{width}x{height}, at most {limits.max_pixels} pixels")
-            if _orientation(opened) in (5, 6, 7, 8):  # those that lie on their side
-                width, height = height, width
-            kind = "JPEG" if opened.format == "MPO" else str(opened.format)  # a JPEG with more pictures behind it
-            return ImageHeader(width, height, kind)
+        with _open(container):
+            return _header(container)
     except _DECODING_ERRORS as error:
         return Drop("image_unreadable", _one_line(error))
-
-
-def _orientation(opened: Image.Image) -> int:
-    """Return EXIF's orientation; of a PNG what stands before the pixels, which Pillow decodes to look behind them."""
-    if opened.format == "PNG" and "exif" not in opened.info:
-        return 1
-    return opened.getexif().get(0x0112, 1)
 
 
 def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
     """Return upright RGB pixels, uint8 (height, width, 3), or why there are none.
 
-    Grey, palette and CMYK become RGB, 16 bits become 8, the first frame of several is taken, and whatever is
-    transparent shows white.
+    Grey, palette and CMYK become RGB, ICC profiles sRGB, more bits 8, the first frame of several is taken, and
+    `limits.background` shows through whatever is transparent.
     """
-    header = read_header(image, limits)
-    if isinstance(header, Drop):
-        return header
+    container = _read_within(image, limits)
+    if isinstance(container, Drop):
+        return container
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        opened = _open(container)
+    except _DECODING_ERRORS as error:
+        return Drop("image_unreadable", _one_line(error))
+    try:
+        with opened:
             opened.load()
-            return np.asarray(to_rgb(ImageOps.exif_transpose(opened)))
+            turn = _UPRIGHT.get(container.orientation)
+            upright = opened.transpose(turn) if turn is not None else opened
+            background = ImageColor.getrgb(limits.background)
+            return np.asarray(to_rgb(upright, (background[0], background[1], background[2]), container.profile))
     except _DECODING_ERRORS as error:
         return Drop("image_undecodable", _one_line(error))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return the image in RGB, transparency over white."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+def _read_within(image: bytes, limits: ImageLimits) -> Container | Drop:
+    """Return the container of an image within the limits, or why it may not be opened."""
+    if len(image) > limits.max_bytes:
+        return Drop("image_too_many_bytes", f"{len(image)} bytes, at most {limits.max_bytes}")
+    try:
+        container = read_container(image)
+    except _DECODING_ERRORS as error:
+        return Drop("image_unreadable", _one_line(error))
+    if container.format not in limits.formats:
+        return Drop("image_format_not_allowed", container.format)
+    if container.width < 1 or container.height < 1:
+        return Drop("image_unreadable", f"ValueError: {container.width}x{container.height} pixels")
+    pixels = max(container.width * container.height, container.padded_pixels)
+    if pixels > limits.max_pixels:
+        width, height, _ = _header(container)
+        tiles = f" in tiles of {pixels} pixels" if container.padded_pixels > container.width * container.height else ""
+        return Drop("image_too_many_pixels", f"{width}x{height}{tiles}, at most {limits.max_pixels} pixels")
+    if max(container.width, container.height) > MAX_SIDE_PX:
+        return Drop("image_too_many_pixels", f"{container.width}x{container.height}, at most {MAX_SIDE_PX} px a side")
+    if container.is_animated and limits.animated == "drop":
+        return Drop("image_animated", container.format)
+    return container
+
+
+def _header(container: Container) -> ImageHeader:
+    sides = container.width, container.height
+    width, height = reversed(sides) if container.orientation in _ON_ITS_SIDE else sides
+    return ImageHeader(width, height, container.format)
+
+
+def _open(container: Container) -> Image.Image:
+    """Return the image, not yet decoded; raises ValueError where the decoder reads another size than was checked."""
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW)  # told in the ledger; others may have reset it
+    opened = Image.open(io.BytesIO(container.content), formats=(container.format,))
+    if opened.size != (container.width, container.height):
+        opened.close()
+        raise ValueError(f"{container.width}x{container.height} pixels and {opened.width}x{opened.height}")
+    return opened
 
 
 def resize_center(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from parti_data.errors import ShardError, SourceError
-from parti_data.images import image_key
+from parti_data.images import ImageLimits, image_key
 from parti_data.manifest import read_manifest
 from parti_data.sources import Source
 from parti_data.sources.pairs import Location
@@ -128,6 +128,9 @@ class PairDirectory:
         self._files = [shard for shard in self.manifest.shards if shard.name.startswith("ledger-")]
         self._kept: list[int] = self.manifest.details["kept"]
         self._source = self._open_source()
+        told = self.manifest.details if self.manifest.stage == "shard" else self.manifest.config
+        self.limits = ImageLimits.model_validate(told.get("limits", {}))
+        """How filter let images be decoded: whoever decodes them again must see the same pixels."""
 
     def _open_source(self) -> Any:
         if self.manifest.stage == "shard":

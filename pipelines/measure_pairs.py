@@ -5,6 +5,7 @@ used; the hashes of the split's captions leave, where repeated captions are coun
 of `measure_pair`.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
+from parti_data.captions import clean_caption
 from parti_data.images import Drop, ImageHeader, ImageLimits, decode, image_key, read_header
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
 from parti_data.perceptual_hash import perceptual_hash
@@ -23,6 +25,8 @@ from parti_data.storage import is_file, join
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
 MAX_ATTRIBUTE_CHARS = 2048
+MAX_CAPTIONS = 256
+"""Captions of one image that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def fragment_path(output: str, split: int) -> str:
 
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
-    captions = [" ".join(caption.split()) for caption in pair.captions]
+    captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
     header = Drop("image_missing") if pair.image is None else read_header(pair.image, measuring.limits)
     pixels = decode(pair.image, measuring.limits) if pair.image and isinstance(header, ImageHeader) else header
     measured = header if isinstance(header, ImageHeader) else ImageHeader(0, 0, "")
@@ -102,8 +106,13 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
 
 
 def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    """Return the named fields that are numbers; booleans count as 0 and 1."""
-    return {name: float(fields[name]) for name in names if isinstance(fields.get(name), int | float)}
+    """Return the named fields that are numbers; booleans count as 0 and 1, an integer beyond every float is none."""
+    numbers = {name: fields[name] for name in names if isinstance(fields.get(name), int | float)}
+    return {name: float(number) for name, number in numbers.items() if not _is_too_long(number)}
+
+
+def _is_too_long(number: float) -> bool:
+    return isinstance(number, int) and abs(number) > sys.float_info.max
 
 
 def _attributes(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:

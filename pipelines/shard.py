@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -107,6 +107,7 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     ))  # fmt: skip
     if isinstance(begun, Manifest):
         return begun
+    limits = pairs.limits.model_dump(mode="json")
     pipeline = make_pipeline(options)
     _ = (
         pipeline
@@ -114,7 +115,7 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
         | WriteShards(config.source, config.output)
         | "ToOneKey" >> beam.Map(lambda records: (0, records))
         | "GatherRecords" >> beam.GroupByKey()
-        | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records))
+        | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records, limits))
     )
     with watch_files("shard", config.output, ("ledger-",), len(plans)):
         run(pipeline)
@@ -123,8 +124,12 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     return finished
 
 
-def finish(directory: StageDirectory, records: Iterable[tuple[ShardRecord, ShardRecord]]) -> Manifest:
-    """Write the manifest from the records of all shards."""
+def finish(
+    directory: StageDirectory, records: Iterable[tuple[ShardRecord, ShardRecord]], limits: dict[str, Any]
+) -> Manifest:
+    """Write the manifest from the records of all shards and the limits that filter decoded under."""
     pairs = sorted((tuple(record) for record in records), key=lambda pair: pair[1].name)
     kept = [ledger.rows for _, ledger in pairs]
-    return directory.finish([record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept})
+    return directory.finish(
+        [record for pair in pairs for record in pair], {"kept": sum(kept)}, {"kept": kept, "limits": limits}
+    )

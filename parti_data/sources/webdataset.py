@@ -19,12 +19,14 @@ from parti_data.sources.columns import to_fields
 from parti_data.sources.last_opened import LastOpened
 from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit
+from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, is_compressed, open_tar
 from parti_data.storage import open_file
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 MAX_CAPTION_BYTES = 1 << 20
 """Captions and json members beyond this are not read."""
+_SHOWN_CHARS = 120
 
 
 @dataclass
@@ -95,26 +97,23 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
     if size == 0:
         raise SourceError(f"{path}: expected a tar, found an empty file; download it again")
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with BoundedTarFile(fileobj=file, mode="r") as tar:
+            place = -1
             for member in tar:
                 end = member.offset_data + member.size
+                if member.size < 0 or tar.offset <= place:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
                 if end > size:
                     raise SourceError(
-                        f"{path}: expected {end} bytes at least, found {size} (cut short in member {member.name!r}); "
-                        "download it again, or remove it"
+                        f"{path}: expected {end} bytes at least, found {size} (cut short in member "
+                        f"{_shorten(member.name)!r}); download it again, or remove it"
                     )
                 if member.isfile():
-                    name = member.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
-                    key, _, extension = _split_name(name)
-                    ranges = pairs.setdefault(key, _Members()).ranges
-                    if extension in ranges:
-                        raise SourceError(
-                            f"{path}: expected each member once, found {name!r} twice; give every pair its own name"
-                        )
-                    ranges[extension] = (member.offset_data, member.size)
+                    _add_member(pairs, member, path)
+                place = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
             end = tar.offset
-    except (tarfile.TarError, ValueError, EOFError) as error:
+    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise SourceError(
             f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
         ) from None
@@ -124,6 +123,21 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
             "download it again, or remove it"
         )
     return pairs
+
+
+def _add_member(pairs: dict[str, _Members], member: tarfile.TarInfo, path: str) -> None:
+    name = member.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+    key, _, extension = _split_name(name)
+    ranges = pairs.setdefault(key, _Members()).ranges
+    if extension in ranges:
+        raise SourceError(
+            f"{path}: expected each member once, found {_shorten(name)!r} twice; give every pair its own name"
+        )
+    ranges[extension] = (member.offset_data, member.size)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
 
 
 def _is_end_mark(block: bytes) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parti_data.errors import SourceError
-from parti_data.images import ImageLimits, decode
+from parti_data.images import decode
 from parti_data.ledger import OUTCOMES, LedgerRow, PairDirectory
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage
@@ -16,7 +16,6 @@ _MAX_ROWS = 20_000
 """Ledger rows read in search of examples."""
 _THUMBNAIL_PX = 128
 _MAX_TEXT = 200
-_LIMITS = ImageLimits()
 
 
 class Example(NamedTuple):
@@ -65,14 +64,14 @@ class _Fetcher:
         return Example(None if pixels is None else embed(pixels, _THUMBNAIL_PX), _cut(caption), _cut(detail))
 
     def _pixels(self, row: LedgerRow) -> np.ndarray | None:
-        if not 0 < row.size <= _LIMITS.max_bytes:
+        if not 0 < row.size <= self._pairs.limits.max_bytes:
             return None
         try:
             image = self._pairs.fetch(row)
         except (SourceError, OSError) as error:
             self.note = self.note or f"Some pictures could not be fetched from the source: {error}"
             return None
-        pixels = decode(image, _LIMITS)
+        pixels = decode(image, self._pairs.limits)
         return pixels if isinstance(pixels, np.ndarray) else None
 
 

@@ -1,11 +1,15 @@
 import gc
+import io
 import json
 import tarfile
 
 import pytest
 import webdataset
+from PIL import Image
 
 from parti_data.errors import ConfigError
+from parti_data.image_dataset import load_picture
+from parti_data.images import ImageLimits
 from parti_data.ledger import PairDirectory, read_ledger
 from parti_data.manifest import read_manifest
 from parti_data.sources import WebDatasetSource
@@ -72,6 +76,22 @@ def test_sharding_shards_gives_the_pairs_in_other_portions(sharded, tmp_path, be
     for mine, theirs in zip(again.kept(), before.kept(), strict=True):
         assert again.fetch(mine) == before.fetch(theirs)
     assert again.manifest.details["kept"] == [36, 36]
+
+
+def test_what_filter_decoded_under_goes_with_the_pairs(make_tar, tmp_path, beam_options):
+    clear = io.BytesIO()
+    Image.new("RGBA", (32, 32), (0, 0, 0, 0)).save(clear, "PNG")
+    tar = make_tar("x.tar", [("a.png", clear.getvalue()), ("a.txt", b"clear")])
+    source = WebDatasetSource(kind="webdataset", path=tar)
+    limits = ImageLimits(background="#0a0b0c", formats=["PNG"])
+    filter_pairs(FilterConfig(output=f"{tmp_path}/pairs", source=source, limits=limits), beam_options())
+    shard_pairs(ShardConfig(output=f"{tmp_path}/shards", source=f"{tmp_path}/pairs"), beam_options())
+    shard_pairs(ShardConfig(output=f"{tmp_path}/again", source=f"{tmp_path}/shards"), beam_options())
+    for name in ("pairs", "shards", "again"):
+        pairs = PairDirectory(f"{tmp_path}/{name}")
+        assert pairs.limits == limits
+        picture, _ = load_picture(pairs, next(pairs.kept()), 32)
+        assert (picture == (10, 11, 12)).all()
 
 
 @pytest.mark.parametrize(("num_pairs", "pairs_per_shard"), [(0, 5), (1, 5), (5, 5), (6, 5), (101, 10), (7, 1)])
