@@ -18,6 +18,8 @@ from parti_data.storage import join, open_file, publish
 
 KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
 OUTCOMES = (KEPT, MERGED, DROPPED)
+EXACT_DUPLICATE, NEAR_DUPLICATE = "exact_duplicate", "near_duplicate"
+"""Why a row is merged."""
 LEDGER_SCHEMA = pa.schema(
     [
         ("key", pa.string()),

@@ -12,7 +12,16 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from parti_data.benchmarks import BENCHMARK_CAPTION, BENCHMARK_IMAGE
-from parti_data.ledger import DROPPED, KEPT, MERGED, LedgerRow, read_ledger, write_ledger
+from parti_data.ledger import (
+    DROPPED,
+    EXACT_DUPLICATE,
+    KEPT,
+    MERGED,
+    NEAR_DUPLICATE,
+    LedgerRow,
+    read_ledger,
+    write_ledger,
+)  # fmt: skip
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.storage import is_file, join
 from pipelines.judge_pairs import Judging, judged_rows
@@ -89,7 +98,7 @@ def apply_merges(rows: Iterable[LedgerRow], merges: dict[int, Merge]) -> Iterato
         elif merge.dropped:
             yield row._replace(outcome=DROPPED, reason=merge.dropped)
         elif merge.merged_into:
-            reason = "near_duplicate" if merge.is_near else "exact_duplicate"
+            reason = NEAR_DUPLICATE if merge.is_near else EXACT_DUPLICATE
             yield row._replace(outcome=MERGED, reason=reason, merged_into=merge.merged_into)
         else:
             yield row._replace(outcome=KEPT, captions=merge.captions)

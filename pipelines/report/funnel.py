@@ -7,7 +7,7 @@ import numpy as np
 
 from parti_data.errors import SourceError
 from parti_data.images import decode
-from parti_data.ledger import OUTCOMES, LedgerRow, PairDirectory
+from parti_data.ledger import NEAR_DUPLICATE, OUTCOMES, LedgerRow, PairDirectory
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage
 
@@ -58,7 +58,8 @@ class _Fetcher:
         """Return a row as the page shows it."""
         pixels = self._pixels(row)
         caption = row.captions[0] if row.captions else ""
-        merged = f"same image as {row.merged_into[:8]}" if row.merged_into else ""
+        likeness = "looks like" if row.reason == NEAR_DUPLICATE else "same image as"
+        merged = f"{likeness} {row.merged_into[:8]}" if row.merged_into else ""
         more = f"{len(row.captions)} captions" if len(row.captions) > 1 else ""
         detail = (row.detail if row.detail != caption else "") or merged or more
         return Example(None if pixels is None else embed(pixels, _THUMBNAIL_PX), _cut(caption), _cut(detail))

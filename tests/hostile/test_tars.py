@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parti_data.errors import SourceError
-from parti_data.sources import WebDatasetSource
-from parti_data.sources import webdataset as sources
+from parti_data.sources import WebDatasetSource, unpacked_tar, webdataset
 from parti_data.sources.pairs import RawPair
 from parti_data.storage import open_file
 
@@ -24,7 +23,8 @@ def test_an_odd_tar_gives_its_pairs_and_opens_no_other_file(tmp_path, monkeypatc
     path = tmp_path / "x.tar"
     path.write_bytes(content)
     opened = []
-    monkeypatch.setattr(sources, "open_file", lambda place: opened.append(place) or open_file(place))
+    for module in (webdataset, unpacked_tar):
+        monkeypatch.setattr(module, "open_file", lambda place: opened.append(place) or open_file(place))
     pairs = read(path)
     assert {pair.source_key: (pair.image, pair.captions) for pair in pairs} == expected
     assert opened == [str(path)]
