@@ -8,6 +8,7 @@ equal but for case and white space.
 import csv
 import io
 import json
+import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,14 +16,15 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from parti_data.captions import clean_caption
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.ledger import LedgerRow
 from parti_data.perceptual_hash import hamming_distances, mirrored_hash, pack_hashes, perceptual_hash, rows_a_block
 from parti_data.rules import caption_hash
-from parti_data.sources.webdataset import WebDatasetSource
-from parti_data.storage import digest_json, expand, file_size, is_file, join, list_directory, read_bytes
+from parti_data.sources.tar_headers import BoundedTarFile
+from parti_data.storage import digest_json, expand, file_size, is_file, join, list_directory, open_file, read_bytes
 
 BENCHMARK_IMAGE, BENCHMARK_CAPTION = "benchmark_image", "benchmark_caption"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -86,7 +88,7 @@ class BenchmarkHashes:
         """Return why rows are dropped, by their place: their picture or one of their captions is a benchmark's."""
         found: dict[int, Drop] = {}
         for number, row in enumerate(rows):
-            said = (self.captions.get(prompt_hash(caption)) for caption in row.captions if self.captions)
+            said = (self.captions.get(caption_hash(caption)) for caption in row.captions if self.captions)
             if item := next((item for item in said if item), None):
                 found[number] = Drop(BENCHMARK_CAPTION, item)
         places = [number for number, row in enumerate(rows) if row.perceptual_hash]
@@ -102,11 +104,6 @@ class BenchmarkHashes:
         return digest_json({"images": images, "captions": self.captions})
 
 
-def prompt_hash(caption: str) -> str:
-    """Return 16 hex digits that captions share which differ in case and white space alone."""
-    return caption_hash(" ".join(caption.split()))
-
-
 def read_benchmarks(benchmarks: Iterable[Benchmark], limits: ImageLimits) -> BenchmarkHashes:
     """Return the hashes of all pictures and prompts; raises SourceError where they cannot be read."""
     images: list[ImageHashes] = []
@@ -116,8 +113,8 @@ def read_benchmarks(benchmarks: Iterable[Benchmark], limits: ImageLimits) -> Ben
             images.append(_read_images(benchmark, limits))
         if benchmark.captions:
             for number, caption in enumerate(read_captions(benchmark.captions), 1):
-                if caption.strip():
-                    captions.setdefault(prompt_hash(caption), f"{benchmark.name}: prompt {number}")
+                if cleaned := clean_caption(caption):
+                    captions.setdefault(caption_hash(cleaned), f"{benchmark.name}: prompt {number}")
     return BenchmarkHashes(images, captions)
 
 
@@ -145,14 +142,27 @@ def _open_images(pattern: str, limits: ImageLimits) -> Iterator[tuple[str, bytes
     for path in expand(pattern):
         for file in [path] if is_file(path) else [join(path, name) for name in list_directory(path)]:
             if file.endswith(".tar"):
-                source = WebDatasetSource(kind="webdataset", path=file)
-                for split in source.splits():
-                    for pair in source.read(split, limits.max_bytes):
-                        if pair.image is not None:
-                            yield pair.source_key, pair.image
+                yield from _read_tar(file, limits.max_bytes)
             elif file.lower().endswith(IMAGE_SUFFIXES):
                 _refuse_large(file, limits.max_bytes)
                 yield file.rpartition("/")[2], read_bytes(file)
+
+
+def _read_tar(path: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Yield every picture of a tar, whatever stands beside it."""
+    try:
+        with open_file(path) as file, BoundedTarFile(fileobj=file, mode="r") as tar:
+            for member in tar:
+                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES):
+                    if member.size > max_bytes:
+                        raise SourceError(
+                            f"{path}: expected at most {max_bytes} bytes, found {member.size} in {member.name!r}; "
+                            "split or remove it"
+                        )
+                    content = tar.extractfile(member)
+                    yield member.name, content.read() if content else b""
+    except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
+        raise SourceError(f"{path}: expected a whole tar, found {error}; download it again, or remove it") from None
 
 
 def read_captions(path: str) -> list[str]:
@@ -162,7 +172,7 @@ def read_captions(path: str) -> list[str]:
     _refuse_large(path, MAX_CAPTIONS_BYTES)
     try:
         captions = list(_parse_captions(path.rpartition(".")[2].lower(), read_bytes(path).decode("utf-8-sig")))
-    except (ValueError, csv.Error) as error:  # also what is not UTF-8 or not JSON
+    except (ValueError, RecursionError, csv.Error) as error:  # also what is not UTF-8 or not JSON
         raise SourceError(f"{path}: expected captions, found {error}; check the file and its suffix") from None
     if not any(caption.strip() for caption in captions):
         raise SourceError(f"{path}: expected captions, found none; check the file and its suffix")

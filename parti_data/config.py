@@ -13,7 +13,7 @@ from parti_data.errors import ConfigError
 class StrictModel(BaseModel):
     """A frozen config: an unknown key is refused, and no value is silently converted to another type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class StageConfig(StrictModel):

@@ -5,6 +5,7 @@ captions take the caption away, and drop the pair when none is left.
 """
 
 import hashlib
+import math
 import re
 from urllib.parse import urlsplit
 
@@ -33,11 +34,14 @@ MARKUP = re.compile(r"</?[a-z][^<>]{0,200}>|&(?:[a-z]{2,8}|#\d{1,6});|\[/?(?:img
 """Tags, entities and the codes of forums."""
 
 
+_STRIPPED_TIMES = 16
+
+
 class ScoreRange(StrictModel):
     """What a score may be."""
 
-    min: float = -float("inf")
-    max: float = float("inf")
+    min: float | None = None
+    max: float | None = None
     required: bool = False
     """Whether a pair without the score is dropped."""
 
@@ -60,9 +64,9 @@ class Rules(StrictModel):
     strip: list[str] = Field(default_factory=list)
     """Regular expressions; what one matches at the start or the end of a caption, whatever its case, is cut off first.
     Source: the FIT400M data card strips frequent prefixes and suffixes."""
-    max_images_per_caption: NonNegativeInt = 0
-    """A caption that stands beside more rows says nothing of any of them."""
-    max_number_share: float = 1.0
+    max_rows_per_caption: NonNegativeInt = 0
+    """A caption that stands in more rows of the source, whatever their images, says nothing of any of them."""
+    max_number_share: float = 0.0
     """Largest share of digits among the letters and digits of a caption. Source: the FIT400M data card drops text that
     is mostly numbers."""
     drop_contacts: bool = False
@@ -73,7 +77,7 @@ class Rules(StrictModel):
     licences: list[str] = Field(default_factory=list)
     """The licences allowed, as the source's `license` says them."""
     blocked_domains: list[str] = Field(default_factory=list)
-    """Hosts of the source's `url`; their subdomains are blocked with them."""
+    """Hosts of the source's `url`, whatever their case; their subdomains are blocked with them."""
     opt_out: list[str] = Field(default_factory=list)
     """Fields that drop a pair when they are true or say something other than no, none or false."""
 
@@ -82,10 +86,15 @@ class Rules(StrictModel):
     def _refuse_bad_patterns(cls, patterns: list[str]) -> list[str]:
         for pattern in patterns:
             try:
-                re.compile(pattern)
+                re.compile(rf"^(?:{pattern})$")
             except re.error as error:
                 raise ValueError(f"{pattern!r} should be a regular expression ({error})") from None
         return patterns
+
+    @field_validator("blocked_domains")
+    @classmethod
+    def _lower_domains(cls, domains: list[str]) -> list[str]:
+        return [domain.lower().strip(".") for domain in domains]
 
     def fields(self) -> list[str]:
         """Return the fields of a source that these rules look at."""
@@ -141,12 +150,14 @@ def judge_caption(caption: str | None, rules: Rules) -> Drop | None:
 
 
 def strip_caption(caption: str, rules: Rules) -> str:
-    """Return the caption without what the `strip` patterns match at its ends, as often as they do."""
-    before = None
-    while caption and caption != before:
+    """Return the caption without what the `strip` patterns match at its ends, as often as they do, within bounds."""
+    for _ in range(_STRIPPED_TIMES):
         before = caption
         for pattern in rules.strip:
-            caption = re.sub(rf"^(?:{pattern})\s*|\s*(?:{pattern})$", "", caption, flags=re.IGNORECASE).strip()
+            for at_an_end in (rf"^(?:{pattern})\s*", rf"\s*(?:{pattern})$"):
+                caption = re.sub(at_an_end, "", caption, flags=re.IGNORECASE).strip()
+        if not caption or caption == before:
+            break
     return caption
 
 
@@ -158,7 +169,7 @@ def _too_small(row: LedgerRow, rules: Rules) -> Drop | None:
 
 def _too_elongated(row: LedgerRow, rules: Rules) -> Drop | None:
     ratio = max(row.width, row.height) / min(row.width, row.height)
-    if ratio > rules.max_aspect_ratio:
+    if 0 < rules.max_aspect_ratio < ratio:
         return Drop("image_too_elongated", f"aspect ratio {ratio:.2f}, at most {rules.max_aspect_ratio:g}")
     return None
 
@@ -179,7 +190,8 @@ def _opted_out(row: LedgerRow, rules: Rules) -> Drop | None:
 
 
 def _wrong_licence(row: LedgerRow, rules: Rules) -> Drop | None:
-    licence = row.attributes.get("license", "")
+    number = row.scores.get("license")
+    licence = row.attributes.get("license", "" if number is None else f"{number:g}")
     if rules.licences and licence not in rules.licences:
         return Drop("licence_not_allowed", licence[:80] or "none stated")
     return None
@@ -206,15 +218,24 @@ def _wrong_score(row: LedgerRow, rules: Rules) -> Drop | None:
         if score is None:
             if allowed.required:
                 return Drop("score_missing", name)
-        elif not allowed.min <= score <= allowed.max:  # also where it is not a number
-            return Drop("score_out_of_range", f"{name} {score:g}, from {allowed.min:g} to {allowed.max:g}")
+        elif not _is_within(score, allowed):
+            return Drop("score_out_of_range", f"{name} {score:g}, from {allowed.min} to {allowed.max}")
     return None
+
+
+def _is_within(score: float, allowed: ScoreRange) -> bool:
+    """Whether the score is in the range; what is not a number is in none."""
+    return (
+        (allowed.min is None or score >= allowed.min)
+        and (allowed.max is None or score <= allowed.max)
+        and not (math.isnan(score))
+    )
 
 
 def _wrong_length(caption: str, rules: Rules) -> Drop | None:
     if len(caption) < rules.min_caption_chars:
         return Drop("caption_too_short", f"{len(caption)} characters, at least {rules.min_caption_chars}")
-    if len(caption) > rules.max_caption_chars:
+    if 0 < rules.max_caption_chars < len(caption):
         return Drop("caption_too_long", f"{len(caption)} characters, at most {rules.max_caption_chars}")
     words = len(caption.split())
     if words < rules.min_caption_words:
@@ -232,14 +253,14 @@ def _boilerplate(caption: str, rules: Rules) -> Drop | None:
 
 def _repeated(caption: str, repeated: frozenset[str], rules: Rules) -> Drop | None:
     if caption and repeated and caption_hash(caption) in repeated:
-        return Drop("caption_repeated", f"beside more than {rules.max_images_per_caption} images")
+        return Drop("caption_repeated", f"beside more than {rules.max_rows_per_caption} rows")
     return None
 
 
 def _mostly_numbers(caption: str, rules: Rules) -> Drop | None:
     digits = sum(character.isdigit() for character in caption)
     share = digits / max(sum(character.isalnum() for character in caption), 1)
-    if share > rules.max_number_share:
+    if 0 < rules.max_number_share < share:
         return Drop("caption_mostly_numbers", f"{share:.0%} digits, at most {rules.max_number_share:.0%}")
     return None
 

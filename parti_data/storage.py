@@ -28,13 +28,14 @@ _BLOCK_BYTES = 1 << 20
 _MARKS = ("md5Hash", "ETag", "etag", "blob_id")
 """What storages call the mark of a file's content: GCS, S3 and HTTP, Azure, Hugging Face."""
 _CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
+_NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 _NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def _open_filesystem(path: str) -> tuple[Any, str]:
     """Return a path's filesystem and its name there; raises ConfigError for a protocol that cannot be opened."""
     try:
-        return fsspec.url_to_fs(path)
+        return fsspec.url_to_fs(path, use_listings_cache=False)  # others write there too
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"{path}: expected a path that fsspec opens, found {error}; install that or check it"
@@ -77,7 +78,7 @@ def regular_file_size(path: str) -> int | None:
     """Return the file's size in bytes, None for a directory, a pipe or a device; raises FileNotFoundError."""
     filesystem, name = _open_filesystem(path)
     info = filesystem.info(name)
-    return int(info["size"]) if info["type"] == "file" else None
+    return int(info["size"] or 0) if info["type"] == "file" else None
 
 
 def file_marker(path: str) -> list[int | str]:
@@ -218,8 +219,8 @@ def publish_bytes(path: str, content: bytes) -> None:
 def claim(directory: str) -> Iterator[None]:
     """Keep other processes out of a local directory while the block runs; raises ShardError where one is in it.
 
-    The lock ends with the process, however that ends. An object store has none: two runs there do the same work twice
-    and publish the same bytes.
+    The lock ends with the process, however that ends. Object stores and some shared disks have none: two runs there do
+    the same work twice and publish the same bytes.
     """
     filesystem, name = _open_filesystem(directory)
     if not isinstance(filesystem, LocalFileSystem):
@@ -238,6 +239,9 @@ def claim(directory: str) -> Iterator[None]:
                 f"{directory}: expected no other run in the directory, found one at work; wait for its end or choose "
                 "another output"
             ) from None
+        except OSError as error:  # some shared disks lock no directory
+            if error.errno not in _NO_LOCKS:
+                raise
         try:
             yield
         finally:

@@ -112,7 +112,7 @@ def report_command(directory: Directory) -> None:
 
 @app.command("demo")
 def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Run everything on synthetic scenes: filter to report, in about ten minutes."""
+    """Run everything on synthetic scenes: filter to report, in about eleven minutes."""
     job = _load("pipelines.demo")
     _refuse_beam_options(context)
     config = _config(job.DemoConfig, arguments)

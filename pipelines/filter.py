@@ -21,8 +21,8 @@ from parti_data.progress import watch_files
 from parti_data.rules import Rules
 from parti_data.sources import Source, SyntheticSource
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import is_file, join, publish_bytes, read_bytes, remove, sweep
-from pipelines.judge_pairs import JudgePairs, Judging
+from parti_data.storage import join, publish_bytes, remove, sweep
+from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
 from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
 from pipelines.merge_duplicates import Duplicates, MergeDuplicates
 from pipelines.merge_near_duplicates import MergeNearDuplicates
@@ -77,8 +77,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
         return begun
     sweep(join(config.output, FRAGMENTS))
     measure(config, splits, options)
-    repeated = read_repeated(config.output)
-    judging = Judging(config.rules, repeated, config.output, config.duplicates.near, benchmarks)
+    judging = Judging(config.rules, config.output, config.duplicates.near, benchmarks)
     judge(begun, config, judging, len(splits), options)
     finished = begin(config.output, beginning)
     assert isinstance(finished, Manifest), finished
@@ -87,7 +86,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
     """Write a fragment for each split, and the captions that stand beside too many images."""
-    most = config.rules.max_images_per_caption
+    most = config.rules.max_rows_per_caption
     measuring = Measuring(config.source, config.limits, tuple(config.fields), config.output)
     remove(repeated_path(config.output))
     pipeline = make_pipeline(options)
@@ -129,22 +128,6 @@ def judge(
         run(pipeline)
 
 
-def repeated_path(output: str) -> str:
-    """Return the path of the file of repeated captions, among the fragments."""
-    return join(join(output, FRAGMENTS), "repeated-captions.txt")
-
-
-def write_repeated(output: str, hashes: Iterable[str]) -> None:
-    """Write the hashes of the captions that stand beside too many images, a line each."""
-    publish_bytes(repeated_path(output), "".join(f"{line}\n" for line in sorted(hashes)).encode())
-
-
-def read_repeated(output: str) -> frozenset[str]:
-    """Return those hashes; none where there is no file."""
-    path = repeated_path(output)
-    return frozenset(read_bytes(path).decode().split()) if is_file(path) else frozenset()
-
-
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
     """Write what benchmarks removed, and the manifest; raises SourceError where too many rows were dropped."""
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
@@ -158,7 +141,7 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
         most = ", ".join(f"{name.removeprefix(DROPPED).strip()} {count}" for name, count in dropped.most_common(3))
         raise SourceError(
             f"{directory.path}: expected at most {allowed:.0%} of rows dropped, found {dropped.total()} of {read} "
-            f"({most}); look into the ledger, then mend the rules or raise max_dropped_fraction"
+            f"({most}); look into the ledger, then mend the rules and add --rejudge, or raise max_dropped_fraction"
         )
     counts = {"read": read, "dropped": dropped.total(), "merged": 0, "kept": 0} | {
         name: count for name, count in reasons.items() if name == KEPT

@@ -3,18 +3,19 @@
 The number of a split enters; a small record for each row that the rules keep leaves, and one for the split itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
 import apache_beam as beam
 
 from parti_data.benchmarks import BenchmarkHashes
-from parti_data.errors import ShardError
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
-from pipelines.measure_pairs import fragment_path
+from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
+from pipelines.measure_pairs import FRAGMENTS, fragment_path
 
 _ROWS_A_BATCH = 4096
 
@@ -34,17 +35,11 @@ class Judging:
     """What judging depends on, beside the measures."""
 
     rules: Rules
-    repeated: frozenset[str]
-    """Hashes of the captions that stand beside too many images."""
     output: str
     near: bool = False
     """Whether candidates carry what finding near-duplicates needs."""
     benchmarks: BenchmarkHashes = field(default_factory=BenchmarkHashes)
     """What no kept pair may hold."""
-
-    def needs_hashes(self) -> bool:
-        """Whether every image that could be used must have a perceptual hash."""
-        return self.near or bool(self.benchmarks.images)
 
 
 @dataclass(eq=False)
@@ -71,26 +66,41 @@ def judge_split(split: int, judging: Judging) -> Iterator[tuple[str, Candidate]]
 
 def judged_rows(split: int, judging: Judging) -> Iterator[LedgerRow]:
     """Yield the rows of a split's fragment with their outcome by the rules and the benchmarks."""
-    path = fragment_path(judging.output, split)
-    rows = read_ledger(path)
+    rows, repeated = read_ledger(fragment_path(judging.output, split)), read_repeated(judging.output)
     while batch := list(islice(rows, _ROWS_A_BATCH)):
-        if judging.needs_hashes() and any(row.outcome == KEPT and not row.perceptual_hash for row in batch):
-            raise ShardError(
-                f"{path}: expected perceptual hashes, found a measured image without; an older version measured it, so "
-                "filter into a new directory"
-            )
-        yield from judge_batch(batch, judging)
+        yield from judge_batch(batch, judging, repeated)
 
 
-def judge_batch(batch: list[LedgerRow], judging: Judging) -> list[LedgerRow]:
+def judge_batch(batch: list[LedgerRow], judging: Judging, repeated: frozenset[str]) -> list[LedgerRow]:
     """Return measured rows with their outcome: by the rules first, then by the benchmarks.
 
     A benchmark's prompt is looked for among the captions as they were measured and as the rules leave them.
     """
-    judged = [judge_row(row, judging.rules, judging.repeated) for row in batch]
+    judged = [judge_row(row, judging.rules, repeated) for row in batch]
     places = [place for place, row in enumerate(judged) if row.outcome == KEPT]
     looked_at = [batch[place]._replace(captions=batch[place].captions + judged[place].captions) for place in places]
     for number, drop in judging.benchmarks.find(looked_at).items():
         place = places[number]
         judged[place] = batch[place]._replace(outcome=DROPPED, reason=drop.reason, detail=drop.detail)
     return judged
+
+
+def repeated_path(output: str) -> str:
+    """Return the path of the file of captions that stand in too many rows, among the fragments."""
+    return join(join(output, FRAGMENTS), "repeated-captions.txt")
+
+
+def write_repeated(output: str, hashes: Iterable[str]) -> None:
+    """Write the hashes of the captions that stand in too many rows, a line each."""
+    publish_bytes(repeated_path(output), "".join(f"{line}\n" for line in sorted(hashes)).encode())
+
+
+def read_repeated(output: str) -> frozenset[str]:
+    """Return those hashes; none where there is no file."""
+    path = repeated_path(output)
+    return _read_hashes(path, file_version(path)) if is_file(path) else frozenset()
+
+
+@lru_cache(maxsize=1)
+def _read_hashes(path: str, _version: tuple[int | str, ...]) -> frozenset[str]:
+    return frozenset(read_bytes(path).decode().split())

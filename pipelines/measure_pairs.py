@@ -20,6 +20,7 @@ from parti_data.perceptual_hash import perceptual_hash
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
+from parti_data.sources.text_rows import number_or_text
 from parti_data.storage import is_file, join
 
 FRAGMENTS = "measured"
@@ -106,8 +107,13 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
 
 
 def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    """Return the named fields that are numbers; booleans count as 0 and 1, an integer beyond every float is none."""
-    numbers = {name: fields[name] for name in names if isinstance(fields.get(name), int | float)}
+    """Return the named fields that are numbers, or texts of one; booleans count as 0 and 1.
+
+    An integer beyond every float is none.
+    """
+    values = {name: fields[name] for name in names if name in fields}
+    read = {name: number_or_text(value) if isinstance(value, str) else value for name, value in values.items()}
+    numbers = {name: value for name, value in read.items() if isinstance(value, int | float)}
     return {name: float(number) for name, number in numbers.items() if not _is_too_long(number)}
 
 

@@ -137,9 +137,9 @@ def near_pairs(hashes: list[str], band: int, max_distance: int) -> Iterator[tupl
         rows, columns = np.nonzero(hamming_distances(packed[start : start + step], packed[start:]) <= max_distance)
         is_later = columns > rows
         rows, columns = rows[is_later] + start, columns[is_later] + start
-        is_ours = (values[rows, band] == values[columns, band]) & ~(values[rows, :band] == values[columns, :band]).any(
-            1
-        )
+        is_ours = values[rows, band] == values[columns, band]
+        for lower in range(band):  # one by one: all at once would take memory for each band
+            is_ours &= values[rows, lower] != values[columns, lower]
         yield from zip(rows[is_ours].tolist(), columns[is_ours].tolist(), strict=True)
 
 

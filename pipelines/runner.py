@@ -11,8 +11,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.job.utils import dict_to_struct
 from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from parti_data import errors
 from parti_data.errors import ConfigError, PartiError
@@ -46,8 +46,8 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     """Return a pipeline on the engine that the options name, the local one by default."""
     if options.view_as(StandardOptions).runner:
         return beam.Pipeline(options=options)
-    settings = {name: value for name, value in options.get_all_options(drop_default=True).items() if value is not None}
-    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=dict_to_struct(settings))
+    settings = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
+    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=settings)
     runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
     return beam.Pipeline(runner=runner, options=options)
 

@@ -6,11 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from parti_data import benchmarks as module
-from parti_data.benchmarks import Benchmark, BenchmarkHashes, ImageHashes, prompt_hash, read_benchmarks, read_captions
+from parti_data.benchmarks import Benchmark, BenchmarkHashes, ImageHashes, read_benchmarks, read_captions
 from parti_data.errors import SourceError
 from parti_data.images import Drop, ImageLimits, to_png
 from parti_data.ledger import LedgerRow
 from parti_data.perceptual_hash import HASH_BITS, HASH_HEX, mirrored_hash, perceptual_hash
+from parti_data.rules import caption_hash
 
 ROW = LedgerRow("k", "s", "0", "kept", "", "", "", [], 32, 32, 5, "PNG", "", {}, {}, "s", 0, 5)
 
@@ -73,7 +74,19 @@ def test_a_prompt_is_found_whatever_its_case_and_white_space(tmp_path):
     rows = [ROW._replace(captions=captions) for captions in (["x", "a barn"], ["a barns"], [], ["The straße"])]
     drops = {0: Drop("benchmark_caption", "bench: prompt 1"), 3: Drop("benchmark_caption", "bench: prompt 3")}
     assert found.find(rows) == drops
-    assert prompt_hash(" a\tBARN\n") == prompt_hash("A barn")
+
+
+def test_a_prompt_is_found_as_captions_are_made_plain(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cafe\u0301 in paris\nsoft\u00adhyphen cat\n", "utf-8")
+    found = read(tmp_path, captions=f"{tmp_path}/prompts.txt")
+    rows = [ROW._replace(captions=[text]) for text in ("a caf\u00e9 in paris", "softhyphen cat", "a cafe in paris")]
+    assert sorted(found.find(rows)) == [0, 1]
+
+
+def test_every_picture_of_a_tar_counts_whatever_its_name(tmp_path, make_tar, plain_png):
+    names = ["1.png", "COCO.val.2.png", "3.png", "3.jpg", "d/4.PNG", "5.txt"]
+    tar = make_tar("x.tar", [(name, plain_png(10 * number)) for number, name in enumerate(names)])
+    assert read(tmp_path, images=tar).images[0].items == names[:-1]
 
 
 def test_pictures_are_read_from_folders_globs_and_tars(tmp_path, make_tar):
@@ -83,7 +96,11 @@ def test_pictures_are_read_from_folders_globs_and_tars(tmp_path, make_tar):
     (tmp_path / "pictures/notes.txt").write_text("no picture")
     make_tar("x.tar", [("a.png", to_png(noise(1))), ("a.txt", b"one"), ("b.png", to_png(noise(2)))])
     hashes = [perceptual_hash(noise(number)) for number in (1, 2)]
-    for place, items in (("pictures", ["1.PNG", "2.PNG"]), ("pic*/*", ["1.PNG", "2.PNG"]), ("x.tar", ["a", "b"])):
+    for place, items in (
+        ("pictures", ["1.PNG", "2.PNG"]),
+        ("pic*/*", ["1.PNG", "2.PNG"]),
+        ("x.tar", ["a.png", "b.png"]),
+    ):
         (images,) = read(tmp_path, images=f"{tmp_path}/{place}").images
         assert (images.items, images.hashes) == (items, hashes)
     (images,) = read(tmp_path, images=f"{tmp_path}/pictures", mirrored=True).images
@@ -118,7 +135,7 @@ def test_the_nearest_picture_is_named_as_comparing_every_pair_names_it():
 def test_a_picture_counts_before_a_prompt_and_the_first_benchmark_before_others():
     text = perceptual_hash(noise(1))
     images = [ImageHashes(name, 0, ["item"], [text]) for name in ("first", "second")]
-    hashes = BenchmarkHashes(images, {prompt_hash("x"): "third: prompt 1"})
+    hashes = BenchmarkHashes(images, {caption_hash("x"): "third: prompt 1"})
     rows = [ROW._replace(captions=["x"], perceptual_hash=text), ROW._replace(captions=["x"])]
     assert hashes.find(rows) == {
         0: Drop("benchmark_image", "first: item, 0 bits of 256 differ"), 1: Drop("benchmark_caption", "third: prompt 1")

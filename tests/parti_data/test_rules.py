@@ -1,4 +1,5 @@
 import pytest
+from pydantic import ValidationError
 
 from parti_data.images import Drop
 from parti_data.ledger import LedgerRow
@@ -116,6 +117,7 @@ def test_text_rules_are_off_until_they_are_set(rules, caption, reason):
         ("a red barn jpeg free png download", "a red barn"),
         ("jpeg", ""),
         ("the jpeg format", "the jpeg format"),
+        ("jpeg " * 20 + "a barn", "jpeg " * 4 + "a barn"),
     ],
 )
 def test_prefixes_and_suffixes_are_cut_off_as_often_as_they_occur(caption, expected):
@@ -159,6 +161,33 @@ def test_licences_domains_and_opt_outs_are_the_sources_word():
     assert judge_origin(row(attributes=allowed, scores={"noai": 1.0}), rules) == Drop("opted_out", "noai false")
 
 
+def test_domains_are_blocked_whatever_their_case():
+    blocked = judge_origin(row(attributes={"url": "https://Example.com/x"}), Rules(blocked_domains=["Example.COM."]))
+    assert blocked == Drop("domain_blocked", "example.com")
+
+
+def test_a_licence_may_be_a_number():
+    rules = Rules(licences=["4"])
+    assert judge_origin(row(scores={"license": 4.0}), rules) is None
+    assert judge_origin(row(scores={"license": 5.0}), rules) == Drop("licence_not_allowed", "5")
+
+
+def test_a_zero_turns_a_threshold_off():
+    rules = Rules(min_side_px=0, max_aspect_ratio=0, min_caption_chars=0, max_caption_chars=0, max_number_share=0)
+    assert judge_row(row(1, 5000, captions=["7" * 5000]), rules).outcome == "kept"
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?i)stock photo"])
+def test_a_pattern_that_cannot_be_part_of_another_is_refused(pattern):
+    with pytest.raises(ValidationError, match="should be a regular expression"):
+        Rules(strip=[pattern])
+
+
+def test_a_threshold_is_a_finite_number():
+    with pytest.raises(ValidationError):
+        Rules(max_aspect_ratio=float("inf"))
+
+
 @pytest.mark.parametrize("url", ["", "no url", "http://[::1", "//", "data:image/png;base64,AAAA"])
 def test_a_url_without_a_host_is_nobodys(url):
     assert host_of(url) == ""
@@ -173,11 +202,11 @@ def test_a_pair_lives_as_long_as_one_of_its_captions_does():
 
 
 def test_a_repeated_caption_is_taken_away_whatever_its_case():
-    rules, repeated = Rules(max_images_per_caption=2), frozenset({caption_hash("My Photo")})
+    rules, repeated = Rules(max_rows_per_caption=2), frozenset({caption_hash("My Photo")})
     judged = judge_row(row(captions=["my photo", "a barn"]), rules, repeated)
     assert judged.captions == ["a barn"]
     judged = judge_row(row(captions=["MY PHOTO"]), rules, repeated)
-    assert (judged.reason, judged.detail) == ("caption_repeated", "beside more than 2 images")
+    assert (judged.reason, judged.detail) == ("caption_repeated", "beside more than 2 rows")
 
 
 def test_what_measuring_dropped_stays_dropped():

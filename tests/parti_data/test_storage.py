@@ -233,6 +233,15 @@ def test_a_file_cannot_be_claimed(tmp_path):
         raise AssertionError
 
 
+def test_a_disk_that_locks_no_directory_is_not_claimed(tmp_path, monkeypatch):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    with claim(str(tmp_path)), claim(str(tmp_path)):
+        pass
+
+
 def test_an_object_store_is_not_claimed():
     with claim("memory://somewhere"), claim("memory://somewhere"):
         pass

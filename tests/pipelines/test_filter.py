@@ -7,7 +7,7 @@ from parti_data.errors import ShardError, SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import OUTCOMES, PairDirectory, read_ledger
 from parti_data.manifest import MANIFEST, read_manifest
-from parti_data.rules import Rules
+from parti_data.rules import Rules, ScoreRange
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.sources.synthetic import SPOILS
 from parti_data.storage import list_directory
@@ -107,7 +107,7 @@ def test_too_many_dropped_rows_are_refused_with_the_reasons_and_a_higher_limit_g
         SourceError,
         match=r"out: expected at most 10% of rows dropped, found 18 of 96 "
         r"\(caption_boilerplate 3, caption_missing 3, image_too_many_pixels 3\); "
-        r"look into the ledger, then mend the rules or raise max_dropped_fraction",
+        r"look into the ledger, then mend the rules and add --rejudge, or raise max_dropped_fraction",
     ):
         filter_pairs(config, beam_options())
     before = contents(config.output)
@@ -278,10 +278,23 @@ def test_a_caption_beside_too_many_images_is_dropped_over_all_splits(make_tar, t
     for most, kept in ((3, 4), (2, 1)):
         config = FilterConfig(
             output=f"{tmp_path}/out", source=WebDatasetSource(kind="webdataset", path=str(tmp_path)),
-            rules=Rules(max_images_per_caption=most), max_dropped_fraction=1,
+            rules=Rules(max_rows_per_caption=most), max_dropped_fraction=1,
         )  # fmt: skip
         manifest = filter_pairs(config, beam_options(), rejudge=most < 3)
         assert manifest.details["reasons"] == {"kept": kept} | ({"dropped caption_repeated": 3} if most < 3 else {})
+
+
+def test_scores_of_the_source_are_judged_and_the_directory_is_finished(make_tar, tmp_path, beam_options, plain_png):
+    members = [(f"{number}.png", plain_png(number)) for number in range(4)]
+    members += [(f"{number}.txt", b"a grey square") for number in range(4)]
+    stated = [b'{"similarity": 0.3}', b'{"similarity": "0.31"}', b'{"similarity": 0.1}', b"{}"]
+    members += [(f"{number}.json", content) for number, content in enumerate(stated)]
+    config = tar_config(
+        make_tar("x.tar", members), tmp_path / "out", rules=Rules(scores={"similarity": ScoreRange(min=0.28)})
+    )
+    manifest = filter_pairs(config, beam_options())
+    assert manifest.details["reasons"] == {"kept": 3, "dropped score_out_of_range": 1}
+    assert filter_pairs(config, beam_options()) == manifest
 
 
 def test_a_rule_about_a_field_that_the_ledger_does_not_keep_is_refused():

@@ -10,12 +10,11 @@ from PIL import Image
 from parti_data.benchmarks import Benchmark
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import image_key, to_png
-from parti_data.ledger import LedgerRow, PairDirectory, write_ledger
+from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
 from pipelines.filter import FilterConfig, filter_pairs
-from pipelines.measure_pairs import fragment_path
 from pipelines.merge_duplicates import Duplicates
 from pipelines.verify import verify
 
@@ -110,14 +109,6 @@ def test_the_bytes_are_the_same_for_any_workers_and_after_judging_again(make, be
         assert contents(judged.output) == contents(off.output)
         filter_pairs(make("again 0", duplicates=NEAR), beam_options(), rejudge=True)
     assert contents(judged.output) == contents(near.output)
-
-
-def test_measures_without_hashes_are_refused(synthetic, tmp_path, beam_options):
-    config = FilterConfig(output=f"{tmp_path}/out", source=synthetic, duplicates=NEAR)
-    row = LedgerRow("k", "s", "0", "kept", "", "", "", ["a b"], 32, 32, 5, "PNG", "", {}, {}, "s", 0, 5)
-    write_ledger(fragment_path(config.output, 0), [row])
-    with pytest.raises(ShardError, match="split-00000.parquet: expected perceptual hashes, found a measured image"):
-        filter_pairs(config, beam_options())
 
 
 @pytest.fixture

@@ -120,12 +120,12 @@ def test_measuring_as_a_transform_gives_what_the_function_gives(synthetic, tmp_p
 def test_a_judged_split_yields_its_marker_and_what_the_rules_keep(tmp_path):
     rows = [kept_row("a", "a barn"), kept_row("b", "x"), kept_row("c", "a mill")._replace(outcome="dropped")]
     write_ledger(fragment_path(str(tmp_path), 4), rows)
-    found = list(judge_split(4, Judging(Rules(), frozenset(), str(tmp_path))))
+    found = list(judge_split(4, Judging(Rules(), str(tmp_path))))
     assert found == [("split 4", Candidate(4, -1, [])), (KEY, Candidate(4, 0, ["a barn"]))]
 
 
 def test_judging_as_a_transform_gives_what_the_function_gives(tmp_path, beam_options):
-    judging = Judging(Rules(), frozenset(), str(tmp_path))
+    judging = Judging(Rules(), str(tmp_path))
     for split in range(2):
         write_ledger(fragment_path(str(tmp_path), split), [kept_row("a", "a barn"), kept_row("b", "a mill")])
     expected = [found for split in range(2) for found in judge_split(split, judging)]
@@ -192,7 +192,7 @@ def test_merges_change_the_rows_that_they_name_and_no_others():
 
 def test_writing_ledgers_as_a_transform_gives_what_the_function_gives(tmp_path, beam_options, contents):
     def judging(place: str) -> Judging:
-        return Judging(Rules(min_caption_chars=1), frozenset(), f"{tmp_path}/{place}")
+        return Judging(Rules(min_caption_chars=1), f"{tmp_path}/{place}")
 
     merges = [(0, Merge(-1, [], "")), (0, Merge(1, ["b"], KEY)), (1, Merge(-1, [], ""))]
     for place in ("one", "two"):
