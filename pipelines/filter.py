@@ -85,7 +85,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
 
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
-    """Write a fragment for each split, and the captions that stand beside too many images."""
+    """Write a fragment for each split, and the captions that stand in too many rows."""
     most = config.rules.max_rows_per_caption
     measuring = Measuring(config.source, config.limits, tuple(config.fields), config.output)
     remove(repeated_path(config.output))
@@ -98,7 +98,7 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
     _ = (
         hashes
         | "One" >> beam.Map(lambda caption: (caption, 1))
-        | "CountImages" >> beam.CombinePerKey(sum)
+        | "CountRows" >> beam.CombinePerKey(sum)
         | "TooMany" >> beam.Filter(lambda counted: counted[1] > most)
         | "ToOneKey" >> beam.Map(lambda counted: (0, counted[0]))
         | "GatherCaptions" >> beam.GroupByKey()
