@@ -42,10 +42,23 @@ def filter_command(
     rejudge: Annotated[
         bool, typer.Option("--rejudge", help="Judge what an earlier run measured by other rules; read no image.")
     ] = False,
+    retry_reason: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON",
+            help="Read again only the rows that an earlier run dropped as image_missing, image_unreadable, "
+            "image_undecodable, source_unreadable, or under limits that are now looser; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
     stage = _load("pipelines.filter")
-    _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge)
+    manifest = _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge, retry_reason or [])
+    if skipped := manifest.details.get("skipped"):
+        print(
+            f"filter: {len(skipped)} of {len(manifest.details['kept'])} files skipped ({skipped[0]['path']}: "
+            f"{skipped[0]['error']}); once they are mended, add --retry-reason source_unreadable"
+        )
 
 
 @app.command("shard")
@@ -153,9 +166,9 @@ def _run_stage(
     model: type[StageConfig],
     arguments: list[str] | None,
     *others: Any,
-) -> None:
+) -> Manifest:
     options = _load("pipelines.runner").parse_options(context.obj)
-    _run(stage, _config(model, arguments), options, *others)
+    return _run(stage, _config(model, arguments), options, *others)
 
 
 def _run_job(
@@ -168,12 +181,13 @@ def _run_job(
     _run(job, _config(model, arguments))
 
 
-def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> None:
-    """Run a stage or a job alone in its output, and say its counts."""
+def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:
+    """Run a stage or a job alone in its output, say its counts, and return its manifest."""
     with claim(config.output):
         manifest = job(config, *others)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
     print(f"{manifest.stage}: {counts}")
+    return manifest
 
 
 def main(arguments: list[str] | None = None) -> None:
