@@ -12,6 +12,7 @@ from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
 from parti_data.storage import claim
+from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
     "apache_beam": "pipelines",
@@ -183,7 +184,7 @@ def _run_job(
 
 def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:
     """Run a stage or a job alone in its output, say its counts, and return its manifest."""
-    with claim(config.output):
+    with claim(config.output), stop_in_one_line(config.output):
         manifest = job(config, *others)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
     print(f"{manifest.stage}: {counts}")
@@ -191,7 +192,7 @@ def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Man
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; exits 0 done, 1 failed, 2 wrong usage or config."""
+    """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.getLogger().setLevel(logging.ERROR)  # Beam warns on import of clients that are not asked for
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # and logs with a traceback what it then raises

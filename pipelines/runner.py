@@ -6,6 +6,9 @@ another engine. Its workers are threads; the image work that takes the time rele
 
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +21,8 @@ from parti_data import errors
 from parti_data.errors import ConfigError, PartiError
 
 _THREADS = "--direct_running_mode=in_memory"
+_WORKER_GONE = ("Channel closed prematurely", "Worker subprocess exited")
+"""What the local engine says when one of its processes was killed."""
 
 
 def parse_options(arguments: list[str]) -> PipelineOptions:
@@ -55,14 +60,36 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 def run(pipeline: beam.Pipeline) -> Any:
     """Run to the end; an error of ours comes out as it was raised in the worker, without Beam's frame around it."""
     try:
-        return pipeline.run().wait_until_finish()
+        with _said_once():
+            return pipeline.run().wait_until_finish()
     except PartiError as error:
         raise type(error)(_without_step(str(error))) from None
     except RuntimeError as error:
         ours = _find_ours(str(error))
+        if ours is None and str(error).startswith(_WORKER_GONE):
+            ours = PartiError(
+                "a worker process: expected it to work to the end, found it gone (killed, most often for want of "
+                "memory); free memory or use fewer workers, then run the same command again"
+            )
         if ours is None:
             raise
         raise ours from None
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Keep the engine's threads from telling, with a traceback each, of a worker process that is gone."""
+    told = threading.excepthook
+
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        if not str(failure.exc_value).startswith(_WORKER_GONE):
+            told(failure)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = told
 
 
 def _without_step(message: str) -> str:
