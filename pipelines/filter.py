@@ -27,7 +27,7 @@ from pipelines.measure_again import MeasureAgain
 from pipelines.measure_pairs import FRAGMENTS, SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import Duplicates, MergeDuplicates
 from pipelines.merge_near_duplicates import MergeNearDuplicates
-from pipelines.retry import Retry, begin_retry, check_reasons, end_retry, remember_splits
+from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
 from pipelines.runner import make_pipeline, run
 from pipelines.write_ledgers import LedgerFile, SkippedSplit, WriteLedgers
 
@@ -165,6 +165,7 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
     }
     details |= {"skipped": skipped} if skipped else {}
     records = [record for file in files for record in (file.shard, file.fragment)]
+    records.append(record_shard(directory.path, SPLITS, len(files)))
     remove(join(directory.path, AUDIT))  # of an earlier judging
     if config.benchmarks:
         removed = [line for file in files for line in file.removed]

@@ -34,7 +34,8 @@ LOOSENED_BY = {
 }
 """What may be loosened, and the reason of all rows that then measure otherwise."""
 _PENDING = f"{FRAGMENTS}/retrying.json"
-_SPLITS = f"{FRAGMENTS}/splits.json"
+SPLITS = f"{FRAGMENTS}/splits.json"
+"""Which files there are, and how large, a line each: what has changed since is told from it."""
 _THREADS = 16
 
 
@@ -105,10 +106,11 @@ def _read_pending(output: str) -> Retry | None:
 
 def end_retry(output: str, splits: list[SourceSplit], retry: Retry) -> str:
     """Forget what was to be measured again, now that it is, and return how it went, in words."""
-    publish_bytes(join(output, _SPLITS), _describe_splits(splits))
+    publish_bytes(join(output, SPLITS), _describe_splits(splits))
     remove(join(output, _PENDING))
     usable = sum(counts.num_usable for counts in count_rows(output, splits, retry.reasons))
-    return f"retry: {retry.num_rows} rows read again, {usable - retry.num_usable} more rows can be used"
+    rows = "1 row" if retry.num_rows == 1 else f"{retry.num_rows} rows"
+    return f"retry: {rows} read again, {usable - retry.num_usable} more than before can be used"
 
 
 def retry_changes(begun: Beginning, now: Beginning, reasons: list[str]) -> list[str]:
@@ -141,8 +143,8 @@ def count_rows(output: str, splits: list[SourceSplit], reasons: list[str]) -> li
 
 def remember_splits(output: str, splits: list[SourceSplit]) -> None:
     """Write down which files there are, and how large, where that is not written yet."""
-    if not is_file(join(output, _SPLITS)):
-        publish_bytes(join(output, _SPLITS), _describe_splits(splits))
+    if not is_file(join(output, SPLITS)):
+        publish_bytes(join(output, SPLITS), _describe_splits(splits))
 
 
 def _describe_splits(splits: list[SourceSplit]) -> bytes:
@@ -151,7 +153,7 @@ def _describe_splits(splits: list[SourceSplit]) -> bytes:
 
 def find_changed(output: str, splits: list[SourceSplit]) -> list[int]:
     """Return the numbers of the splits whose files have changed; raises ShardError where there are others."""
-    path = join(output, _SPLITS)
+    path = join(output, SPLITS)
     if not is_file(path):  # stopped before any file was read
         return []
     known = [_as_split(json.loads(line)) for line in read_bytes(path).splitlines()]

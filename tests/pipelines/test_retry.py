@@ -310,7 +310,7 @@ def test_the_command_says_how_many_rows_were_read_again(make, data, arrive, caps
     arrive()
     code, said = parti("--retry-reason", "image_missing", "--retry-reason=image_unreadable")
     assert (code, said.splitlines()) == (
-        0, ["retry: 4 rows read again, 3 more rows can be used", "filter: 1 dropped, 9 kept, 2 merged, 12 read"]
+        0, ["retry: 4 rows read again, 3 more than before can be used", "filter: 1 dropped, 9 kept, 2 merged, 12 read"]
     )  # fmt: skip
 
 
