@@ -77,7 +77,8 @@ def filter_pairs(
     check_reasons(retry_reasons)
     splits = config.source.splits()
     benchmarks = read_benchmarks(config.benchmarks, config.limits)
-    inputs = {"source": config.source.digest()} | ({"benchmarks": benchmarks.digest()} if config.benchmarks else {})
+    inputs = {"source": config.source.digest(splits)}
+    inputs |= {"benchmarks": benchmarks.digest()} if config.benchmarks else {}
     beginning = Beginning(stage="filter", config=config.deciding(), inputs=inputs)
     changeable = JUDGING if rejudge else ()
     retry = begin_retry(config.output, beginning, splits, retry_reasons, changeable)

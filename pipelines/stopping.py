@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from parti_data.storage import is_local, sweep
@@ -46,4 +46,5 @@ def _sweep_all(directory: str) -> None:
     """Remove what is half written in a local directory and those in it; object stores show no half file."""
     if is_local(directory):
         for folder, _, _ in os.walk(directory.removeprefix("file://")):
-            sweep(folder)
+            with suppress(OSError):  # the threads remove theirs too
+                sweep(folder)

@@ -35,9 +35,9 @@ class CocoSource(StrictModel):
         """Return a split for each file, in name order; raises SourceError where there is none."""
         return list_splits(self.path, (".json",), "JSON files of COCO captions")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
     def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
         """Yield the images in the file's order, each with its captions in theirs; cut off where over the limit.

@@ -53,9 +53,9 @@ class FolderSource(StrictModel):
             )
         return splits
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
     def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
         """Yield the split's images in name order, with `rows` those of these numbers; cut off where over the limit."""

@@ -59,7 +59,7 @@ class SyntheticSource(StrictModel):
             for number, first in enumerate(starts)
         ]
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of what decides the rows."""
         return digest_json(self.model_dump(mode="json"))
 

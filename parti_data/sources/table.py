@@ -52,9 +52,9 @@ class TableSource(StrictModel):
         """Return a split for each table, in name order; raises SourceError where there is none."""
         return list_splits(self.path, ENDINGS, f"tables ({', '.join(ENDINGS)})")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which tables there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
     def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
         """Yield the split's rows in order, with `rows` those of these numbers; an image over the limit is cut off.

@@ -52,9 +52,9 @@ class WebDatasetSource(StrictModel):
         """Return a split for each tar, in name order; raises SourceError where there is none."""
         return list_splits(self.path, TAR_ENDINGS, "tar files")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
     def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
         """Yield the split's pairs in the order of their first member; an image over the limit is cut off there.
