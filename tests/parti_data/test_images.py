@@ -14,6 +14,7 @@ from parti_data.images import (
     ImageHeader,
     ImageLimits,
     decode,
+    decode_picture,
     image_key,
     read_header,
     resize_center,
@@ -344,3 +345,28 @@ def test_the_recipe_is_that_of_the_reference_in_every_pixel(shared, name):
     folder = shared / "conformance/preprocess"
     pixels = np.load(folder / f"{name}.decoded.npy")
     np.testing.assert_array_equal(resize_center(pixels, 256)[0], np.load(folder / f"{name}.resize_center.npy"))
+
+
+SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((400, 240), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(("least", "width"), [(0, 400), (130, 400), (120, 200), (60, 100), (10, 50)])
+def test_a_jpeg_may_come_reduced_and_is_the_same_picture(least, width):
+    picture = decode_picture(encoded(SMOOTH, "JPEG", quality=95), LIMITS, least)
+    assert picture.size == (width, width * 240 // 400)
+    expected = Image.fromarray(SMOOTH).reduce(400 // width)
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected)).mean() < 3
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_reduced_jpeg_is_dropped_where_the_whole_one_is(progressive):
+    image = encoded(SMOOTH, "JPEG", progressive=progressive)
+    for size in range(1, len(image), len(image) // 60):
+        whole, reduced = decode(image[:size], LIMITS), decode_picture(image[:size], LIMITS, 32)
+        assert isinstance(whole, Drop) == isinstance(reduced, Drop), size
+        assert not isinstance(whole, Drop) or whole == reduced
+
+
+def test_other_formats_come_whole():
+    for kind in ("PNG", "WEBP", "TIFF"):
+        assert decode_picture(encoded(SMOOTH, kind), LIMITS, 32).size == (400, 240)
