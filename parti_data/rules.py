@@ -7,12 +7,15 @@ captions take the caption away, and drop the pair when none is left.
 import hashlib
 import math
 import re
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from parti_data.adult_words import find_adult_word, fold
 from parti_data.config import StrictModel
 from parti_data.images import Drop
+from parti_data.languages import find_other_language, known_languages
 from parti_data.ledger import DROPPED, LedgerRow
 
 BOILERPLATE = (
@@ -72,6 +75,18 @@ class Rules(StrictModel):
     drop_contacts: bool = False
     """Drops captions with an address of mail or a telephone number. Source: the FIT400M data card."""
     drop_markup: bool = False
+    drop_adult_text: bool = False
+    """Drops captions with a word of pornography, of a small English list. No substitute for the score `punsafe`, which
+    looks at the picture. Source: the FIT400M data card drops adult text, and does not say how it is found."""
+    adult_words: list[str] = Field(default_factory=list)
+    """Words, or terms of several words, that `drop_adult_text` looks for beside its own."""
+    languages: list[str] = Field(default_factory=list)
+    """Codes of ISO 639-1, such as en; captions in other languages are dropped. Source: DALL-E, section 2.3, drops what
+    cld3 does not call English."""
+    min_language_confidence: float = Field(0.7, ge=0, le=1)
+    """How sure it must be that a caption is in another language. A caption of which less is known is kept, as names and
+    captions of one or two words mostly are; at 0 the likeliest language decides, as in DALL-E. Source: the FIT400M data
+    card says 0.7, of another classifier."""
     scores: dict[str, ScoreRange] = Field(default_factory=dict)
     """By the name of a field of the source: similarity, punsafe, pwatermark, aesthetic."""
     licences: list[str] = Field(default_factory=list)
@@ -90,6 +105,27 @@ class Rules(StrictModel):
             except re.error as error:
                 raise ValueError(f"{pattern!r} should be a regular expression ({error})") from None
         return patterns
+
+    @field_validator("languages")
+    @classmethod
+    def _refuse_unknown_languages(cls, languages: list[str]) -> list[str]:
+        if unknown := sorted(set(languages) - known_languages() if languages else ()):
+            raise ValueError(f"{unknown[0]!r} should be the code of a language that the model knows, such as en, de or zh")
+        return languages
+
+    @field_validator("adult_words")
+    @classmethod
+    def _refuse_words_without_letters(cls, words: list[str]) -> list[str]:
+        for word in words:
+            if not any(character.isalnum() for character in fold(word)):
+                raise ValueError(f"{word!r} should be a word, of letters or digits")
+        return words
+
+    @model_validator(mode="after")
+    def _refuse_words_that_nothing_looks_for(self) -> Self:
+        if self.adult_words and not self.drop_adult_text:
+            raise ValueError("adult_words should stand beside drop_adult_text = true, found false; set it")
+        return self
 
     @field_validator("blocked_domains")
     @classmethod
@@ -146,6 +182,8 @@ def judge_caption(caption: str | None, rules: Rules) -> Drop | None:
         or _mostly_numbers(caption, rules)
         or _contact(caption, rules)
         or _markup(caption, rules)
+        or _adult(caption, rules)
+        or _wrong_language(caption, rules)
     )
 
 
@@ -272,3 +310,15 @@ def _contact(caption: str, rules: Rules) -> Drop | None:
 def _markup(caption: str, rules: Rules) -> Drop | None:
     found = MARKUP.search(caption) if rules.drop_markup else None
     return Drop("caption_with_markup", found[0][:80]) if found else None
+
+
+def _adult(caption: str, rules: Rules) -> Drop | None:
+    found = find_adult_word(caption, tuple(rules.adult_words)) if rules.drop_adult_text else None
+    return Drop("caption_with_adult_text", found[:80]) if found else None
+
+
+def _wrong_language(caption: str, rules: Rules) -> Drop | None:
+    other = find_other_language(caption, rules.languages) if rules.languages else None
+    if other and other.confidence >= rules.min_language_confidence:
+        return Drop("caption_wrong_language", f"{other.language} {other.confidence:.2f}")
+    return None
