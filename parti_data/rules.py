@@ -32,8 +32,8 @@ Source: the FIT400M data card (frequent prefixes and suffixes); DALL-E, arXiv 21
 CONTACT = re.compile(
     r"[\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}"  # an address of mail
     r"|(?<!\w)\+?\(?\d{1,4}\)?[\s./-]?\(?\d{2,4}\)?[\s./-]\d{3,4}[\s./-]?\d{2,4}(?!\w)"  # a telephone number
-    r"|(?<!\w)(?!1[89]\d\d |20\d\d )\d{1,5}[A-Za-z]? (?:[A-Z][\w'.-]{0,20} ){1,3}"  # a house, and no year, in a
-    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Terrace|Drive)\.?,"  # street of an English city
+    r"|(?<!\w)(?!1[89]\d\d |20\d\d )\d{1,5}[A-Za-z]? (?:[A-Z][\w'.-]{0,20} ){1,3}"  # a house (and no year)
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Terrace|Drive)\.?,"  # in a street
     r"|, [A-Z]{2},? \d{5}(?:-\d{4})?(?!\w)"  # a state and its ZIP code
     r"|(?<!\w)P\.? ?O\.? Box \d{1,6}(?!\w)"
 )
@@ -90,8 +90,8 @@ class Rules(StrictModel):
     cld3 does not call English."""
     min_language_confidence: float = Field(default=0.7, ge=0, le=1)
     """How sure it must be that a caption is in another language. A caption of which less is known is kept, as names and
-    captions of one or two words mostly are; at 0 the likeliest language decides, as in DALL-E. Source: the FIT400M data
-    card says 0.7, of another classifier."""
+    captions of one or two words mostly are; at 0 the likeliest language decides, as in DALL-E. Source: 0.7 is the
+    FIT400M data card's number, of another classifier."""
     scores: dict[str, ScoreRange] = Field(default_factory=dict)
     """By the name of a field of the source: similarity, punsafe, pwatermark, aesthetic."""
     licences: list[str] = Field(default_factory=list)
@@ -115,7 +115,7 @@ class Rules(StrictModel):
     @classmethod
     def _refuse_unknown_languages(cls, languages: list[str]) -> list[str]:
         if unknown := sorted(set(languages) - known_languages()) if languages else []:
-            raise ValueError(f"{unknown[0]!r} should be a language's code of ISO 639-1, such as en, de or zh")
+            raise ValueError(f"{unknown[0]!r} should be the code of a language known here, such as en, de or zh")
         return languages
 
     @field_validator("adult_words")
