@@ -13,6 +13,7 @@ from PIL import Image
 
 HASH_BITS = 256
 HASH_HEX = HASH_BITS // 4
+HASH_WORDS = HASH_BITS // 64
 _SIDE = 32
 """Side of the square that is transformed."""
 _SEARCH_SIDE = 64
@@ -34,6 +35,9 @@ _SMALLEST_WINDOW = 0.25
 _FIXED = 1 << 14
 """The fixed point of the cosines."""
 _PAIRS_A_BLOCK = 1 << 22
+_HASHES_A_BLOCK = 1 << 16
+_LONGEST_BAND = 62
+"""Bits; of longer bands so many are enough, and fit."""
 _NUM_FREQUENCIES = 9
 
 
@@ -129,23 +133,38 @@ def _code(square: np.ndarray) -> np.ndarray:
 
 def mirrored_hash(text: str) -> str:
     """Return the hash of the picture mirrored left to right, from its hash: odd frequencies change their sign."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)).astype(bool)
-    return np.packbits(np.where(_IS_ODD, ~bits[_REVERSED], bits)).tobytes().hex()
+    return mirrored_hashes(pack_hashes([text])).tobytes().hex()
+
+
+def mirrored_hashes(packed: np.ndarray) -> np.ndarray:
+    """Return the hashes of the mirrored pictures, uint64 (N, 4), from packed hashes (N, 4)."""
+    bits = _unpack(packed)
+    return np.packbits(np.where(_IS_ODD, 1 - bits[:, _REVERSED], bits), axis=1).view("<u8")
+
+
+def _unpack(packed: np.ndarray) -> np.ndarray:
+    """Return the bits, uint8 (N, 256), of packed hashes (N, 4)."""
+    return np.unpackbits(np.ascontiguousarray(packed, "<u8").view(np.uint8).reshape(-1, HASH_BITS // 8), axis=1)
 
 
 def pack_hashes(hashes: Sequence[str]) -> np.ndarray:
     """Return hashes in hex as uint64 (N, 4), as the distances below take them."""
     raw = b"".join(bytes.fromhex(text) for text in hashes)
     assert len(raw) == len(hashes) * HASH_BITS // 8, (len(raw), len(hashes))
-    return np.frombuffer(raw, np.uint64).reshape(-1, HASH_BITS // 64)
+    return np.frombuffer(raw, "<u8").reshape(-1, HASH_WORDS)
+
+
+def count_differing_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return how many bits differ between left (..., 4) and right (..., 4), as uint16 (...), with broadcasting."""
+    distances = np.bitwise_count(left[..., 0] ^ right[..., 0]).astype(np.uint16)
+    for word in range(1, HASH_WORDS):
+        distances += np.bitwise_count(left[..., word] ^ right[..., word])
+    return distances
 
 
 def hamming_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return how many bits differ between each of left (N, 4) and each of right (M, 4), as uint16 (N, M)."""
-    distances = np.zeros((len(left), len(right)), np.uint16)
-    for word in range(left.shape[1]):
-        distances += np.bitwise_count(left[:, None, word] ^ right[None, :, word])
-    return distances
+    return count_differing_bits(left[:, None], right[None])
 
 
 def rows_a_block(num_right: int) -> int:
@@ -153,15 +172,14 @@ def rows_a_block(num_right: int) -> int:
     return max(1, _PAIRS_A_BLOCK // max(num_right, 1))
 
 
-def bands(hashes: Sequence[str], max_distance: int) -> np.ndarray:
-    """Return the band values of hashes, int64 (N, max_distance + 1): two hashes within the distance share one at least.
+def band_values(packed: np.ndarray, band: int, max_distance: int) -> np.ndarray:
+    """Return the value of a band, of `max_distance + 1`, of packed hashes (N, 4), as int64 (N,).
 
-    The bits are dealt out into one band more than may differ, so one band of the two is the same.
+    The bits are dealt out into one band more than may differ, so two hashes within the distance share one at least.
     """
-    bits = np.unpackbits(pack_hashes(hashes).view(np.uint8).reshape(len(hashes), -1), axis=1).astype(np.int64)
-    count = max_distance + 1
-    values = np.empty((len(hashes), count), np.int64)
-    for band in range(count):
-        dealt = bits[:, band::count][:, :62]  # of long bands so much is enough, and fits
-        values[:, band] = dealt @ (1 << np.arange(dealt.shape[1], dtype=np.int64))
+    values = np.empty(len(packed), np.int64)
+    for start in range(0, len(packed), _HASHES_A_BLOCK):
+        bits = _unpack(packed[start : start + _HASHES_A_BLOCK])
+        dealt = bits[:, band :: max_distance + 1][:, :_LONGEST_BAND].astype(np.int64)
+        values[start : start + len(bits)] = dealt @ (1 << np.arange(dealt.shape[1], dtype=np.int64))
     return values

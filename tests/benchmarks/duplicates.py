@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from parti_data.images import ImageLimits, decode
 from parti_data.perceptual_hash import (
-    bands,
+    band_values,
     hamming_distances,
     mirrored_hash,
     pack_hashes,
@@ -23,7 +23,7 @@ from parti_data.perceptual_hash import (
     rows_a_block,
 )  # fmt: skip
 from parti_data.sources import WebDatasetSource
-from pipelines.merge_duplicates import Duplicates
+from pipelines.duplicates import Duplicates
 from tests.benchmarks.run import Figure
 
 EMOJI = Path(os.environ.get("PARTI_SHARED", "../shared")) / "data" / "noto-emoji"
@@ -73,7 +73,8 @@ def measure(name: str, pictures: Iterator[np.ndarray], distance: int) -> Iterato
 
 def count_pairs(hashes: list[str], distance: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Return the true and the false pairs by distance, those within the distance that share a band, and all such."""
-    packed, keys = pack_hashes(hashes), bands(hashes, distance)
+    packed = pack_hashes(hashes)
+    keys = np.stack([band_values(packed, band, distance) for band in range(distance + 1)], 1)
     true, false = np.zeros(257, np.int64), np.zeros(257, np.int64)
     shared = found = 0
     step = rows_a_block(len(hashes))

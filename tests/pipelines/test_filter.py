@@ -11,8 +11,8 @@ from parti_data.rules import Rules, ScoreRange
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.sources.synthetic import SPOILS
 from parti_data.storage import list_directory
+from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig, filter_pairs
-from pipelines.merge_duplicates import Duplicates
 
 EXPECTED = {
     "truncated": ("dropped", "image_undecodable"),
