@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from parti_data.captions import clean_caption
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
-from parti_data.images import Drop, ImageLimits, decode_picture
+from parti_data.images import Drop, ImageLimits, inspect
 from parti_data.ledger import LedgerRow
 from parti_data.perceptual_hash import (
     LEAST_SIDE_PX,
@@ -129,7 +129,7 @@ def _read_images(benchmark: Benchmark, limits: ImageLimits) -> ImageHashes:
     items: list[str] = []
     hashes: list[str] = []
     for item, image in _open_images(benchmark.images, limits):
-        picture = decode_picture(image, limits, LEAST_SIDE_PX)
+        picture = inspect(image, limits, LEAST_SIDE_PX).picture
         if isinstance(picture, Drop):
             raise SourceError(
                 f"{benchmark.images}: expected pictures that decode, found {item} ({picture.reason} {picture.detail}); "

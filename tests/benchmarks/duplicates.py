@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageEnhance
 
 from parti_data.images import ImageLimits, decode
 from parti_data.perceptual_hash import (
@@ -24,6 +24,7 @@ from parti_data.perceptual_hash import (
 )  # fmt: skip
 from parti_data.sources import WebDatasetSource
 from pipelines.duplicates import Duplicates
+from tests.benchmarks.photographs import make_photo
 from tests.benchmarks.run import Figure
 
 EMOJI = Path(os.environ.get("PARTI_SHARED", "../shared")) / "data" / "noto-emoji"
@@ -128,23 +129,6 @@ def crop(image: Image.Image, draw: np.random.Generator) -> Image.Image:
 
 def brighten(image: Image.Image, draw: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(image).enhance(draw.uniform(0.85, 1.15))
-
-
-def make_photo(draw: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Return smooth fields of colour at five scales, as photographs have them, with a few shapes in front."""
-    field = np.zeros((height, width, 3), np.float32)
-    for side in (2, 4, 8, 16, 32):
-        noise = draw.normal(size=(side, side, 3)) * 1.6 / side ** draw.uniform(0.6, 1.1)
-        noise = (noise @ (draw.normal(size=(3, 3)) * 0.4 + 0.5)).astype(np.float32)
-        planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC) for plane in noise.T]
-        field += np.stack([np.asarray(plane) for plane in planes], -1)
-    image = Image.fromarray((128 + 60 * field + draw.normal(0, 25, 3)).clip(0, 255).astype(np.uint8))
-    pen = ImageDraw.Draw(image)
-    for _ in range(draw.integers(0, 7)):
-        (left, top), (across, down) = draw.uniform(-0.1, 1, 2) * image.size, draw.uniform(0.05, 0.5, 2) * image.size
-        shape = pen.ellipse if draw.random() < 0.5 else pen.rectangle
-        shape((left, top, left + across, top + down), fill=tuple(int(level) for level in draw.integers(0, 256, 3)))
-    return np.asarray(image)
 
 
 def emoji() -> Iterator[np.ndarray]:

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from parti_data.images import (
     FORMATS,
+    NO_HEADER,
     Drop,
     ImageHeader,
     ImageLimits,
     decode,
-    decode_picture,
     image_key,
-    read_header,
+    inspect,
     resize_center,
     to_png,
 )  # fmt: skip
@@ -41,6 +41,12 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
+    """What the header says, or why it says nothing."""
+    header, picture = inspect(image, limits)
+    return header if header != NO_HEADER else picture
 
 
 def with_orientation(orientation: int) -> bytes:
@@ -352,7 +358,7 @@ SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((400, 240), Image.Resampling.
 
 @pytest.mark.parametrize(("least", "width"), [(0, 400), (130, 400), (120, 200), (60, 100), (10, 50)])
 def test_a_jpeg_may_come_reduced_and_is_the_same_picture(least, width):
-    picture = decode_picture(encoded(SMOOTH, "JPEG", quality=95), LIMITS, least)
+    picture = inspect(encoded(SMOOTH, "JPEG", quality=95), LIMITS, least).picture
     assert picture.size == (width, width * 240 // 400)
     expected = Image.fromarray(SMOOTH).reduce(400 // width)
     assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected)).mean() < 3
@@ -362,11 +368,11 @@ def test_a_jpeg_may_come_reduced_and_is_the_same_picture(least, width):
 def test_a_reduced_jpeg_is_dropped_where_the_whole_one_is(progressive):
     image = encoded(SMOOTH, "JPEG", progressive=progressive)
     for size in range(1, len(image), len(image) // 60):
-        whole, reduced = decode(image[:size], LIMITS), decode_picture(image[:size], LIMITS, 32)
+        whole, reduced = decode(image[:size], LIMITS), inspect(image[:size], LIMITS, 32).picture
         assert isinstance(whole, Drop) == isinstance(reduced, Drop), size
         assert not isinstance(whole, Drop) or whole == reduced
 
 
 def test_other_formats_come_whole():
     for kind in ("PNG", "WEBP", "TIFF"):
-        assert decode_picture(encoded(SMOOTH, kind), LIMITS, 32).size == (400, 240)
+        assert inspect(encoded(SMOOTH, kind), LIMITS, 32).picture.size == (400, 240)
