@@ -22,6 +22,7 @@ RULE_REASONS = (
     "image_too_small", "image_too_elongated", "image_blank", "image_placeholder", "opted_out", "licence_not_allowed",
     "domain_blocked", "score_missing", "score_out_of_range", "caption_missing", "caption_too_short", "caption_too_long",
     "caption_boilerplate", "caption_repeated", "caption_mostly_numbers", "caption_with_contact", "caption_with_markup",
+    "caption_with_adult_text", "caption_wrong_language",
     "exact_duplicate", "near_duplicate", "benchmark_image", "benchmark_caption",
 )  # fmt: skip
 """Why a row is not kept that was measured."""
