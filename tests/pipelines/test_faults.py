@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -233,22 +234,32 @@ def long_run(tmp_path_factory, contents) -> dict[str, bytes]:
     return contents(output)
 
 
-def begin_long_run(output: Path, *options: str) -> subprocess.Popen:
-    """Begin a run, and return when it is at work on its first file."""
-    command = [*PARTI, "filter", f"output={output}", *LONG, "--", *options]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not [name for name in list_directory(f"{output}/measured") if ".tmp-" in name]:
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
+@pytest.fixture
+def begin_long_run():
+    """Begin a run, and return when it is at work on its first file; what a failed test leaves of it is killed."""
+    begun = []
+
+    def begin(output: Path, *options: str) -> subprocess.Popen:
+        command = [*PARTI, "filter", f"output={output}", *LONG, "--", *options]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        begun.append(process)
+        until = time.monotonic() + 120
+        while not [name for name in list_directory(f"{output}/measured") if re.match(r"split-.*\.tmp-", name)]:
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.01)
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_stopped_says_so_in_one_line_and_goes_on_later(
-    tmp_path, long_run, contents, workers, number, code
+    tmp_path, long_run, begin_long_run, contents, workers, number, code
 ):
     process = begin_long_run(tmp_path / "out", f"--direct_num_workers={workers}")
     process.send_signal(number)
@@ -262,7 +273,7 @@ def test_a_run_that_is_stopped_says_so_in_one_line_and_goes_on_later(
     assert contents(tmp_path / "out") == long_run
 
 
-def test_a_worker_process_that_is_killed_ends_the_run_in_one_line(tmp_path, long_run, contents):
+def test_a_worker_process_that_is_killed_ends_the_run_in_one_line(tmp_path, long_run, begin_long_run, contents):
     process = begin_long_run(tmp_path / "out", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
     children = psutil.Process(process.pid).children(recursive=True)
     workers = [child for child in children if child.cmdline()[0] == sys.executable]
