@@ -16,9 +16,11 @@ STAGES = ("filter", "shard", "tokenize")
 FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
 WAYS = {
     "again": ["--direct_num_workers=1"],
-    "two workers": ["--direct_num_workers=2"],
+    "two threads": ["--direct_num_workers=2"],
+    "four threads": ["--direct_num_workers=4"],
     "two threads behind grpc": ["--direct_num_workers=2", "--direct_running_mode=multi_threading"],
     "two processes": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
+    "four processes": ["--direct_num_workers=4", "--direct_running_mode=multi_processing"],
     "every bundle twice": ["--direct_num_workers=1", "--direct_runner_bundle_repeat=1"],
     "runner by name": ["--runner=FnApiRunner"],
 }
