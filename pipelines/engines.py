@@ -37,7 +37,7 @@ def find_runner(name: str) -> PipelineRunner:
     try:
         runner = create_runner(name)
         if _is_dataflow(runner):
-            from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
+            import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ModuleNotFoundError as error:
         extra = "; pip install 'parti[dataflow]'" if (error.name or "").startswith("google") else "; install it"
         raise ConfigError(f"--runner={name}: expected the package {error.name}, found none{extra}") from None

@@ -1,4 +1,4 @@
-"""Which engine runs a pipeline, and how its failures reach the user.
+"""Which engine runs a pipeline: Beam's options read and checked, the pipeline made and run to its end.
 
 Without `--runner` the local engine is Beam's FnApiRunner, built explicitly: `DirectRunner` would first try to download
 another engine. Its workers are threads; the image work that takes the time releases Python's lock.
@@ -53,7 +53,9 @@ def parse_options(arguments: list[str]) -> PipelineOptions:
             make_pipeline(options)
         except ValueError as error:
             found = "; ".join(line for line in str(error).splitlines()[1:] if line) or str(error)
-            raise ConfigError(f"--runner={name}: expected all that it needs, found: {found} Add what is missing") from None
+            raise ConfigError(
+                f"--runner={name}: expected all that it needs, found: {found} Add what is missing"
+            ) from None
     return options
 
 

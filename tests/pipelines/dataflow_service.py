@@ -51,7 +51,9 @@ class Job(NamedTuple):
     @property
     def image(self) -> str:
         """The container that workers start."""
-        (image,) = {image["containerImage"] for image in self.environment["workerPools"][0]["sdkHarnessContainerImages"]}
+        (image,) = {
+            image["containerImage"] for image in self.environment["workerPools"][0]["sdkHarnessContainerImages"]
+        }
         return image
 
     def payloads(self) -> dict[str, bytes]:
@@ -154,7 +156,7 @@ def serve_dataflow(folder: Path) -> Iterator[DataflowService]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_POST = do_PUT = do_GET
+        do_POST = do_PUT = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None: ...
 

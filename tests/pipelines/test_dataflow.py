@@ -1,8 +1,6 @@
 """Filter and tokenize submitted to a stand-in for Dataflow: what arrives there, and that it runs to the same bytes."""
 
 import re
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,20 +17,6 @@ IMAGE = "registry/parti-worker:1"
 CONTAINER = [f"--sdk_container_image={IMAGE}", "--sdk_location=container"]
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 SYNTHETIC = ["source.num_pairs=96", "source.side_px=32", "source.spoil_every=4", "source.pairs_per_split=32"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> str:
-    """The wheel of this checkout, as the README builds it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("parti_data", "model", "pipelines", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=dist", "."]
-    subprocess.run(build, cwd=folder, check=True, capture_output=True)
-    (built,) = (folder / "dist").iterdir()
-    return str(built)
 
 
 @pytest.fixture

@@ -76,7 +76,9 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(encoding):
-    with pytest.raises(TokenizerError, match="^device=cuda: expected a GPU where images are encoded, found none; ask fo"):
+    with pytest.raises(
+        TokenizerError, match="^device=cuda: expected a GPU where images are encoded, found none; ask fo"
+    ):
         encode_slice(EncodePlan(0, 0, 5), encoding._replace(device="cuda"))
 
 

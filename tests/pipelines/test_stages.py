@@ -20,7 +20,6 @@ WAYS = {
     "four threads": ["--direct_num_workers=4"],
     "two threads behind grpc": ["--direct_num_workers=2", "--direct_running_mode=multi_threading"],
     "two processes": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
-    "four processes": ["--direct_num_workers=4", "--direct_running_mode=multi_processing"],
     "every bundle twice": ["--direct_num_workers=1", "--direct_runner_bundle_repeat=1"],
     "runner by name": ["--runner=FnApiRunner"],
 }
@@ -35,6 +34,13 @@ def stage(request) -> str:
 def finished(request, stage) -> str:
     """The stage's directory, made by one worker."""
     return request.getfixturevalue(FINISHED[stage])
+
+
+def test_four_processes_write_the_same_bytes(tokens, tmp_path, make_config, run_stage, contents):
+    """Of one stage, as each process takes seconds to start."""
+    four = ["--direct_num_workers=4", "--direct_running_mode=multi_processing"]
+    run_stage(make_config("tokenize", tmp_path / "out"), *four)
+    assert contents(tmp_path / "out") == contents(tokens)
 
 
 @pytest.mark.parametrize("way", WAYS)
