@@ -154,8 +154,9 @@ def _run_stage(
     arguments: list[str] | None,
     *others: Any,
 ) -> None:
-    options = _load("pipelines.runner").parse_options(context.obj)
-    _run(stage, _config(model, arguments), options, *others)
+    options, config = _load("pipelines.runner").parse_options(context.obj), _config(model, arguments)
+    _load("pipelines.engines").refuse_local_output(options, config.output)
+    _run(stage, config, options, *others)
 
 
 def _run_job(

@@ -10,11 +10,14 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     PortableOptions,
     SparkRunnerOptions,
+    StandardOptions,
 )  # fmt: skip
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner, DataflowRuntimeException
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from parti_data.errors import ConfigError, EngineError
+from parti_data.storage import is_local
 
 ANSWERS_WITHIN_S = 5
 _ADDRESS = re.compile(r"(?:\w+://)?(?P<host>[\w.-]+):(?P<port>\d+)$")
@@ -25,18 +28,14 @@ _STEP = re.compile(r" \[while running .*", re.DOTALL)
 
 def is_remote(runner: PipelineRunner) -> bool:
     """Whether a runner only submits jobs, to a job service or to Dataflow."""
-    return isinstance(runner, PortableRunner) or _is_dataflow(runner)
-
-
-def _is_dataflow(runner: PipelineRunner) -> bool:
-    return type(runner).__name__ == "DataflowRunner"  # by name: importing it takes as long as importing torch
+    return isinstance(runner, PortableRunner | DataflowRunner)
 
 
 def find_runner(name: str) -> PipelineRunner:
     """Return the runner of a name; raises ConfigError where there is none, or its packages are missing."""
     try:
         runner = create_runner(name)
-        if _is_dataflow(runner):
+        if isinstance(runner, DataflowRunner):
             import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ModuleNotFoundError as error:
         extra = "; pip install 'parti[dataflow]'" if (error.name or "").startswith("google") else "; install it"
@@ -51,7 +50,7 @@ def find_runner(name: str) -> PipelineRunner:
 def refuse_unreachable(options: PipelineOptions, runner: PipelineRunner) -> None:
     """Raise EngineError where nothing answers at an engine's address, or there are no credentials for Dataflow."""
     google = options.view_as(GoogleCloudOptions)
-    if _is_dataflow(runner):
+    if isinstance(runner, DataflowRunner):
         addresses = {"dataflow_endpoint": google.dataflow_endpoint}
     else:
         addresses = {
@@ -68,8 +67,16 @@ def refuse_unreachable(options: PipelineOptions, runner: PipelineRunner) -> None
                     f"--{name}={address}: expected a server that answers, found none ({error.strerror or error}); "
                     "start it or check the address"
                 ) from None
-    if _is_dataflow(runner) and not google.no_auth:
+    if isinstance(runner, DataflowRunner) and not google.no_auth:
         _refuse_no_credentials()
+
+
+def refuse_local_output(options: PipelineOptions, output: str) -> None:
+    """Raise ConfigError where Dataflow's workers would write to disks of their own."""
+    dataflow = "dataflow" in (options.view_as(StandardOptions).runner or "").lower()
+    stands_in = "localhost" in options.view_as(GoogleCloudOptions).dataflow_endpoint
+    if dataflow and not stands_in and is_local(output):
+        raise ConfigError(f"output: expected a path that Dataflow's workers reach, found {output!r}; give a gs:// one")
 
 
 def _refuse_no_credentials() -> None:
@@ -86,9 +93,8 @@ def _refuse_no_credentials() -> None:
 
 def remote_errors(runner: PipelineRunner) -> tuple[type[Exception], ...]:
     """Return what a runner raises where a job cannot be submitted, or has failed."""
-    if not _is_dataflow(runner):
+    if not isinstance(runner, DataflowRunner):
         return RuntimeError, ValueError, OSError, grpc.RpcError, grpc.FutureTimeoutError
-    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
@@ -118,8 +124,8 @@ def last_raised(text: str) -> str:
     """Return the line of a message, or of the tracebacks in it, that says what was raised last."""
     if details := _GRPC_DETAILS.search(text):
         return details[1]
-    lines = _RAISED.findall(text) or [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
-    return lines[-1].rstrip(".")
+    lines = [line.strip() for line in text.splitlines() if line.strip() not in ("", "None")]
+    return [*(lines or ["no reason given"]), *_RAISED.findall(text)][-1].rstrip(".:")
 
 
 def without_step(message: str) -> str:

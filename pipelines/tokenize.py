@@ -90,8 +90,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encode = EncodeImages(encoding)
         encode.with_resource_hints(**config.resources.hints())
         _run_pipeline(encode, plans, begun, options)
-        begun = begin(config.output, begun.beginning)
-        assert isinstance(begun, Manifest), begun
+        begun = begun.finished()
     remove(fragments)
     return begun
 

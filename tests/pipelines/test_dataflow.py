@@ -96,7 +96,8 @@ def test_workers_without_our_package_say_what_to_install(service, parti, tmp_pat
     code, err = parti("filter", f"output={tmp_path}/out", *SYNTHETIC, "--", *service.arguments, *CONTAINER)
     assert code == 1
     assert re.fullmatch(
-        r"error: DataflowRunner: expected a job that ends well, found ModuleNotFoundError: No module named '(parti_data|pipelines)'.*; "
+        r"error: DataflowRunner: expected a job that ends well, found ModuleNotFoundError: No module named "
+        r"'(parti_data|pipelines)'.*; "
         "install this package, with the extras of its stage, where the workers run\n",
         err,
     )

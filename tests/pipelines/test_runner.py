@@ -4,11 +4,11 @@ import sys
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from parti_data import errors
 from parti_data.errors import ConfigError, EngineError, PartiError
-from pipelines.engines import last_raised
+from pipelines.engines import last_raised, refuse_local_output
 from pipelines.runner import make_pipeline, parse_options, run
 
 
@@ -127,6 +127,16 @@ def test_what_would_not_wait_for_a_job_is_refused(option):
         parse_options([*DATAFLOW, "--temp_location=gs://b/t", option])
 
 
+def test_an_output_on_this_machine_is_refused_for_dataflow():
+    options = PipelineOptions([*DATAFLOW, "--temp_location=gs://b/t"])
+    refuse_local_output(options, "gs://bucket/pairs")
+    refuse_local_output(PipelineOptions([]), "runs/pairs")
+    with pytest.raises(
+        ConfigError, match="^output: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
+    ):
+        refuse_local_output(options, "runs/pairs")
+
+
 PORTABLE = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
 
 
@@ -184,6 +194,10 @@ Caused by: java.lang.RuntimeException: gone
     [
         (JAVA, "ModuleNotFoundError: No module named 'pipelines' [while running 'X']"),
         ("", "no reason given"),
+        (
+            "Dataflow pipeline failed. State: CANCELLED, Error:\nNone",
+            "Dataflow pipeline failed. State: CANCELLED, Error",
+        ),
         ("one\n\n  two.\n", "two"),
         ('<_InactiveRpcError\n\tdetails = "no route"\n\tdebug>', "no route"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from parti_data import storage
 from parti_data.errors import ShardError
-from parti_data.manifest import BEGUN, MANIFEST, read_manifest
+from parti_data.manifest import BEGUN, MANIFEST, StageDirectory, read_manifest
 from pipelines.verify import verify
 
 STAGES = ("filter", "shard", "tokenize")
@@ -163,4 +163,12 @@ def test_a_full_disk_says_so_and_what_is_finished_stays(
 def test_an_output_that_is_a_file_is_refused(stage, tmp_path, make_config, run_stage):
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(ShardError, match=r"/out: expected a directory that can be written, found .*; choose another"):
+        run_stage(make_config(stage, tmp_path / "out"))
+
+
+def test_a_job_that_wrote_elsewhere_is_told(stage, tmp_path, make_config, run_stage, monkeypatch):
+    monkeypatch.setattr(StageDirectory, "finish", lambda *_: None)
+    with pytest.raises(
+        ShardError, match=rf"^{tmp_path}/out: expected the manifest.json that the workers wrote, found no"
+    ):
         run_stage(make_config(stage, tmp_path / "out"))
