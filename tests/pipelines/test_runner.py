@@ -129,7 +129,7 @@ def test_what_would_not_wait_for_a_job_is_refused(option):
 
 def test_an_output_on_this_machine_is_refused_for_dataflow():
     options = PipelineOptions([*DATAFLOW, "--temp_location=gs://b/t"])
-    refuse_local_output(options, "gs://bucket/pairs")
+    refuse_local_output(options, "memory://bucket/pairs")
     refuse_local_output(PipelineOptions([]), "runs/pairs")
     with pytest.raises(
         ConfigError, match="^output: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
