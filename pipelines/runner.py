@@ -98,9 +98,10 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def run(pipeline: beam.Pipeline) -> Any:
-    """Run to the end; an error of ours comes out as it was raised in the worker, without Beam's frame around it.
+    """Run to the end and return Beam's result.
 
-    What else goes wrong on an engine beyond this machine comes out as one EngineError.
+    An error of ours comes out as it was raised in the worker, without Beam's frame around it. What else goes wrong on
+    an engine beyond this machine comes out as one EngineError.
     """
     runner = pipeline.runner
     expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
@@ -108,7 +109,8 @@ def run(pipeline: beam.Pipeline) -> Any:
     try:
         result = pipeline.run()
         submitted = True
-        return result.wait_until_finish()
+        result.wait_until_finish()
+        return result
     except PartiError as error:
         raise type(error)(without_step(str(error))) from None
     except expected as error:
