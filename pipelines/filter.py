@@ -80,9 +80,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
     measure(config, splits, options)
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
-    finished = begin(config.output, beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
