@@ -97,9 +97,7 @@ def filter_pairs(
         print(end_retry(config.output, splits, retry))
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
-    finished = begin(config.output, beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions, retry: Retry | None) -> None:
