@@ -24,9 +24,10 @@ from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import join, publish_bytes, remove, sweep
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
+from pipelines.fragments import FRAGMENTS, remove_parts
 from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
 from pipelines.measure_again import MeasureAgain
-from pipelines.measure_pairs import FRAGMENTS, SOURCE_UNREADABLE, MeasurePairs, Measuring
+from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
 from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
 from pipelines.runner import make_pipeline, run
@@ -91,10 +92,13 @@ def filter_pairs(
             print(f"retry: no row of {config.output} ended as {' or '.join(retry.reasons)}")
         return begun
     sweep(join(config.output, FRAGMENTS))
+    if retry:
+        remove_parts(config.output)  # measured under other limits, or of a file that has changed
     remember_splits(config.output, splits)
     measure(config, splits, options, retry)
     if retry:
         print(end_retry(config.output, splits, retry))
+    remove_parts(config.output)  # of runs that were stopped between a fragment and its parts
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
     return begun.finished()

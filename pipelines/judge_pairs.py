@@ -15,7 +15,7 @@ from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
 from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
 from pipelines.candidates import Packing, deal_out, pack
-from pipelines.measure_pairs import FRAGMENTS, fragment_path
+from pipelines.fragments import FRAGMENTS, fragment_path
 
 _ROWS_A_BATCH = 4096
 

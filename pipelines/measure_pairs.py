@@ -22,10 +22,9 @@ from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
-from parti_data.storage import is_file, join
+from parti_data.storage import is_file
+from pipelines.fragments import fragment_path, keep_parts, read_parts, remove_parts
 
-FRAGMENTS = "measured"
-"""The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
 SOURCE_UNREADABLE = "source_unreadable"
 """Why the one row is dropped that stands for a split whose file is broken."""
 MEASURED_REASONS = (
@@ -88,9 +87,21 @@ def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
     """
     path = fragment_path(measuring.output, split.number)
     try:
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in read_pairs(split, measuring)))
+        write_ledger(path, measured_rows(split, measuring))
     except BadSplitError as error:
         write_ledger(path, [unreadable_split(split, str(error))])
+    remove_parts(measuring.output, split.number)
+
+
+def measured_rows(split: SourceSplit, measuring: Measuring) -> Iterator[LedgerRow]:
+    """Yield the rows of a split; what an earlier run measured is not measured again."""
+    num_done = 0
+    for number, row in enumerate(read_parts(measuring.output, split.number)):
+        num_done = number + 1
+        yield row
+    pairs = read_pairs(split, measuring, range(num_done, sys.maxsize) if num_done else None)
+    rows = (measure_pair(pair, split.path, measuring) for pair in pairs)
+    yield from keep_parts(measuring.output, split.number, rows, num_done)
 
 
 def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | None = None) -> Iterator[RawPair]:
@@ -116,16 +127,6 @@ def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
     detail = error.removeprefix(f"{split.path}: ")[:MAX_DETAIL_CHARS]
     empty = LedgerRow("", split.path, "", DROPPED, SOURCE_UNREADABLE, detail, "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
     return empty._replace(path=split.path)
-
-
-def fragment_name(split: int) -> str:
-    """Return the name of a split's fragment in its directory."""
-    return f"{FRAGMENTS}/split-{split:05d}.parquet"
-
-
-def fragment_path(output: str, split: int) -> str:
-    """Return the path of a split's fragment."""
-    return join(output, fragment_name(split))
 
 
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:

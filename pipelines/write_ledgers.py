@@ -24,8 +24,9 @@ from parti_data.ledger import (
 )  # fmt: skip
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.storage import is_file, join
+from pipelines.fragments import fragment_name
 from pipelines.judge_pairs import Judging, judged_rows
-from pipelines.measure_pairs import SOURCE_UNREADABLE, fragment_name
+from pipelines.measure_pairs import SOURCE_UNREADABLE
 from pipelines.merge_duplicates import Merge
 
 
