@@ -26,7 +26,8 @@ from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repe
 from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
 from pipelines.merge_duplicates import Duplicates, MergeDuplicates
 from pipelines.merge_near_duplicates import MergeNearDuplicates
-from pipelines.runner import make_pipeline, run
+from pipelines.run_metrics import run_recorded
+from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import LedgerFile, WriteLedgers
 
 FIELDS = ("url", "license", "similarity", "punsafe", "pwatermark", "aesthetic")
@@ -105,7 +106,7 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
         | "WriteRepeated" >> beam.MapTuple(lambda _, captions: write_repeated(config.output, captions))
     )
     with watch_files("measure", join(config.output, FRAGMENTS), ("split-",), len(splits)):
-        run(pipeline)
+        run_recorded(pipeline, "measure", config.output)
 
 
 def judge(
@@ -125,15 +126,17 @@ def judge(
         | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config))
     )
     with watch_files("judge", config.output, ("ledger-",), num_splits):
-        run(pipeline)
+        run_recorded(pipeline, "judge", config.output)
 
 
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
     """Write what benchmarks removed, and the manifest; raises SourceError where too many rows were dropped."""
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
     reasons: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for file in files:
         reasons.update(file.counts)
+        totals.update(file.totals)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
     allowed = config.max_dropped_fraction
@@ -150,6 +153,7 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
     details = {
         "reasons": dict(sorted(reasons.items())),
         "kept": [file.counts.get(KEPT, 0) for file in files],
+        "totals": dict(sorted(totals.items())),
     }
     records = [record for file in files for record in (file.shard, file.fragment)]
     remove(join(directory.path, AUDIT))  # of an earlier judging

@@ -14,8 +14,10 @@ import apache_beam as beam
 from parti_data.benchmarks import BenchmarkHashes
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
+from parti_data.step_times import timed
 from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
 from pipelines.measure_pairs import FRAGMENTS, fragment_path
+from pipelines.run_metrics import report_steps
 
 _ROWS_A_BATCH = 4096
 
@@ -62,13 +64,21 @@ def judge_split(split: int, judging: Judging) -> Iterator[tuple[str, Candidate]]
             if judging.near:
                 candidate = candidate._replace(num_pixels=row.width * row.height, perceptual_hash=row.perceptual_hash)
             yield row.key, candidate
+    report_steps()
 
 
 def judged_rows(split: int, judging: Judging) -> Iterator[LedgerRow]:
     """Yield the rows of a split's fragment with their outcome by the rules and the benchmarks."""
     rows, repeated = read_ledger(fragment_path(judging.output, split)), read_repeated(judging.output)
-    while batch := list(islice(rows, _ROWS_A_BATCH)):
-        yield from judge_batch(batch, judging, repeated)
+    while batch := _next_batch(rows):
+        with timed("rules"):
+            judged = judge_batch(batch, judging, repeated)
+        yield from judged
+
+
+def _next_batch(rows: Iterator[LedgerRow]) -> list[LedgerRow]:
+    with timed("read"):
+        return list(islice(rows, _ROWS_A_BATCH))
 
 
 def judge_batch(batch: list[LedgerRow], judging: Judging, repeated: frozenset[str]) -> list[LedgerRow]:

@@ -16,12 +16,15 @@ import numpy as np
 from parti_data.captions import clean_caption
 from parti_data.images import Drop, ImageHeader, ImageLimits, decode, image_key, read_header
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
+from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
 from parti_data.perceptual_hash import perceptual_hash
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
-from parti_data.storage import is_file, join
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_size, is_file, join
+from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
@@ -59,8 +62,10 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        pairs = measuring.source.read(split, measuring.limits.max_bytes)
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs))
+        with reported_steps(), timed("write"):
+            pairs = timed_each("read", measuring.source.read(split, measuring.limits.max_bytes))
+            write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs))
+            count(WRITTEN_BYTES, file_size(path))
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
@@ -79,13 +84,21 @@ def fragment_path(output: str, split: int) -> str:
 
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
-    captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
-    header = Drop("image_missing") if pair.image is None else read_header(pair.image, measuring.limits)
-    pixels = decode(pair.image, measuring.limits) if pair.image and isinstance(header, ImageHeader) else header
+    with timed("caption"):
+        captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
+    with timed("header"):
+        header = Drop("image_missing") if pair.image is None else read_header(pair.image, measuring.limits)
+    with timed("decode"):
+        pixels = decode(pair.image, measuring.limits) if pair.image and isinstance(header, ImageHeader) else header
+    with timed("hash"):
+        key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
+        likeness = perceptual_hash(pixels) if isinstance(pixels, np.ndarray) else ""
+    count(ROWS)
+    count(IMAGE_BYTES, pair.location.size)
     measured = header if isinstance(header, ImageHeader) else ImageHeader(0, 0, "")
     drop = pixels if isinstance(pixels, Drop) else None
     return LedgerRow(
-        key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
+        key=key,
         source=source,
         source_key=pair.source_key,
         outcome=DROPPED if drop else KEPT,
@@ -97,7 +110,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         height=measured.height,
         num_bytes=pair.location.size,
         format=measured.format,
-        perceptual_hash=perceptual_hash(pixels) if isinstance(pixels, np.ndarray) else "",
+        perceptual_hash=likeness,
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,

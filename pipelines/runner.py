@@ -53,9 +53,11 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def run(pipeline: beam.Pipeline) -> Any:
-    """Run to the end; an error of ours comes out as it was raised in the worker, without Beam's frame around it."""
+    """Run to the end and return Beam's result; an error of ours comes out as it was raised in the worker, unframed."""
     try:
-        return pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
     except PartiError as error:
         raise type(error)(_without_step(str(error))) from None
     except RuntimeError as error:

@@ -22,7 +22,8 @@ from pipelines.encode_images import (
     shard_metadata,
 )
 from pipelines.gather_tokens import GatherTokens
-from pipelines.runner import make_pipeline, run
+from pipelines.run_metrics import run_recorded
+from pipelines.runner import make_pipeline
 
 
 class TokenizeConfig(StageConfig):
@@ -94,7 +95,7 @@ def _run_pipeline(
         | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
     )
     with watch_files("tokenize", join(encoding.output, FRAGMENTS), ("slice-",), len(plans)):
-        run(pipeline)
+        run_recorded(pipeline, "tokenize", encoding.output)
 
 
 def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: Encoding) -> Manifest:
