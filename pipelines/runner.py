@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -40,6 +40,13 @@ def parse_options(arguments: list[str]) -> PipelineOptions:
 def _is_known(argument: str, options: PipelineOptions) -> bool:
     name = argument[2:].partition("=")[0].replace("-", "_")
     return name in options.get_all_options() or name.removeprefix("no_") in options.get_all_options()
+
+
+def local_workers(options: PipelineOptions) -> int:
+    """Return how many workers this machine would have; raises ConfigError for another engine."""
+    if runner := options.view_as(StandardOptions).runner:
+        raise ConfigError(f"--runner: expected none, since a plan is of this machine, found {runner}; leave it out")
+    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
 
 
 def make_pipeline(options: PipelineOptions) -> beam.Pipeline:

@@ -78,7 +78,8 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
             with publish(join(output, tar)) as file, tarfile.open(
                 fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
             ) as archive:  # fmt: skip
-                rows = list(copy_pairs(archive, pairs, plan, tar))
+                kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
+                rows = list(append_pairs(archive, pairs, enumerate(kept, plan.first), tar))
             write_ledger(join(output, ledger), rows)
     num_rows = plan.last - plan.first
     with reported_steps(), timed("digest"):
@@ -87,9 +88,11 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
     return records
 
 
-def copy_pairs(archive: tarfile.TarFile, pairs: PairDirectory, plan: ShardPlan, tar: str) -> Iterator[LedgerRow]:
-    """Append the plan's pairs to an open tar and yield the row of each, with where it now lies."""
-    for number, row in enumerate(timed_each("ledger", pairs.kept(plan.first, plan.last)), plan.first):
+def append_pairs(
+    archive: tarfile.TarFile, pairs: PairDirectory, rows: Iterable[tuple[int, LedgerRow]], tar: str
+) -> Iterator[LedgerRow]:
+    """Append numbered kept pairs to an open tar and yield the row of each, with where it now lies."""
+    for number, row in rows:
         with timed("fetch"):
             image = pairs.fetch(row)
         count(ROWS)

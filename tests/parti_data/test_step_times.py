@@ -47,9 +47,9 @@ def test_getting_an_item_counts_and_what_is_done_with_it_does_not(clock):
 
 
 def test_a_step_that_raises_is_ended(clock):
-    with pytest.raises(ValueError), timed("write"), timed("decode"):
+    with pytest.raises(ValueError, match="broken"), timed("write"), timed("decode"):
         clock(1)
-        raise ValueError
+        raise ValueError("broken")
     with timed("read"):
         clock(2)
     assert take_steps().seconds == {"decode": 1, "read": 2, "write": 0}

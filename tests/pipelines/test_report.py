@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parti_data.errors import ShardError
+from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
 from parti_data.ledger import LedgerRow, write_ledger
 from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, record_shard
@@ -16,7 +17,6 @@ from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
 from pipelines.report import write_report
 from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
-from pipelines.report.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
 from pipelines.report.stages import find_stages
