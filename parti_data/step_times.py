@@ -87,7 +87,7 @@ def count(name: str, number: int = 1) -> None:
 def take_steps() -> StepTimes:
     """Return what this thread gathered since the last call, and begin anew."""
     thread = _mine.thread
-    taken = StepTimes({step: ns / 1e9 for step, ns in sorted(thread.busy_ns.items())}, dict(thread.counts))
+    taken = StepTimes({step: ns / 1e9 for step, ns in thread.busy_ns.items()}, dict(thread.counts))
     thread.busy_ns.clear()
     thread.counts.clear()
     return taken

@@ -97,7 +97,9 @@ def _count_rows(path: str, found: int, wanted: int) -> tuple[int, bool]:
         return found, True
     with open_file(path) as file:
         beginning = file.read(_TABLE_BYTES)
-    return max(round(beginning.count(b"\n") * file_size(path) / len(beginning)), found), False
+    lines = beginning.count(b"\n") + (not beginning.endswith(b"\n"))
+    is_all = path.endswith(".jsonl") and len(beginning) < _TABLE_BYTES  # a row of a csv may take several lines
+    return max(lines if is_all else round(lines * file_size(path) / len(beginning)), found), is_all
 
 
 def _footer_rows(path: str) -> int:

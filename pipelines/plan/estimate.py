@@ -11,7 +11,7 @@ LEAST_ERROR = 0.25
 """What two runs on one machine may differ by, whatever the sample says."""
 START_S = 2.0
 """Imports, and the starts and ends of pipelines, measured on one core of an AMD Zen 5."""
-_UNTOLD_ERROR = 0.5
+_UNTOLD_ERROR = 0.25
 _LEAST_BLOCKS = 4
 
 
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 def ratio(amounts: Sequence[tuple[float, float]]) -> Estimate:
     """Return the sum of the first numbers over that of the second, with the error that their differences tell.
 
-    A single block tells none, which counts for a half.
+    A single block tells none, for which `_UNTOLD_ERROR` stands.
     """
     first, second = sum(a for a, _ in amounts), sum(b for _, b in amounts)
     if not first or not second:

@@ -38,6 +38,8 @@ ROW_BYTES = 1500
 """What the merging of duplicates holds of a row."""
 PIXEL_BYTES = 12
 """What a worker holds of a pixel while a picture is decoded, turned and hashed."""
+_LEAST_ERROR = 0.01
+"""Of a number of pairs that was not counted, however alike the splits are."""
 SHUFFLE_S = 13e-6
 """What Beam takes to group one row by its key, and one by its split, measured on one core of an AMD Zen 5."""
 
@@ -127,7 +129,7 @@ def estimate_pairs(config: FilterConfig, splits: list[SourceSplit], sampled: lis
         return Estimate(sum(part.sample.num_pairs for part in sampled))
     sizes = dict(zip(splits, file_sizes([split.path for split in splits]), strict=True))
     a_byte = ratio([(part.sample.num_pairs, sizes[part.split]) for part in sampled])
-    return a_byte.scaled(sum(sizes.values()))
+    return Estimate(a_byte.value * sum(sizes.values()), max(a_byte.error, _LEAST_ERROR))
 
 
 def judge_rows(config: FilterConfig, rows: list[LedgerRow]) -> Judged:

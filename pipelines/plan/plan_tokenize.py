@@ -36,7 +36,9 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     def encode(rows: list[LedgerRow]) -> tuple[Block, list[TokenRow]]:
         take_steps()
         encoded = list(encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer))
-        return Block(len(rows), take_steps().seconds), encoded
+        seconds = take_steps().seconds
+        del seconds["ledger"]  # the rows are here already
+        return Block(len(rows), seconds), encoded
 
     def write(path: str, count: int) -> float:
         write_token_shard(path, to_table(encoded[:count], metadata), metadata)
@@ -68,7 +70,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
             ("time", say_time(seconds.scaled(1, START_S))),
             (
                 "tokens",
-                f"{say_bytes(len(pairs) * row_bytes)} in {say_count(num_shards)} shards, as much again meanwhile",
+                f"{say_bytes(len(pairs) * row_bytes)} in {say_count(num_shards)} shards, twice that meanwhile",
             ),
             ("memory", f"about {say_bytes(_memory(rows, row_bytes, config, workers))}"),
         ],

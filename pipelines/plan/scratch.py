@@ -23,8 +23,8 @@ def scratch_directory() -> Iterator[str]:
 def marginal(work: Callable[[str, int], float], num_rows: int) -> tuple[float, float]:
     """Return the seconds and the bytes that one row more takes of a file.
 
-    `work(path, rows)` writes so many rows at a place and returns their bytes. What a file costs anyway is taken off, and
-    of a few passes the fastest counts: the first loads what the others need.
+    `work(path, rows)` writes so many rows at a place and returns their bytes. What a file costs anyway is taken off; of
+    a few passes the fastest counts.
     """
     least_s, least_bytes = _fastest(work, 1)
     most_s, most_bytes = _fastest(work, num_rows)
