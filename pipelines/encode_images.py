@@ -88,9 +88,14 @@ def _refuse_other(path: str, expected: str, found: str) -> None:
         )
 
 
+def fragment_name(number: int) -> str:
+    """Return the name of a slice's fragment."""
+    return f"slice-{number:05d}.parquet"
+
+
 def fragment_path(output: str, number: int) -> str:
     """Return the path of a slice's fragment."""
-    return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
+    return join(join(output, FRAGMENTS), fragment_name(number))
 
 
 def open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:

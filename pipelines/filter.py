@@ -16,14 +16,14 @@ from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import DROPPED, KEPT
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen
-from parti_data.progress import watch_files
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen, shard_name
 from parti_data.rules import Rules
-from parti_data.sources import Source, SyntheticSource
+from parti_data.sources import ParquetSource, Source, SyntheticSource, WebDatasetSource
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import join, publish_bytes, remove, sweep
+from parti_data.storage import file_sizes, join, publish_bytes, remove, sweep
+from parti_data.watch import Watched, watch
 from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
-from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
+from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring, fragment_path
 from pipelines.merge_duplicates import Duplicates, MergeDuplicates
 from pipelines.merge_near_duplicates import MergeNearDuplicates
 from pipelines.run_metrics import run_recorded
@@ -105,8 +105,29 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
         | "GatherCaptions" >> beam.GroupByKey()
         | "WriteRepeated" >> beam.MapTuple(lambda _, captions: write_repeated(config.output, captions))
     )
-    with watch_files("measure", join(config.output, FRAGMENTS), ("split-",), len(splits)):
+    with watch(_measure_watch(config, splits)):
         run_recorded(pipeline, "measure", config.output)
+
+
+def _measure_watch(config: FilterConfig, splits: list[SourceSplit]) -> Watched:
+    """Return the fragments with the size of their splits: rows where they are told, else the bytes of their files."""
+    names = [_last(fragment_path(config.output, split.number)) for split in splits]
+    is_counted = all(split.count for split in splits)
+    sizes = [split.count for split in splits] if is_counted else file_sizes([split.path for split in splits])
+    holds_images = isinstance(config.source, WebDatasetSource | ParquetSource)
+    unit = "rows" if is_counted else "image_bytes" if holds_images else "size"
+    return Watched("measure", join(config.output, FRAGMENTS), dict(zip(names, sizes, strict=True)), unit)
+
+
+def _judge_watch(output: str, num_splits: int) -> Watched:
+    """Return the ledger files with the size of the fragments that they are made of."""
+    names = [shard_name("ledger", split, num_splits, "parquet") for split in range(num_splits)]
+    sizes = file_sizes([fragment_path(output, split) for split in range(num_splits)])
+    return Watched("judge", output, dict(zip(names, sizes, strict=True)), "size")
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def judge(
@@ -125,7 +146,7 @@ def judge(
         | "GatherFiles" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config))
     )
-    with watch_files("judge", config.output, ("ledger-",), num_splits):
+    with watch(_judge_watch(config.output, num_splits)):
         run_recorded(pipeline, "judge", config.output)
 
 

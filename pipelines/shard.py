@@ -23,9 +23,9 @@ from parti_data.manifest import (
     shard_name,
 )  # fmt: skip
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
-from parti_data.progress import watch_files
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import is_file, join, publish
+from parti_data.watch import Watched, watch
 from pipelines.run_metrics import reported_steps, run_recorded
 from pipelines.runner import make_pipeline
 
@@ -131,7 +131,8 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records, limits))
     )
-    with watch_files("shard", config.output, ("ledger-",), len(plans)):
+    rows = {shard_name("ledger", plan.number, plan.total, "parquet"): plan.last - plan.first for plan in plans}
+    with watch(Watched("shard", config.output, rows, "rows")):
         run_recorded(pipeline, "shard", config.output)
     finished = begin(config.output, begun.beginning)
     assert isinstance(finished, Manifest), finished

@@ -11,13 +11,14 @@ from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
-from parti_data.progress import watch_files
 from parti_data.storage import digest_json, join, remove, sweep
+from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
     FRAGMENTS,
     EncodeImages,
     EncodePlan,
     Encoding,
+    fragment_name,
     open_tokenizers,
     shard_metadata,
 )
@@ -94,7 +95,8 @@ def _run_pipeline(
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
     )
-    with watch_files("tokenize", join(encoding.output, FRAGMENTS), ("slice-",), len(plans)):
+    rows = {fragment_name(plan.number): plan.last - plan.first for plan in plans}
+    with watch(Watched("tokenize", join(encoding.output, FRAGMENTS), rows, "rows")):
         run_recorded(pipeline, "tokenize", encoding.output)
 
 
