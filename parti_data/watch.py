@@ -86,7 +86,7 @@ class Watcher:
             rows,
             rows / seconds if rows else None,
             image_bytes / seconds if image_bytes else None,
-            seconds * (total - before - done) / done if done > 0 else None,
+            seconds * (total - before - done) / done if 0 < done < total - before else None,
         )
 
     def _names(self) -> set[str]:
