@@ -81,7 +81,7 @@ def file_sizes(paths: list[str]) -> list[int]:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
     sizes: dict[str, int] = {}
     for folder, inside in folders.items():
-        listed = _listed_sizes(folder) if len(set(inside)) > 1 else {}
+        listed = _listed_sizes(folder) if len(set(inside)) > 1 and not folder.endswith(":/") else {}
         sizes |= {path: listed[name] if (name := Path(path).name) in listed else file_size(path) for path in inside}
     return [sizes[path] for path in paths]
 

@@ -42,6 +42,7 @@ def run_recorded(pipeline: beam.Pipeline, name: str, directory: str) -> None:
     Where its workers found all of their work done, there is nothing to add.
     """
     before = read_metrics(directory)
+    engine, workers = _engine(pipeline)  # Beam takes the runner out of the options of a job that it submits
     started = time.monotonic()
     result = run(pipeline)
     seconds = time.monotonic() - started
@@ -49,7 +50,6 @@ def run_recorded(pipeline: beam.Pipeline, name: str, directory: str) -> None:
     if steps is not None and not steps.counts:
         return
     counts, busy = (steps.counts, steps.seconds) if steps else ({}, {})
-    engine, workers = _engine(pipeline)
     entry = PipelineRun(
         pipeline=name, ended=datetime.now(UTC).isoformat(timespec="seconds"), engine=engine, workers=workers,
         seconds=round(seconds, 3), counts=counts, steps=busy, peak_memory_bytes=memory.own,

@@ -132,7 +132,8 @@ def _sample_tar(source: WebDatasetSource, split: SourceSplit, count: int, max_im
 def _open_plain(path: str, count: int) -> tuple[BinaryIO, _Prefix]:
     file = open_file(path)
     try:
-        return file, _index_first(file, path, count, file.seek(0, 2), file.seek(0, 2))
+        size = file.seek(0, 2)
+        return file, _index_first(file, path, count, size, size)
     except SourceError:
         file.close()
         raise

@@ -12,6 +12,7 @@ LEAST_ERROR = 0.25
 START_S = 2.0
 """Imports, and the starts and ends of pipelines, measured on one core of an AMD Zen 5."""
 _UNTOLD_ERROR = 0.25
+_TRIED_S = 2.0
 _LEAST_BLOCKS = 4
 
 
@@ -105,15 +106,26 @@ def cut(items: Sequence[Any], least: int = 10, most_parts: int = 8) -> list[Sequ
 def measure_speedup(work: Callable[[Any], object], items: Sequence[Any], workers: int) -> float:
     """Return how many times faster so many threads do the work than one does: Python's lock may leave little of it.
 
-    Each way is tried twice, the faster time counts.
+    Each way is tried twice with as many items as take `_TRIED_S`, the faster time counts.
     """
     if workers < 2 or len(items) < workers:
         return 1.0
+    items = items[: max(_num_within(work, items), workers)]
     parts = [items[number::workers] for number in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         together = _seconds(lambda: list(pool.map(lambda part: [work(item) for item in part], parts)))
     alone = _seconds(lambda: [work(item) for item in items])
     return min(max(alone / together, 1.0), float(workers))
+
+
+def _num_within(work: Callable[[Any], object], items: Sequence[Any]) -> int:
+    """Return how many of the items one thread does in `_TRIED_S`, one at least."""
+    started = time.perf_counter()
+    for number, item in enumerate(items, 1):
+        work(item)
+        if time.perf_counter() - started > _TRIED_S:
+            return number
+    return len(items)
 
 
 def _seconds(work: Callable[[], object]) -> float:

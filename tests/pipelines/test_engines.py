@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from parti_data.metrics import read_metrics
+
 STARTS_WITHIN_S = 60
 
 
@@ -63,3 +65,6 @@ def test_a_worker_pool_writes_the_same_bytes(
     config = make_config(stage, tmp_path / "out")
     run_stage(config, *portable)
     assert contents(config.output) == contents(request.getfixturevalue(finished))
+    told, local = (read_metrics(directory).runs for directory in (config.output, request.getfixturevalue(finished)))
+    assert [(run.engine, run.workers) for run in told] == [("PortableRunner", None)] * len(local)
+    assert [(run.counts, run.steps.keys()) for run in told] == [(run.counts, run.steps.keys()) for run in local]

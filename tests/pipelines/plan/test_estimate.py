@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from pipelines.plan import estimate
 from pipelines.plan.estimate import (
     LEAST_ERROR,
     Block,
@@ -75,8 +76,15 @@ def test_threads_are_tried_with_all_items_each():
         seen.append((item, threading.current_thread().name))
 
     assert 1 <= measure_speedup(work, [1, 2, 3, 4], 2) <= 2
-    assert sorted(item for item, _ in seen) == sorted([1, 2, 3, 4] * 4)
+    assert sorted(item for item, _ in seen) == sorted([1, 2, 3, 4] * 5)
     assert len({name for _, name in seen}) == 3
+
+
+def test_threads_are_tried_with_no_more_items_than_take_a_moment(monkeypatch):
+    monkeypatch.setattr(estimate, "_TRIED_S", 0.0)
+    seen: list[int] = []
+    measure_speedup(seen.append, list(range(100)), 3)
+    assert set(seen) == {0, 1, 2}
 
 
 def test_one_worker_is_as_fast_as_one():
