@@ -22,7 +22,7 @@ from parti_data.sources.unpacked_tar import is_compressed, unpack_first
 from parti_data.sources.webdataset import Members, add_member, read_pair
 from parti_data.storage import file_size, open_file
 
-MAX_SAMPLE_BYTES = 256 << 20
+MAX_SAMPLE_BYTES = 64 << 20
 """Of the images of one split that are held, and of what a compressed tar is unpacked to."""
 _LEAST_UNPACKED_BYTES = 4 << 20
 _TABLE_BYTES = 1 << 20

@@ -20,6 +20,8 @@ BASE_BYTES = 500 << 20
 """What the program with torch takes before it has read anything."""
 PIXEL_BYTES = 6
 """What a worker holds of a pixel while a picture is decoded and resized."""
+TORCH_START_S = 2.0
+"""What importing torch adds to the start, measured on one core of an AMD Zen 5."""
 _TIMES_WRITTEN = 2
 """A row goes into a fragment, and from there into its shard."""
 
@@ -67,7 +69,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         workers,
         speedup,
         [
-            ("time", say_time(seconds.scaled(1, START_S))),
+            ("time", say_time(seconds.scaled(1, START_S + TORCH_START_S))),
             (
                 "tokens",
                 f"{say_bytes(len(pairs) * row_bytes)} in {say_count(num_shards)} shards, twice that meanwhile",

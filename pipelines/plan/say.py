@@ -1,5 +1,6 @@
 """A plan as text."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +20,14 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield from _steps(plan)
     yield ""
     yield from _table(plan.outlook)
-    yield from (f"note: {note}" for note in plan.notes)
+    yield from (f"note: {note}" for note in [*plan.notes, *_busy()])
+
+
+def _busy() -> Iterator[str]:
+    """Yield a note where other programs leave this one less than the machine has."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores + 1:
+        yield f"other programs are at work (load {load:.1f} on {cores} cores), and the times are those beside them"
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import tarfile
 
@@ -220,7 +221,8 @@ def test_a_scratch_directory_leaves_nothing():
     assert not storage.is_file(f"{directory}/a/b")
 
 
-def test_a_plan_is_a_table_with_its_bottleneck():
+def test_a_plan_is_a_table_with_its_bottleneck(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
     steps = [Step("read", 0.001), Step("decode", 0.003), Step("caption", 0.0)]
     plan = Plan("filter", [("source", "x")], steps, 2, 1.5, [("time", "1 s")], ["careful"])
     assert list(plan_lines(plan)) == [
@@ -237,6 +239,15 @@ def test_a_plan_is_a_table_with_its_bottleneck():
         "  time       1 s",
         "note: careful",
     ]
+
+
+def test_a_plan_on_a_busy_machine_says_so(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.84, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    plan = Plan("filter", [], [Step("read", 0.001)], 1, 1.0, [], [])
+    assert list(plan_lines(plan))[-1] == (
+        "note: other programs are at work (load 6.8 on 2 cores), and the times are those beside them"
+    )
 
 
 def test_numbers_are_said_with_what_is_known_of_them():
