@@ -9,7 +9,7 @@ import pyarrow as pa
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.metrics import WRITTEN_BYTES
 from parti_data.step_times import count, timed
-from parti_data.storage import is_file, join
+from parti_data.storage import file_size, is_file, join
 from parti_data.token_shard import order_hash, read_metadata, read_row_group, write_token_shard
 from pipelines.encode_images import Encoding, fragment_path
 from pipelines.run_metrics import reported_steps
@@ -38,9 +38,8 @@ def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> ShardRe
             fragments = [fragment_path(encoding.output, fragment) for fragment in range(num_fragments)]
             table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
             write_token_shard(path, order_rows(table, encoding.seed), encoding.metadata)
-        record = record_shard(encoding.output, name, sum(read_metadata(path)[1]))
-        count(WRITTEN_BYTES, record.bytes)
-    return record
+            count(WRITTEN_BYTES, file_size(path))
+        return record_shard(encoding.output, name, sum(read_metadata(path)[1]))
 
 
 def order_rows(table: pa.Table, seed: int) -> pa.Table:

@@ -24,7 +24,7 @@ from parti_data.manifest import (
 )  # fmt: skip
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import is_file, join, publish
+from parti_data.storage import file_size, is_file, join, publish
 from parti_data.watch import Watched, watch
 from pipelines.run_metrics import reported_steps, run_recorded
 from pipelines.runner import make_pipeline
@@ -81,11 +81,10 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
                 kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
                 rows = list(append_pairs(archive, pairs, enumerate(kept, plan.first), tar))
             write_ledger(join(output, ledger), rows)
+            count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
     with reported_steps(), timed("digest"):
-        records = record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
-        count(WRITTEN_BYTES, sum(record.bytes for record in records))
-    return records
+        return record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
 
 
 def append_pairs(

@@ -25,7 +25,7 @@ from parti_data.ledger import (
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.metrics import ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import is_file, join
+from parti_data.storage import file_size, is_file, join
 from pipelines.judge_pairs import Judging, judged_rows
 from pipelines.measure_pairs import fragment_name
 from pipelines.merge_duplicates import Merge
@@ -70,6 +70,7 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
         with timed("write"):
             write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
+        count(WRITTEN_BYTES, file_size(path))
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     removed = []
@@ -82,7 +83,6 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         shard = record_shard(judging.output, name, counts.total())
         fragment = record_shard(judging.output, fragment_name(split), counts.total())
     count(ROWS, counts.total())
-    count(WRITTEN_BYTES, shard.bytes)
     report_steps()
     return LedgerFile(
         shard,

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 from parti_data.benchmarks import read_benchmarks
 from parti_data.errors import SourceError
 from parti_data.figures import say_bytes, say_count
@@ -11,6 +13,7 @@ from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.sampling import Sample, count_pairs, sample_split, spread_splits
 from parti_data.step_times import take_steps, timed
 from parti_data.storage import file_size, file_sizes
+from pipelines.candidates import Packing
 from pipelines.filter import FilterConfig
 from pipelines.judge_pairs import Judging, judge_split
 from pipelines.measure_pairs import Measuring, fragment_path, measure_pair
@@ -34,14 +37,12 @@ from pipelines.write_ledgers import write_split_ledger
 MAX_SPLITS = 20
 BASE_BYTES = 225 << 20
 """What the program takes before it has read anything."""
-ROW_BYTES = 1500
-"""What the merging of duplicates holds of a row, at most: 1,000 measured at 40,000 rows of one caption."""
+ROW_BYTES = 200
+"""What the merging of duplicates holds of a row: some 30 bytes, several times over while they are shuffled."""
 PIXEL_BYTES = 12
 """What a worker holds of a pixel while a picture is decoded, turned and hashed."""
 _LEAST_ERROR = 0.01
 """Of a number of pairs that was not counted, however alike the splits are."""
-SHUFFLE_S = 13e-6
-"""What Beam takes to group one row by its key, and one by its split, measured on one core of an AMD Zen 5."""
 
 
 class Sampled(NamedTuple):
@@ -143,8 +144,9 @@ def judge_rows(config: FilterConfig, rows: list[LedgerRow]) -> Judged:
 
     def write_and_judge(directory: str, count: int) -> float:
         num_bytes = write(directory, count)
-        judging = Judging(config.rules, directory, config.duplicates.near, benchmarks)
-        keys = [key for key, candidate in judge_split(0, judging) if candidate.row >= 0]
+        judging, packing = Judging(config.rules, directory, benchmarks), Packing(1)
+        packed = b"".join(content for _, (_, content) in judge_split(0, judging, packing))
+        keys = np.frombuffer(packed, packing.dtype)["key"].tolist()
         file = write_split_ledger((0, []), judging, 1)
         outcomes.clear()
         outcomes.update(file.counts)
@@ -154,8 +156,8 @@ def judge_rows(config: FilterConfig, rows: list[LedgerRow]) -> Judged:
 
     write_s, _ = marginal(write, len(rows))
     both_s, num_bytes = marginal(write_and_judge, len(rows))
-    judge_s = max(both_s - write_s, 0) + SHUFFLE_S
-    return Judged(outcomes, [row for row in rows if row.outcome == KEPT], write_s, judge_s, num_bytes)
+    usable = [row for row in rows if row.outcome == KEPT]
+    return Judged(outcomes, usable, write_s, max(both_s - write_s, 0), num_bytes)
 
 
 def _sizes(total: float, rows: list[LedgerRow], judged: Judged, workers: int) -> list[tuple[str, str]]:

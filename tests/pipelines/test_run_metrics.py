@@ -12,8 +12,8 @@ from pipelines.runner import make_pipeline
 FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
 STEPS = {
     "filter": {
-        "measure": {"caption", "decode", "hash", "header", "read", "write"},
-        "judge": {"digest", "read", "rules", "write"},
+        "measure": {"caption", "decode", "hash", "read", "write"},
+        "judge": {"digest", "pack", "read", "rules", "write"},
     },
     "shard": {"shard": {"digest", "fetch", "ledger", "write"}},
     "tokenize": {"tokenize": {"decode", "encode", "fetch", "gather", "ledger", "resize", "text", "write"}},
