@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-LEAST_ERROR = 0.25
-"""What two runs on one machine may differ by, whatever the sample says."""
+QUIET_ERROR, BUSY_ERROR = 0.25, 1.0
+"""What two runs on one machine may differ by, alone there and beside others: 1.0 is half the time or twice."""
 START_S = 2.0
 """Imports, and the starts and ends of pipelines, measured on one core of an AMD Zen 5."""
 _UNTOLD_ERROR = 0.25
@@ -30,9 +30,9 @@ class Estimate(NamedTuple):
         """Return so many times the number, and something that is known, the relative error as it was."""
         return Estimate(self.value * factor + added, self.error)
 
-    def range(self) -> tuple[float, float]:
-        """Return the least and the most to expect of a time: two standard errors, and `LEAST_ERROR` at least."""
-        factor = 1 + math.hypot(2 * self.error, LEAST_ERROR)
+    def range(self, least_error: float) -> tuple[float, float]:
+        """Return the least and the most to expect of a time: two standard errors, and so much anyway."""
+        factor = 1 + math.hypot(2 * self.error, least_error)
         return self.value / factor, self.value * factor
 
 

@@ -15,7 +15,7 @@ from parti_data.step_times import take_steps, timed
 from parti_data.storage import file_size, file_sizes
 from pipelines.candidates import Packing
 from pipelines.filter import FilterConfig
-from pipelines.judge_pairs import Judging, judge_split
+from pipelines.judge_pairs import Judging, judge_split, judged_rows
 from pipelines.measure_pairs import Measuring, fragment_path, measure_pair
 from pipelines.plan.estimate import (
     START_S,
@@ -35,7 +35,7 @@ from pipelines.plan.sizes import CODEBOOK_SIZE, NUM_TOKENS, tar_pair_bytes, toke
 from pipelines.write_ledgers import write_split_ledger
 
 MAX_SPLITS = 20
-BASE_BYTES = 225 << 20
+BASE_BYTES = 240 << 20
 """What the program takes before it has read anything."""
 ROW_BYTES = 200
 """What the merging of duplicates holds of a row: some 30 bytes, several times over while they are shuffled."""
@@ -147,6 +147,8 @@ def judge_rows(config: FilterConfig, rows: list[LedgerRow]) -> Judged:
         judging, packing = Judging(config.rules, directory, benchmarks), Packing(1)
         packed = b"".join(content for _, (_, content) in judge_split(0, judging, packing))
         keys = np.frombuffer(packed, packing.dtype)["key"].tolist()
+        for _ in judged_rows(0, judging):  # again, where rows that have company are gathered
+            pass
         file = write_split_ledger((0, []), judging, 1)
         outcomes.clear()
         outcomes.update(file.counts)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.ledger import LedgerRow
-from pipelines.plan.estimate import Estimate, Plan
+from pipelines.plan.estimate import BUSY_ERROR, QUIET_ERROR, Estimate, Plan
 
 _NAME_WIDTH = 10
 _MOST_REASONS = 8
@@ -25,9 +25,13 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 def _busy() -> Iterator[str]:
     """Yield a note where other programs leave this one less than the machine has."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores + 1:
+    if _is_busy():
+        load, cores = os.getloadavg()[0], os.cpu_count()
         yield f"other programs are at work (load {load:.1f} on {cores} cores), and the times are those beside them"
+
+
+def _is_busy() -> bool:
+    return os.getloadavg()[0] > (os.cpu_count() or 1) + 1
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -53,7 +57,7 @@ def _rate(seconds: float) -> str:
 
 def say_time(seconds: Estimate) -> str:
     """Say a time and the range to expect."""
-    low, high = seconds.range()
+    low, high = seconds.range(BUSY_ERROR if _is_busy() else QUIET_ERROR)
     return f"{say_seconds(seconds.value)}, from {say_seconds(low)} to {say_seconds(high)}"
 
 

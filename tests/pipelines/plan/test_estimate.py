@@ -4,7 +4,6 @@ import pytest
 
 from pipelines.plan import estimate
 from pipelines.plan.estimate import (
-    LEAST_ERROR,
     Block,
     Estimate,
     Step,
@@ -40,8 +39,9 @@ def test_errors_of_a_product_add_as_squares():
 
 
 def test_a_time_has_a_range_around_it_even_where_nothing_differs():
-    assert Estimate(10).range() == (10 / (1 + LEAST_ERROR), 10 * (1 + LEAST_ERROR))
-    low, high = Estimate(10, 0.5).range()
+    assert Estimate(10).range(0.25) == (8, 12.5)
+    assert Estimate(10, 0.5).range(0.0) == (5, 20)
+    low, high = Estimate(10, 0.5).range(0.25)
     assert low < 5
     assert high > 20
 

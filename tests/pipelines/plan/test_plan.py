@@ -2,6 +2,7 @@ import io
 import os
 import re
 import tarfile
+from collections import Counter
 
 import pytest
 
@@ -250,9 +251,11 @@ def test_a_plan_on_a_busy_machine_says_so(monkeypatch):
     )
 
 
-def test_numbers_are_said_with_what_is_known_of_them():
-    from collections import Counter
-
+def test_numbers_are_said_with_what_is_known_of_them(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.1, 0.0, 0.0))
+    assert say_time(Estimate(3600, 0.0)) == "1 h 0 min, from 30 min 0 s to 2 h 0 min"
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 9.0, 9.0))
     assert say_time(Estimate(3600, 0.0)) == "1 h 0 min, from 48 min 0 s to 1 h 15 min"
     assert say_pairs(Estimate(1234)) == "1,234 pairs"
     assert say_pairs(Estimate(1234.4, 0.05)) == "about 1,234 pairs (± 10.0 %, from their sizes)"
