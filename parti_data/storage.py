@@ -81,13 +81,16 @@ def file_sizes(paths: list[str]) -> list[int]:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
     sizes: dict[str, int] = {}
     for folder, inside in folders.items():
-        listed = _listed_sizes(folder) if len(set(inside)) > 1 and not folder.endswith(":/") else {}
+        listed = listed_sizes(folder or ".") if len(set(inside)) > 1 and not folder.endswith(":/") else {}
         sizes |= {path: listed[name] if (name := Path(path).name) in listed else file_size(path) for path in inside}
     return [sizes[path] for path in paths]
 
 
-def _listed_sizes(folder: str) -> dict[str, int]:
-    filesystem, name = _open_filesystem(folder or ".")
+def listed_sizes(directory: str) -> dict[str, int]:
+    """Return the sizes in bytes of what is in a directory, by name; nothing where there is no directory."""
+    filesystem, name = _open_filesystem(directory)
+    if not filesystem.isdir(name):
+        return {}
     return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
 
 

@@ -20,7 +20,7 @@ from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, reco
 from parti_data.rules import Rules
 from parti_data.sources import ParquetSource, Source, SyntheticSource, WebDatasetSource
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import file_sizes, join, publish_bytes, remove, sweep
+from parti_data.storage import file_sizes, join, listed_sizes, publish_bytes, remove, sweep
 from parti_data.watch import Watched, watch
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
@@ -81,9 +81,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
     measure(config, splits, options)
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
-    finished = begin(config.output, beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
@@ -123,8 +121,9 @@ def _measure_watch(config: FilterConfig, splits: list[SourceSplit]) -> Watched:
 def _judge_watch(output: str, num_splits: int) -> Watched:
     """Return the ledger files with the size of the fragments that they are made of."""
     names = [shard_name("ledger", split, num_splits, "parquet") for split in range(num_splits)]
-    sizes = file_sizes([fragment_path(output, split) for split in range(num_splits)])
-    return Watched("judge", output, dict(zip(names, sizes, strict=True)), "size")
+    sizes = listed_sizes(join(output, FRAGMENTS))
+    weights = [sizes.get(_last(fragment_path(output, split)), 0) for split in range(num_splits)]
+    return Watched("judge", output, dict(zip(names, weights, strict=True)), "size")
 
 
 def _last(path: str) -> str:

@@ -133,9 +133,7 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     rows = {shard_name("ledger", plan.number, plan.total, "parquet"): plan.last - plan.first for plan in plans}
     with watch(Watched("shard", config.output, rows, "rows")):
         run_recorded(pipeline, "shard", config.output)
-    finished = begin(config.output, begun.beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def finish(
