@@ -10,9 +10,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.runners.runner import PipelineRunner
 
 from parti_data.metrics import PipelineRun, StageMetrics, peak_memory, read_metrics, write_metrics
 from parti_data.step_times import StepTimes, take_steps
+from pipelines.engines import is_remote, remote_errors
 from pipelines.runner import run
 
 _NAMESPACE = "parti"
@@ -46,7 +48,7 @@ def run_recorded(pipeline: beam.Pipeline, name: str, directory: str) -> None:
     started = time.monotonic()
     result = run(pipeline)
     seconds = time.monotonic() - started
-    steps, memory = _query(result), peak_memory()
+    steps, memory = _query(result, pipeline.runner), peak_memory()
     if steps is not None and not steps.counts:
         return
     counts, busy = (steps.counts, steps.seconds) if steps else ({}, {})
@@ -58,11 +60,12 @@ def run_recorded(pipeline: beam.Pipeline, name: str, directory: str) -> None:
     write_metrics(directory, StageMetrics(runs=[*before.runs, entry]))
 
 
-def _query(result: Any) -> StepTimes | None:
-    """Return what all workers reported, None from an engine that keeps no counters."""
+def _query(result: Any, runner: PipelineRunner | None) -> StepTimes | None:
+    """Return what all workers reported, None from an engine that keeps no counters or does not tell them now."""
+    untold = remote_errors(runner) if runner and is_remote(runner) else ()
     try:
         counters = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
-    except NotImplementedError:
+    except (NotImplementedError, *untold):
         return None
     seconds: dict[str, float] = {}
     counts: dict[str, int] = {}

@@ -82,6 +82,23 @@ def test_an_engine_without_counters_tells_the_time_alone(tmp_path, beam_options,
     assert (run.counts, run.steps, run.engine, run.workers) == ({}, {}, "BundleBasedDirectRunner", None)
 
 
+@pytest.mark.parametrize("is_remote", [True, False])
+def test_an_engine_that_loses_its_counters_costs_no_finished_stage(tmp_path, beam_options, monkeypatch, is_remote):
+    class Result:
+        def metrics(self):
+            raise OSError("connection lost")
+
+    monkeypatch.setattr(run_metrics, "run", lambda _: Result())
+    monkeypatch.setattr(run_metrics, "is_remote", lambda _: is_remote)
+    pipeline = make_pipeline(beam_options())
+    if is_remote:
+        run_recorded(pipeline, "think", str(tmp_path))
+        assert [run.steps for run in read_metrics(str(tmp_path)).runs] == [{}]
+    else:
+        with pytest.raises(OSError, match="connection lost"):
+            run_recorded(pipeline, "think", str(tmp_path))
+
+
 def test_a_run_that_found_its_work_done_adds_none(tmp_path, beam_options):
     pipeline = make_pipeline(beam_options())
     _ = pipeline | beam.Create([1]) | beam.Map(lambda number: number)
