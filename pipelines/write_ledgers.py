@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import apache_beam as beam
 
@@ -27,15 +27,23 @@ from parti_data.metrics import ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_size, is_file, join
 from pipelines.judge_pairs import Judging, judged_rows
-from pipelines.measure_pairs import fragment_name
+from pipelines.measure_pairs import SOURCE_UNREADABLE, fragment_name
 from pipelines.merge_duplicates import Merge
 from pipelines.run_metrics import report_steps
+
+
+class SkippedSplit(TypedDict):
+    """A file of the source that could not be read."""
+
+    path: str
+    error: str
 
 
 class LedgerFile(NamedTuple):
     """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason.
 
-    And what all rows together hold, and what benchmarks removed, a line of JSON each.
+    And what all rows together hold, and what benchmarks removed, a line of JSON each; and the file of the source where
+    it was skipped.
     """
 
     shard: ShardRecord
@@ -43,6 +51,7 @@ class LedgerFile(NamedTuple):
     counts: dict[str, int]
     totals: dict[str, int]
     removed: list[str]
+    skipped: SkippedSplit | None
 
 
 @dataclass(eq=False)
@@ -73,12 +82,14 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         count(WRITTEN_BYTES, file_size(path))
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    removed = []
+    removed, skipped = [], None
     for row in timed_each("read", read_ledger(path)):
         counts[f"{row.outcome} {row.reason}".strip()] += 1
         totals.update(_amounts(row))
         if row.reason in (BENCHMARK_IMAGE, BENCHMARK_CAPTION):
             removed.append(describe_removed(row))
+        elif row.reason == SOURCE_UNREADABLE:
+            skipped = SkippedSplit(path=row.path, error=row.detail)
     with timed("digest"):
         shard = record_shard(judging.output, name, counts.total())
         fragment = record_shard(judging.output, fragment_name(split), counts.total())
@@ -90,6 +101,7 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         dict(sorted(counts.items())),
         dict(sorted(totals.items())),
         removed,
+        skipped,
     )
 
 

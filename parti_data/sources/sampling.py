@@ -13,7 +13,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from parti_data.errors import SourceError
-from parti_data.sources import CocoSource, ParquetSource, Source, SyntheticSource, TableSource, WebDatasetSource
+from parti_data.sources import (
+    CocoSource,
+    FolderSource,
+    ParquetSource,
+    Source,
+    SyntheticSource,
+    TableSource,
+    WebDatasetSource,
+)
 from parti_data.sources.coco import count_images
 from parti_data.sources.pairs import Location, RawPair, SourceSplit
 from parti_data.sources.parquet_rows import ParquetRows
@@ -61,6 +69,8 @@ def sample_split(source: Source, split: SourceSplit, count: int, max_image_bytes
         case SyntheticSource():
             some = split._replace(count=min(count, split.count))
             return Sample(_take(source.read(some, max_image_bytes), count), split.count, True)
+        case FolderSource():
+            return Sample(_take(source.read(split, max_image_bytes), count), split.count, True)
         case CocoSource():
             return Sample(_take(source.read(split, max_image_bytes), count), count_images(split.path), True)
         case ParquetSource() | TableSource():
@@ -70,7 +80,7 @@ def sample_split(source: Source, split: SourceSplit, count: int, max_image_bytes
 
 def count_pairs(source: Source, splits: list[SourceSplit]) -> int | None:
     """Return how many pairs all splits have, None where that is not said anywhere."""
-    if isinstance(source, SyntheticSource):
+    if isinstance(source, SyntheticSource | FolderSource):
         return sum(split.count for split in splits)
     is_parquet = all(split.path.endswith(".parquet") for split in splits)
     if isinstance(source, ParquetSource | TableSource) and is_parquet and len(splits) <= _MAX_FOOTERS:
