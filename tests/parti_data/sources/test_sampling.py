@@ -9,7 +9,15 @@ import pytest
 import zstandard
 
 from parti_data.errors import SourceError
-from parti_data.sources import CocoSource, ParquetSource, SyntheticSource, TableSource, WebDatasetSource, sampling
+from parti_data.sources import (
+    CocoSource,
+    FolderSource,
+    ParquetSource,
+    SyntheticSource,
+    TableSource,
+    WebDatasetSource,
+    sampling,
+)
 from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.sampling import count_pairs, sample_split, spread_splits
 
@@ -190,3 +198,15 @@ def test_a_sample_of_huge_images_is_cut_short(monkeypatch):
     source = SyntheticSource(num_pairs=50, side_px=64)
     sample = sample_split(source, source.splits()[0], 40, LIMIT)
     assert 1 <= len(sample.pairs) < 10
+
+
+def test_a_folder_is_counted_by_listing_it(tmp_path, plain_png):
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(plain_png(number))
+        (tmp_path / f"{number}.txt").write_text(f"caption {number}")
+    source = FolderSource(kind="folder", path=str(tmp_path), pairs_per_split=5)
+    splits = source.splits()
+    sample = sample_split(source, splits[0], 3, LIMIT)
+    assert [pair.captions for pair in sample.pairs] == [[f"caption {number}"] for number in range(3)]
+    assert (sample.num_pairs, sample.is_exact) == (5, True)
+    assert count_pairs(source, splits) == 9
