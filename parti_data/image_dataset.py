@@ -5,6 +5,7 @@ import numpy as np
 from parti_data.errors import SourceError
 from parti_data.images import Drop, decode, resize_center
 from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.step_times import timed
 
 
 class ImageDataset:
@@ -57,10 +58,14 @@ class ImageDataset:
 
 def load_picture(pairs: PairDirectory, row: LedgerRow, image_side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """Return the picture of a kept row, uint8 (S, S, C), and its box x, y, width, height in the upright image."""
-    pixels = decode(pairs.fetch(row), pairs.limits)
+    with timed("fetch"):
+        image = pairs.fetch(row)
+    with timed("decode"):
+        pixels = decode(image, pairs.limits)
     if isinstance(pixels, Drop):
         raise SourceError(
             f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use the "
             "version of Pillow that filter used"
         )
-    return resize_center(pixels, image_side)
+    with timed("resize"):
+        return resize_center(pixels, image_side)

@@ -74,6 +74,26 @@ def file_size(path: str) -> int:
     return int(filesystem.size(name))
 
 
+def file_sizes(paths: list[str]) -> list[int]:
+    """Return the sizes of many files in bytes, with one listing for each folder that holds several."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    sizes: dict[str, int] = {}
+    for folder, inside in folders.items():
+        listed = listed_sizes(folder or ".") if len(set(inside)) > 1 and not folder.endswith(":/") else {}
+        sizes |= {path: listed[name] if (name := Path(path).name) in listed else file_size(path) for path in inside}
+    return [sizes[path] for path in paths]
+
+
+def listed_sizes(directory: str) -> dict[str, int]:
+    """Return the sizes in bytes of what is in a directory, by name; nothing where there is no directory."""
+    filesystem, name = _open_filesystem(directory)
+    if not filesystem.isdir(name):
+        return {}
+    return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
+
+
 def regular_file_size(path: str) -> int | None:
     """Return the file's size in bytes, None for a directory, a pipe or a device; raises FileNotFoundError."""
     filesystem, name = _open_filesystem(path)

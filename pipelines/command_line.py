@@ -124,6 +124,30 @@ def report_command(directory: Directory) -> None:
     print(_load("pipelines.report").write_report(directory))
 
 
+@app.command("plan")
+def plan_command(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[filter|shard|tokenize] [CONFIG.toml] [KEY=VALUE]…",
+            help="The stage, where its config does not tell it; a config file, then overrides.",
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to measure.")] = 200,
+) -> None:
+    """Measure some pairs; say what filter, shard or tokenize would take on this machine. Nothing is written."""
+    choice = _load("pipelines.plan.choose_stage")
+    stage, rest = choice.choose_stage(arguments or [])
+    runner = _load("pipelines.runner")
+    workers = runner.local_workers(runner.parse_options(context.obj))
+    model = getattr(_load(f"pipelines.{stage}"), choice.STAGES[stage])
+    config = _config(model, [*rest, "output=none"])  # none is needed
+    plan = getattr(_load(f"pipelines.plan.plan_{stage}"), f"plan_{stage}")(config, pairs, workers)
+    for line in _load("pipelines.plan.say").plan_lines(plan):
+        print(line)
+
+
 @app.command("demo")
 def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Run everything on synthetic scenes: filter to report, in about eleven minutes."""

@@ -20,9 +20,12 @@ from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_picture
 from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import is_file, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
@@ -73,9 +76,10 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
-        for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
-            shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-        write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+        with reported_steps(), timed("write"):
+            for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
+                shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+            write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
     return plan.number
 
 
@@ -87,9 +91,14 @@ def _refuse_other(path: str, expected: str, found: str) -> None:
         )
 
 
+def fragment_name(number: int) -> str:
+    """Return the name of a slice's fragment."""
+    return f"slice-{number:05d}.parquet"
+
+
 def fragment_path(output: str, number: int) -> str:
     """Return the path of a slice's fragment."""
-    return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
+    return join(join(output, FRAGMENTS), fragment_name(number))
 
 
 def open_tokenizers(
@@ -118,7 +127,7 @@ def encode_rows(
 ) -> Iterator[TokenRow]:
     """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
     batch: list[LedgerRow] = []
-    for row in rows:
+    for row in timed_each("ledger", rows):
         batch.append(row)
         if len(batch) == BATCH_SIZE:
             yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
@@ -135,9 +144,13 @@ def _encode_batch(
 ) -> Iterator[TokenRow]:
     side = image_tokenizer.spec.image_side
     loaded = [load_picture(pairs, row, side) for row in rows]
-    tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
+    with timed("encode"):
+        tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
+    count(ROWS, len(rows))
+    count(IMAGE_BYTES, sum(row.num_bytes for row in rows))
     for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
-        text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+        with timed("text"):
+            text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
         yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
 
 

@@ -17,13 +17,16 @@ from parti_data.captions import clean_caption
 from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
+from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
 from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
-from parti_data.storage import is_file
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_size, is_file
 from pipelines.fragments import fragment_path, keep_parts, read_parts, remove_parts
+from pipelines.run_metrics import reported_steps
 
 SOURCE_UNREADABLE = "source_unreadable"
 """Why the one row is dropped that stands for a split whose file is broken."""
@@ -73,7 +76,9 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        write_fragment(split, measuring)
+        with reported_steps(), timed("write"):
+            write_fragment(split, measuring)
+            count(WRITTEN_BYTES, file_size(path))
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
@@ -99,7 +104,7 @@ def measured_rows(split: SourceSplit, measuring: Measuring) -> Iterator[LedgerRo
     for number, row in enumerate(read_parts(measuring.output, split.number)):
         num_done = number + 1
         yield row
-    pairs = read_pairs(split, measuring, range(num_done, sys.maxsize) if num_done else None)
+    pairs = timed_each("read", read_pairs(split, measuring, range(num_done, sys.maxsize) if num_done else None))
     rows = (measure_pair(pair, split.path, measuring) for pair in pairs)
     yield from keep_parts(measuring.output, split.number, rows, num_done)
 
@@ -131,13 +136,20 @@ def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
 
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
-    captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
+    with timed("caption"):
+        captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
     header, picture = NO_HEADER, Drop("image_missing")
     if pair.image is not None:
-        header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
+        with timed("decode"):
+            header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
+    with timed("hash"):
+        key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
+        likeness = perceptual_hash(picture) if isinstance(picture, Image.Image) else ""
+    count(ROWS)
+    count(IMAGE_BYTES, pair.location.size)
     drop = picture if isinstance(picture, Drop) else None
     return LedgerRow(
-        key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
+        key=key,
         source=source,
         source_key=pair.source_key,
         outcome=DROPPED if drop else KEPT,
@@ -149,7 +161,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         height=header.height,
         num_bytes=pair.location.size,
         format=header.format,
-        perceptual_hash=perceptual_hash(picture) if isinstance(picture, Image.Image) else "",
+        perceptual_hash=likeness,
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,

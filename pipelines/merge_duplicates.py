@@ -25,6 +25,7 @@ from pipelines.candidates import (
 from pipelines.duplicates import Duplicates
 from pipelines.judge_pairs import Judging, judged_rows
 from pipelines.link_near_duplicates import LinkNearDuplicates
+from pipelines.run_metrics import report_steps
 
 PLACEHOLDER = "image_placeholder"
 
@@ -94,6 +95,7 @@ def gather_rows(group: tuple[int, Iterable[bytes]], judging: Judging) -> Iterato
         if number in roots:
             assert row.outcome == KEPT, (split, number, row.outcome)
             yield roots[number], Candidate(split, number, row.key, row.captions, row.width * row.height)
+    report_steps()
 
 
 def merge_alike(group: tuple[int, Iterable[Candidate]], duplicates: Duplicates) -> Iterator[tuple[int, Merge]]:

@@ -245,3 +245,30 @@ def test_a_disk_that_locks_no_directory_is_not_claimed(tmp_path, monkeypatch):
 def test_an_object_store_is_not_claimed():
     with claim("memory://somewhere"), claim("memory://somewhere"):
         pass
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_the_sizes_of_many_files_are_listed_a_folder_at_a_time(tmp_path, monkeypatch, place):
+    root = str(tmp_path) if place == "disk" else f"memory:/{tmp_path}"
+    paths = [f"{root}/{name}" for name in ("a/3", "b/1", "a/2", "a/3", "top", "a/deep/5")]
+    for path in paths:
+        storage.publish_bytes(path, b"x" * (len(path) - len(root)))
+    asked, file_size = [], storage.file_size
+    monkeypatch.setattr(storage, "file_size", lambda path: (asked.append(path), file_size(path))[1])
+    assert storage.file_sizes(paths) == [len(path) - len(root) for path in paths]
+    assert asked == [paths[1], paths[4], paths[5]]  # alone in their folders
+    assert storage.file_sizes([]) == []
+
+
+def test_the_size_of_a_file_that_is_not_there_is_not_made_up(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError):
+        storage.file_sizes([f"{tmp_path}/a", f"{tmp_path}/b"])
+
+
+def test_files_at_the_root_of_a_storage_have_sizes():
+    for name in ("parti-root-a", "parti-root-b"):
+        storage.publish_bytes(f"memory://{name}", name.encode())
+    assert storage.file_sizes(["memory://parti-root-a", "memory://parti-root-b"]) == [12, 12]
+    for name in ("parti-root-a", "parti-root-b"):
+        storage.remove(f"memory://{name}")

@@ -126,7 +126,7 @@ def test_every_kill_in_a_retry_is_mended_by_the_same_command_or_by_one_without_t
     assert run_child("filter", begin("whole"), -1, tmp_path / "moments", (False, MISSING)) == 0
     assert contents(make("whole").output) == expected
     num_moments = int((tmp_path / "moments").read_text())
-    assert num_moments == 3 * 9  # retrying, begun, two fragments, splits, three ledgers, manifest
+    assert num_moments == 3 * 11  # retrying, begun, two fragments, splits, three ledgers, manifest, metrics twice
     has_manifest = set()
     for moment in range(0, num_moments, 2):
         config = begin(f"killed-{moment}")
