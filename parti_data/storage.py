@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -77,6 +78,20 @@ def read_range(path: str, offset: int, size: int) -> bytes:
             return file.read(size)
     with reading(path):
         return read_object_range(filesystem, name, offset, size)
+
+
+@contextmanager
+def on_disk(path: str) -> Iterator[str]:
+    """Yield a local path of the file's content, for libraries that open paths: of an object store that of a copy."""
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        yield name
+        return
+    with tempfile.TemporaryFile() as copy:
+        with open_file(path) as file:
+            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
+        copy.flush()
+        yield f"/dev/fd/{copy.fileno()}"  # it has no name, so that a killed process leaves none behind
 
 
 def _info(path: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_picture
 from parti_data.ledger import LedgerRow, PairDirectory
-from parti_data.storage import is_file, join, sha256_file
+from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 
@@ -91,14 +91,19 @@ def fragment_path(output: str, number: int) -> str:
 
 def open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
-    digests = [sha256_file(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
+    versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, *digests)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, *versions)
+
+
+def _version(path: str) -> str:
+    """Return what changes with a file's content; of an object store what it says itself, to spare a download."""
+    return sha256_file(path) if is_local(path) else str(file_version(path))
 
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, _image_digest: str, _text_digest: str
+    image_tokenizer: str, text_tokenizer: str, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     return load_tokenizer(image_tokenizer), TextTokenizer(text_tokenizer)
 

@@ -77,6 +77,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
         return begun
     sweep(join(config.output, FRAGMENTS))
     measure(config, splits, options)
+    refuse_changed_source(config, inputs["source"])
     judging = Judging(config.rules, config.output, config.duplicates.near, benchmarks)
     judge(begun, config, judging, len(splits), options)
     finished = begin(config.output, beginning)
@@ -106,6 +107,16 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
     )
     with watch_files("measure", join(config.output, FRAGMENTS), ("split-",), len(splits)):
         run(pipeline)
+
+
+def refuse_changed_source(config: FilterConfig, digest: str) -> None:
+    """Raise SourceError, and keep no measure, where the source is not what it was when the run began."""
+    if config.source.digest() != digest:
+        remove(join(config.output, FRAGMENTS))
+        raise SourceError(
+            f"{config.output}: expected the source as it was when the run began, found files that were changed, added "
+            "or removed since; let it come to rest and filter into a new output"
+        )
 
 
 def judge(

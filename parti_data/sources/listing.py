@@ -1,8 +1,12 @@
 """Which files a source's path names: each is a split, in name order; no file is opened for it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 from parti_data.errors import SourceError
 from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import digest_json, expand, file_marker, is_directory, join
+
+_MARKERS_AT_ONCE = 16
 
 
 def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSplit]:
@@ -20,7 +24,9 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
 
 def digest_splits(splits: list[SourceSplit]) -> str:
     """Return a digest of which files there are, how large, and of what content where the storage says so."""
-    return digest_json([[split.path, *file_marker(split.path)] for split in splits])
+    paths = [split.path for split in splits]
+    with ThreadPoolExecutor(_MARKERS_AT_ONCE) as pool:  # an object store takes some 30 ms for each
+        return digest_json([[path, *marker] for path, marker in zip(paths, pool.map(file_marker, paths), strict=True)])
 
 
 def fixed_folder(path: str) -> str:

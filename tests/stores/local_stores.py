@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -29,6 +30,17 @@ class LocalStore:
         fsspec.filesystem(self.protocol).mkdir(name)
         self.requests.clear()
         return f"{self.protocol}://{name}"
+
+    def contents(self, url: str) -> dict[str, bytes]:
+        """Return every object below a URL, by its relative name."""
+        files = fsspec.filesystem(self.protocol, use_listings_cache=False)
+        root = url.removeprefix(f"{self.protocol}://")
+        return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in sorted(files.find(root))}
+
+    def upload(self, folder: object, url: str) -> None:
+        """Copy the files of a folder below a URL."""
+        for path in sorted(Path(str(folder)).iterdir()):
+            fsspec.filesystem(self.protocol).pipe_file(f"{url}/{path.name}", path.read_bytes())
 
     def environment(self) -> dict[str, str]:
         """Return the variables that point another process here."""
