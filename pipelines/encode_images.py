@@ -18,7 +18,7 @@ import torch
 from model.tokenizers import ImageTokenizer, load_tokenizer
 from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_picture
+from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
@@ -132,7 +132,7 @@ def _encode_batch(
     text_tokenizer: TextTokenizer,
 ) -> Iterator[TokenRow]:
     side = image_tokenizer.spec.image_side
-    loaded = [load_picture(pairs, row, side) for row in rows]
+    loaded = list(load_pictures(pairs, rows, side))
     tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
     for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
         text_ids = [text_tokenizer.encode(caption) for caption in row.captions]

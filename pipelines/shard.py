@@ -81,8 +81,7 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
 
 
 def _copy(archive: tarfile.TarFile, pairs: PairDirectory, plan: ShardPlan, tar: str) -> Iterator[LedgerRow]:
-    for number, row in enumerate(pairs.kept(plan.first, plan.last), plan.first):
-        image = pairs.fetch(row)
+    for number, (row, image) in enumerate(pairs.fetch_each(pairs.kept(plan.first, plan.last)), plan.first):
         name = f"{number:09d}"
         offset = _add(archive, f"{name}.{row.format.lower()}", image)
         _add(archive, f"{name}.txt", row.captions[0].encode())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
-NAMES = ("judge", "shards", "duplicates", "emoji", "kill", "demo")
+NAMES = ("judge", "shards", "object_store", "duplicates", "emoji", "kill", "demo")
 
 
 class Figure(NamedTuple):

@@ -1,11 +1,13 @@
 """The stages where source, output and tokenizers lie on S3 or GCS: the same bytes as on a local disk."""
 
+import gzip
 import io
 import json
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from parti_data import storage
 from parti_data.claim import LEASE, LeaseTimes, claim
 from parti_data.errors import ShardError, SourceError
-from parti_data.ledger import PairDirectory
+from parti_data.ledger import FETCHES_AT_ONCE, PairDirectory
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
 from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
@@ -148,6 +150,41 @@ def test_an_image_costs_one_request(s3, sharded):
         pairs.fetch(row)
     assert len(s3.requests) == len(rows) == 72
     assert all(request.startswith("GET") for request in s3.requests)
+
+
+def test_images_are_fetched_several_at_a_time_and_come_in_order(s3, sharded):
+    bucket = s3.new_bucket()
+    s3.upload(sharded, f"{bucket}/pairs")
+    here, there = PairDirectory(sharded), PairDirectory(f"{bucket}/pairs")
+    rows, expected = list(there.kept()), [image for _, image in here.fetch_each(here.kept())]
+    at_once, most, counting = 0, 0, threading.Lock()
+
+    def wait(_: str) -> None:
+        nonlocal at_once, most
+        with counting:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.05)
+        with counting:
+            at_once -= 1
+
+    s3.fault = wait
+    fetched = list(there.fetch_each(rows))
+    assert [row for row, _ in fetched] == rows
+    assert [image for _, image in fetched] == expected
+    assert FETCHES_AT_ONCE // 2 <= most <= FETCHES_AT_ONCE
+
+
+def test_images_of_plain_and_compressed_tars_come_in_order(tars_on_s3, run_stage):
+    source, output = tars_on_s3
+    plain = list_directory(source)[0]
+    publish_bytes(f"{source}/zipped.tar.gz", gzip.compress(read_bytes(f"{source}/{plain}")))
+    run_stage(FilterConfig(output=output, source=source_of(source)))
+    pairs = PairDirectory(output)
+    rows = [row._replace(path=f"{source}/{name}") for row in pairs.kept() for name in (plain, "zipped.tar.gz")
+            if row.path.endswith(plain)]  # fmt: skip
+    assert len(rows) > 20
+    assert [row for row, _ in pairs.fetch_each(rows)] == rows
 
 
 def test_a_lease_is_no_part_of_a_directory(s3, make_config, run_stage):
