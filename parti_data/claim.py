@@ -33,6 +33,8 @@ from parti_data.storage import (
 )  # fmt: skip
 
 LEASE = "lease.json"
+_INTERRUPT = signal.SIGUSR1
+"""Not SIGINT, which a shell has its background jobs ignore."""
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -134,6 +136,7 @@ class _Lease:
     def held(self) -> Iterator[None]:
         """Take the lease, renew it while the block runs, and give it back."""
         keeper = threading.Thread(target=self._keep, daemon=True)
+        before = signal.signal(_INTERRUPT, signal.default_int_handler) if self._main is not None else None
         try:
             self._take()
             keeper.start()
@@ -142,6 +145,8 @@ class _Lease:
             self._ended.set()
             if keeper.ident:
                 keeper.join()
+            if self._main is not None:
+                signal.signal(_INTERRUPT, before)
             self._give_back()
 
     def _take(self) -> None:
@@ -185,7 +190,7 @@ class _Lease:
         )
         stop_publishing(self._directory, self.lost)
         if self._main is not None:
-            signal.pthread_kill(self._main, signal.SIGINT)
+            signal.pthread_kill(self._main, _INTERRUPT)
 
     def _give_back(self) -> None:
         """Remove the lease, where it is still this run's; one that cannot be removed now expires by itself."""

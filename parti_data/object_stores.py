@@ -3,6 +3,7 @@
 The clients retry what passes (connections, 429, 500 to 504) with growing waits; what still fails comes here.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ _REFUSED = (
 _REPLACED = ("FileExpired", "FileExistsError")
 """What S3's client raises where an object is no longer the one that was opened."""
 _SHOWN_CHARS = 300
-_PART_BYTES = 16 << 20
-_UPLOADING = {"s3": {"chunksize": _PART_BYTES, "max_concurrency": 4}, "gs": {"chunksize": _PART_BYTES}}
-"""What keeps an upload below 100 MB of memory; by default s3fs takes 500 MB of a large file at once."""
+_PART_BYTES = 8 << 20
+_MAX_PARTS = 10_000
+"""S3's. Source: its user guide, "Amazon S3 multipart upload limits"."""
 
 
 def client_errors() -> tuple[type[Exception], ...]:
@@ -98,13 +99,16 @@ def upload(filesystem: Any, file: BinaryIO, name: str, path: str) -> None:
     """
     file.flush()
     file.seek(0)
-    options = next((_UPLOADING[p] for p in _protocols(filesystem) if p in _UPLOADING), {})
+    options = _bound_memory(filesystem, os.fstat(file.fileno()).st_size)
     with writing(path):  # by number: the file has no name, so that a killed process leaves none behind
         filesystem.put_file(f"/dev/fd/{file.fileno()}", name, **options)
 
 
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    return (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
+def _bound_memory(filesystem: Any, size: int) -> dict[str, int]:
+    """Return what an upload has to be told to hold few parts at a time; s3fs would hold 500 MB of a large file."""
+    if "s3" in filesystem.protocol:
+        return {"chunksize": max(_PART_BYTES, -(-size // _MAX_PARTS)), "max_concurrency": 4}
+    return {"chunksize": _PART_BYTES} if "gs" in filesystem.protocol else {}
 
 
 def read_range(filesystem: Any, name: str, offset: int, size: int) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 from parti_data import storage
 from parti_data.errors import ShardError, SourceError
+from parti_data.object_stores import _bound_memory
 
 BIG = 40 << 20
 """More than one part of an upload."""
@@ -140,7 +141,7 @@ def test_what_passes_is_tried_again(s3, size, status):
 
     s3.fault = fail_twice
     storage.publish_bytes(path, written)
-    assert len(puts) == (3 if size == 5 else 5)
+    assert len(puts) == (3 if size == 5 else 7)
     assert storage.read_bytes(path) == written
 
 
@@ -160,7 +161,12 @@ def test_a_large_file_goes_up_in_parts_and_a_small_one_in_one_request(s3):
     storage.publish_bytes(f"{bucket}/small", b"x")
     assert [request.split("?")[0] for request in s3.requests] == [f"PUT /{bucket.removeprefix('s3://')}/small"]
     storage.publish_bytes(f"{bucket}/large", content())
-    assert sum("partNumber=" in request for request in s3.requests) == 3
+    assert sum("partNumber=" in request for request in s3.requests) == 5
+
+
+def test_no_file_has_more_parts_than_s3_takes(s3):
+    options = _bound_memory(fsspec.filesystem("s3"), 1 << 40)
+    assert -(-(1 << 40) // options["chunksize"]) <= 10_000
 
 
 UPLOAD = """
