@@ -2,7 +2,8 @@
 
 The lock ends with its process. The lease is an object, `lease.json`, that a thread renews while the run lives; a killed
 run's lease expires and is taken over, so that run can start again some minutes later. It is no part of a finished
-directory.
+directory. A run that stood still for seconds between reading and writing the lease could enter beside another, which
+then stops at its next renewal; both write the same bytes.
 """
 
 import errno
@@ -154,11 +155,9 @@ class _Lease:
         standing = self._read()
         if standing and standing.left_s() > 0:
             raise self._occupied(standing)
-        if standing:
-            remove(self._path)
         failure = None
         try:
-            self._write("create")
+            self._write("overwrite" if standing else "create")
         except ShardError as error:  # most likely another run was faster
             failure = error
         time.sleep(self._times.settle_s)

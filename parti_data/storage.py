@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -301,5 +301,5 @@ def remove(path: str) -> None:
         if filesystem.exists(name):
             filesystem.rm(name, recursive=True)
     elif _kind(path):
-        with writing(path):
+        with writing(path), suppress(FileNotFoundError):  # another was faster
             filesystem.rm(name, recursive=True)
