@@ -19,9 +19,16 @@ from pydantic import Field, model_validator
 from parti_data.captions import clean_caption
 from parti_data.config import StrictModel
 from parti_data.errors import SourceError
-from parti_data.images import Drop, ImageLimits, decode
+from parti_data.images import Drop, ImageLimits, inspect
 from parti_data.ledger import LedgerRow
-from parti_data.perceptual_hash import hamming_distances, mirrored_hash, pack_hashes, perceptual_hash, rows_a_block
+from parti_data.perceptual_hash import (
+    LEAST_SIDE_PX,
+    hamming_distances,
+    mirrored_hash,
+    pack_hashes,
+    perceptual_hash,
+    rows_a_block,
+)  # fmt: skip
 from parti_data.rules import caption_hash
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.storage import digest_json, expand, file_size, is_file, join, list_directory, open_file, read_bytes
@@ -122,13 +129,13 @@ def _read_images(benchmark: Benchmark, limits: ImageLimits) -> ImageHashes:
     items: list[str] = []
     hashes: list[str] = []
     for item, image in _open_images(benchmark.images, limits):
-        pixels = decode(image, limits)
-        if isinstance(pixels, Drop):
+        picture = inspect(image, limits, LEAST_SIDE_PX).picture
+        if isinstance(picture, Drop):
             raise SourceError(
-                f"{benchmark.images}: expected pictures that decode, found {item} ({pixels.reason} {pixels.detail}); "
+                f"{benchmark.images}: expected pictures that decode, found {item} ({picture.reason} {picture.detail}); "
                 "mend or remove it"
             )
-        text = perceptual_hash(pixels)
+        text = perceptual_hash(picture)
         for one in [text, mirrored_hash(text)] if benchmark.mirrored else [text]:
             items.append(item)
             hashes.append(one)

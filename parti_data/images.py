@@ -44,6 +44,8 @@ _UPRIGHT = {
 }
 """What undoes each EXIF orientation. Source: EXIF 2.32, section 4.6.4."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_KEPT_BLOCKS = 8
+"""Blocks of freed pixels, of at most 16 MiB each, that Pillow keeps for the next image."""
 _PILLOW = r"PIL\."
 _QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)
 
@@ -62,6 +64,7 @@ def _silence_libtiff() -> None:
 
 
 _silence_libtiff()
+Image.core.set_blocks_max(_KEPT_BLOCKS)  # freed memory given back to the system is the dearest part of a decode
 
 
 class Drop(NamedTuple):
@@ -100,43 +103,57 @@ class ImageHeader(NamedTuple):
     format: str
 
 
+NO_HEADER = ImageHeader(0, 0, "")
+
+
+class Inspected(NamedTuple):
+    """What an image is."""
+
+    header: ImageHeader
+    """`NO_HEADER` where it cannot be read or may not be decoded."""
+    picture: Image.Image | Drop
+    """Upright, in RGB."""
+
+
 def image_key(image: bytes) -> str:
     """Return the content key of an image: 32 hex digits of the SHA-256 of its original bytes."""
     return hashlib.sha256(image).digest()[:KEY_BYTES].hex()
 
 
-def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
-    """Return the header of an image without decoding it, or why it may not be decoded."""
-    container = _read_within(image, limits)
-    if isinstance(container, Drop):
-        return container
-    try:
-        with _open(container):
-            return _header(container)
-    except _DECODING_ERRORS as error:
-        return Drop("image_unreadable", _one_line(error))
-
-
-def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
-    """Return upright RGB pixels, uint8 (height, width, 3), or why there are none.
+def inspect(image: bytes, limits: ImageLimits, least_side_px: int = 0) -> Inspected:
+    """Return what an image's header says and its picture, or why there is none; the header comes first.
 
     Grey, palette and CMYK become RGB, ICC profiles sRGB, more bits 8, the first frame of several is taken, and
-    `limits.background` shows through whatever is transparent.
+    `limits.background` shows through whatever is transparent. With `least_side_px` a JPEG may come at a half, a quarter
+    or an eighth of its size, both sides still that long: the whole file is read, and so judged, as otherwise, but fewer
+    pixels are computed.
     """
     container = _read_within(image, limits)
     if isinstance(container, Drop):
-        return container
+        return Inspected(NO_HEADER, container)
     try:
         opened = _open(container)
     except _DECODING_ERRORS as error:
-        return Drop("image_unreadable", _one_line(error))
+        return Inspected(NO_HEADER, Drop("image_unreadable", _one_line(error)))
+    with opened:
+        return Inspected(_header(container), _decode(opened, container, limits, least_side_px))
+
+
+def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
+    """Return upright RGB pixels, uint8 (height, width, 3), or why there are none, as `inspect` does."""
+    picture = inspect(image, limits).picture
+    return picture if isinstance(picture, Drop) else np.asarray(picture)
+
+
+def _decode(opened: Image.Image, container: Container, limits: ImageLimits, least_side_px: int) -> Image.Image | Drop:
     try:
-        with opened:
-            opened.load()
-            turn = _UPRIGHT.get(container.orientation)
-            upright = opened.transpose(turn) if turn is not None else opened
-            background = ImageColor.getrgb(limits.background)
-            return np.asarray(to_rgb(upright, (background[0], background[1], background[2]), container.profile))
+        if least_side_px:
+            opened.draft(None, (least_side_px, least_side_px))
+        opened.load()
+        turn = _UPRIGHT.get(container.orientation)
+        upright = opened.transpose(turn) if turn is not None else opened
+        background = ImageColor.getrgb(limits.background)
+        return to_rgb(upright, (background[0], background[1], background[2]), container.profile)
     except _DECODING_ERRORS as error:
         return Drop("image_undecodable", _one_line(error))
 

@@ -28,7 +28,7 @@ from parti_data.storage import (
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
 FORMAT_VERSION = 1
-_VERSIONED = ("parti", "numpy", "pillow", "pyarrow", "sentencepiece", "apache-beam", "torch")
+_VERSIONED = ("parti", "numpy", "pillow", "pyarrow", "sentencepiece", "py3langid", "apache-beam", "torch")
 
 
 class ShardRecord(BaseModel):

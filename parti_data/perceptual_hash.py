@@ -13,11 +13,12 @@ from PIL import Image
 
 HASH_BITS = 256
 HASH_HEX = HASH_BITS // 4
+HASH_WORDS = HASH_BITS // 64
 _SIDE = 32
 """Side of the square that is transformed."""
 _SEARCH_SIDE = 64
 """Side of the square in which the content's window is found."""
-_REDUCED_SIDE = 128
+LEAST_SIDE_PX = 96
 """The short side is not reduced below this before the windows are cut out; whole factors are the fastest way."""
 _LEVELS = np.array([-3, -1, 1, 3])
 """The thresholds of a frequency, in half steps; symmetric, so that a mirrored picture's hash follows from the hash."""
@@ -34,6 +35,9 @@ _SMALLEST_WINDOW = 0.25
 _FIXED = 1 << 14
 """The fixed point of the cosines."""
 _PAIRS_A_BLOCK = 1 << 22
+_HASHES_A_BLOCK = 1 << 16
+_LONGEST_BAND = 62
+"""Bits; of longer bands so many are enough, and fit."""
 _NUM_FREQUENCIES = 9
 
 
@@ -50,7 +54,7 @@ def _cosines() -> np.ndarray:
     positions, numbers = np.arange(_SIDE), np.arange(_NUM_FREQUENCIES)[:, None]
     basis = np.cos(np.pi * (2 * positions + 1) * numbers / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
     basis[0] /= np.sqrt(2)
-    return np.rint(basis * _FIXED).astype(np.int64)
+    return np.rint(basis * _FIXED)
 
 
 _COSINES = _cosines()
@@ -66,23 +70,22 @@ _IS_ODD = np.repeat(np.concatenate([v % 2 == 1 for _, v in _CHANNELS]), len(_LEV
 _REVERSED = np.arange(HASH_BITS).reshape(-1, len(_LEVELS))[:, ::-1].ravel()
 
 
-def perceptual_hash(pixels: np.ndarray) -> str:
-    """Return the hash of RGB pixels, uint8 (H, W, 3), as 64 hex digits.
+def perceptual_hash(picture: Image.Image) -> str:
+    """Return the hash of an RGB picture as 64 hex digits.
 
-    Measured: 0.7 ms for 500x400 pixels on one core of an AMD Zen 5.
+    Measured: 0.3 ms for 500x400 pixels on one core of an AMD Zen 5.
     """
-    image = Image.fromarray(pixels)
-    if (factor := min(image.size) // _REDUCED_SIDE) > 1:
-        image = image.reduce(factor)
-    searched = np.asarray(image.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX)).astype(np.int64)
-    brightest = searched.max(-1).ravel()
+    if (factor := min(picture.size) // LEAST_SIDE_PX) > 1:
+        picture = picture.reduce(factor)
+    searched = np.asarray(picture.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX))
+    brightest = _largest_channel(searched).ravel()
     white = max(int(np.partition(brightest, brightest.size * 98 // 100)[brightest.size * 98 // 100]), 32)
-    left, right, top, bottom = _content_window(searched * 255 // white)
-    width, height = image.size
+    levels = (np.arange(256) * 255 // white).astype(np.int16)
+    left, right, top, bottom = _content_window(levels[searched])
+    width, height = picture.size
     box = (left * width, top * height, right * width, bottom * height)
-    square = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box)).astype(np.int64)
-    bits = _code(np.minimum(square * 255 // white, 255))
-    return np.packbits(bits).tobytes().hex()
+    square = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box))
+    return np.packbits(_code(np.minimum(levels, 255)[square].astype(np.int32))).tobytes().hex()
 
 
 def _content_window(pixels: np.ndarray) -> tuple[float, float, float, float]:
@@ -92,10 +95,16 @@ def _content_window(pixels: np.ndarray) -> tuple[float, float, float, float]:
     """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     ground = np.sort(border, axis=0)[len(border) // 2]
-    content = np.clip(np.abs(pixels - ground).max(-1) - _BORDER_FLOOR, 0, _BORDER_TOP) * 1024 + 1
+    furthest = _largest_channel(np.abs(pixels - ground))
+    content = np.clip(furthest - _BORDER_FLOOR, 0, _BORDER_TOP).astype(np.int64) * 1024 + 1
     left, right = _quantiles(content.sum(0))
     top, bottom = _quantiles(content.sum(1))
     return left, right, top, bottom
+
+
+def _largest_channel(pixels: np.ndarray) -> np.ndarray:
+    """Return the largest of three channels, (H, W); several times faster than `max` over a short axis."""
+    return np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def _quantiles(profile: np.ndarray) -> tuple[float, float]:
@@ -117,30 +126,45 @@ def _code(square: np.ndarray) -> np.ndarray:
     planes = [luma, (red - luma) * 7 // 10, (blue - luma) * 14 // 25]
     bits = []
     for plane, (u, v), thresholds in zip(planes, _CHANNELS, _THRESHOLDS, strict=True):
-        coefficients = (_COSINES @ plane @ _COSINES.T)[u, v]
+        coefficients = (_COSINES @ plane @ _COSINES.T)[u, v]  # whole numbers below 2**53, so exact in any order
         bits.append((coefficients[:, None] > thresholds).ravel())
     return np.concatenate(bits)
 
 
 def mirrored_hash(text: str) -> str:
     """Return the hash of the picture mirrored left to right, from its hash: odd frequencies change their sign."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)).astype(bool)
-    return np.packbits(np.where(_IS_ODD, ~bits[_REVERSED], bits)).tobytes().hex()
+    return mirrored_hashes(pack_hashes([text])).tobytes().hex()
+
+
+def mirrored_hashes(packed: np.ndarray) -> np.ndarray:
+    """Return the hashes of the mirrored pictures, uint64 (N, 4), from packed hashes (N, 4)."""
+    bits = _unpack(packed)
+    return np.packbits(np.where(_IS_ODD, 1 - bits[:, _REVERSED], bits), axis=1).view("<u8")
+
+
+def _unpack(packed: np.ndarray) -> np.ndarray:
+    """Return the bits, uint8 (N, 256), of packed hashes (N, 4)."""
+    return np.unpackbits(np.ascontiguousarray(packed, "<u8").view(np.uint8).reshape(-1, HASH_BITS // 8), axis=1)
 
 
 def pack_hashes(hashes: Sequence[str]) -> np.ndarray:
     """Return hashes in hex as uint64 (N, 4), as the distances below take them."""
     raw = b"".join(bytes.fromhex(text) for text in hashes)
     assert len(raw) == len(hashes) * HASH_BITS // 8, (len(raw), len(hashes))
-    return np.frombuffer(raw, np.uint64).reshape(-1, HASH_BITS // 64)
+    return np.frombuffer(raw, "<u8").reshape(-1, HASH_WORDS)
+
+
+def count_differing_bits(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return how many bits differ between left (..., 4) and right (..., 4), as uint16 (...), with broadcasting."""
+    distances = np.bitwise_count(left[..., 0] ^ right[..., 0]).astype(np.uint16)
+    for word in range(1, HASH_WORDS):
+        distances += np.bitwise_count(left[..., word] ^ right[..., word])
+    return distances
 
 
 def hamming_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return how many bits differ between each of left (N, 4) and each of right (M, 4), as uint16 (N, M)."""
-    distances = np.zeros((len(left), len(right)), np.uint16)
-    for word in range(left.shape[1]):
-        distances += np.bitwise_count(left[:, None, word] ^ right[None, :, word])
-    return distances
+    return count_differing_bits(left[:, None], right[None])
 
 
 def rows_a_block(num_right: int) -> int:
@@ -148,15 +172,14 @@ def rows_a_block(num_right: int) -> int:
     return max(1, _PAIRS_A_BLOCK // max(num_right, 1))
 
 
-def bands(hashes: Sequence[str], max_distance: int) -> np.ndarray:
-    """Return the band values of hashes, int64 (N, max_distance + 1): two hashes within the distance share one at least.
+def band_values(packed: np.ndarray, band: int, max_distance: int) -> np.ndarray:
+    """Return the value of a band, of `max_distance + 1`, of packed hashes (N, 4), as int64 (N,).
 
-    The bits are dealt out into one band more than may differ, so one band of the two is the same.
+    The bits are dealt out into one band more than may differ, so two hashes within the distance share one at least.
     """
-    bits = np.unpackbits(pack_hashes(hashes).view(np.uint8).reshape(len(hashes), -1), axis=1).astype(np.int64)
-    count = max_distance + 1
-    values = np.empty((len(hashes), count), np.int64)
-    for band in range(count):
-        dealt = bits[:, band::count][:, :62]  # of long bands so much is enough, and fits
-        values[:, band] = dealt @ (1 << np.arange(dealt.shape[1], dtype=np.int64))
+    values = np.empty(len(packed), np.int64)
+    for start in range(0, len(packed), _HASHES_A_BLOCK):
+        bits = _unpack(packed[start : start + _HASHES_A_BLOCK])
+        dealt = bits[:, band :: max_distance + 1][:, :_LONGEST_BAND].astype(np.int64)
+        values[start : start + len(bits)] = dealt @ (1 << np.arange(dealt.shape[1], dtype=np.int64))
     return values

@@ -7,12 +7,15 @@ captions take the caption away, and drop the pair when none is left.
 import hashlib
 import math
 import re
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
+from parti_data.adult_words import find_adult_word, fold
 from parti_data.config import StrictModel
 from parti_data.images import Drop
+from parti_data.languages import find_other_language, known_languages
 from parti_data.ledger import DROPPED, LedgerRow
 
 BOILERPLATE = (
@@ -29,6 +32,10 @@ Source: the FIT400M data card (frequent prefixes and suffixes); DALL-E, arXiv 21
 CONTACT = re.compile(
     r"[\w.+-]{1,64}@[\w-]{1,64}\.\w{2,}"  # an address of mail
     r"|(?<!\w)\+?\(?\d{1,4}\)?[\s./-]?\(?\d{2,4}\)?[\s./-]\d{3,4}[\s./-]?\d{2,4}(?!\w)"  # a telephone number
+    r"|(?<!\w)(?!1[89]\d\d |20\d\d )\d{1,5}[A-Za-z]? (?:[A-Z][\w'.-]{0,20} ){1,3}"  # a house (and no year)
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Terrace|Drive)\.?,"  # in a street
+    r"|, [A-Z]{2},? \d{5}(?:-\d{4})?(?!\w)"  # a state and its ZIP code
+    r"|(?<!\w)P\.? ?O\.? Box \d{1,6}(?!\w)"
 )
 MARKUP = re.compile(r"</?[a-z][^<>]{0,200}>|&(?:[a-z]{2,8}|#\d{1,6});|\[/?(?:img|url|caption)\b", re.IGNORECASE)
 """Tags, entities and the codes of forums."""
@@ -70,8 +77,21 @@ class Rules(StrictModel):
     """Largest share of digits among the letters and digits of a caption. Source: the FIT400M data card drops text that
     is mostly numbers."""
     drop_contacts: bool = False
-    """Drops captions with an address of mail or a telephone number. Source: the FIT400M data card."""
+    """Drops captions with an address of mail, a telephone number, or a postal address as English writes it. Source: the
+    FIT400M data card."""
     drop_markup: bool = False
+    drop_adult_text: bool = False
+    """Drops captions with a word of pornography, of a small English list. No substitute for the score `punsafe`, which
+    looks at the picture. Source: the FIT400M data card drops adult text, and does not say how it is found."""
+    adult_words: list[str] = Field(default_factory=list)
+    """Words, or terms of several words, that `drop_adult_text` looks for beside its own."""
+    languages: list[str] = Field(default_factory=list)
+    """Codes of ISO 639-1, such as en; captions in other languages are dropped. Source: DALL-E, section 2.3, drops what
+    cld3 does not call English."""
+    min_language_confidence: float = Field(default=0.7, ge=0, le=1)
+    """How sure it must be that a caption is in another language. A caption of which less is known is kept, as names and
+    captions of one or two words mostly are; at 0 the likeliest language decides, as in DALL-E. Source: 0.7 is the
+    FIT400M data card's number, of another classifier."""
     scores: dict[str, ScoreRange] = Field(default_factory=dict)
     """By the name of a field of the source: similarity, punsafe, pwatermark, aesthetic."""
     licences: list[str] = Field(default_factory=list)
@@ -90,6 +110,27 @@ class Rules(StrictModel):
             except re.error as error:
                 raise ValueError(f"{pattern!r} should be a regular expression ({error})") from None
         return patterns
+
+    @field_validator("languages")
+    @classmethod
+    def _refuse_unknown_languages(cls, languages: list[str]) -> list[str]:
+        if unknown := sorted(set(languages) - known_languages()) if languages else []:
+            raise ValueError(f"{unknown[0]!r} should be the code of a language known here, such as en, de or zh")
+        return languages
+
+    @field_validator("adult_words")
+    @classmethod
+    def _refuse_words_without_letters(cls, words: list[str]) -> list[str]:
+        for word in words:
+            if not any(character.isalnum() for character in fold(word)):
+                raise ValueError(f"{word!r} should be a word, of letters or digits")
+        return words
+
+    @model_validator(mode="after")
+    def _refuse_words_that_nothing_looks_for(self) -> Self:
+        if self.adult_words and not self.drop_adult_text:
+            raise ValueError("adult_words should stand beside drop_adult_text = true, found false; set it")
+        return self
 
     @field_validator("blocked_domains")
     @classmethod
@@ -146,6 +187,8 @@ def judge_caption(caption: str | None, rules: Rules) -> Drop | None:
         or _mostly_numbers(caption, rules)
         or _contact(caption, rules)
         or _markup(caption, rules)
+        or _adult(caption, rules)
+        or _wrong_language(caption, rules)
     )
 
 
@@ -272,3 +315,15 @@ def _contact(caption: str, rules: Rules) -> Drop | None:
 def _markup(caption: str, rules: Rules) -> Drop | None:
     found = MARKUP.search(caption) if rules.drop_markup else None
     return Drop("caption_with_markup", found[0][:80]) if found else None
+
+
+def _adult(caption: str, rules: Rules) -> Drop | None:
+    found = find_adult_word(caption, tuple(rules.adult_words)) if rules.drop_adult_text else None
+    return Drop("caption_with_adult_text", found[:80]) if found else None
+
+
+def _wrong_language(caption: str, rules: Rules) -> Drop | None:
+    other = find_other_language(caption, rules.languages) if rules.languages else None
+    if other and other.confidence >= rules.min_language_confidence:
+        return Drop("caption_wrong_language", f"{other.language} {other.confidence:.2f}")
+    return None

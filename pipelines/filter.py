@@ -22,10 +22,11 @@ from parti_data.rules import Rules
 from parti_data.sources import Source, SyntheticSource
 from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import join, publish_bytes, remove, sweep
+from pipelines.candidates import Packing, count_buckets
+from pipelines.duplicates import Duplicates
 from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
 from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
-from pipelines.merge_duplicates import Duplicates, MergeDuplicates
-from pipelines.merge_near_duplicates import MergeNearDuplicates
+from pipelines.merge_duplicates import MergeDuplicates
 from pipelines.runner import make_pipeline, run
 from pipelines.write_ledgers import LedgerFile, WriteLedgers
 
@@ -78,7 +79,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
     sweep(join(config.output, FRAGMENTS))
     measure(config, splits, options)
     refuse_changed_source(config, inputs["source"])
-    judging = Judging(config.rules, config.output, config.duplicates.near, benchmarks)
+    judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
     finished = begin(config.output, beginning)
     assert isinstance(finished, Manifest), finished
@@ -124,12 +125,16 @@ def judge(
 ) -> None:
     """Write the ledger of each split and the manifest."""
     pipeline = make_pipeline(options)
-    merge = MergeNearDuplicates if config.duplicates.near else MergeDuplicates
+    packing = Packing(
+        count_buckets(num_splits),
+        with_captions=config.duplicates.near and config.duplicates.max_captions_per_image > 0,
+        with_hashes=config.duplicates.near,
+    )
     _ = (
         pipeline
         | "Numbers" >> beam.Create(range(num_splits), reshuffle=True)
-        | JudgePairs(judging)
-        | merge(config.duplicates)
+        | JudgePairs(judging, packing)
+        | MergeDuplicates(config.duplicates, judging, packing)
         | WriteLedgers(judging, num_splits)
         | "ToOneKey" >> beam.Map(lambda file: (0, file))
         | "GatherFiles" >> beam.GroupByKey()

@@ -1,13 +1,12 @@
 """Judge the measured rows of a split by the rules, and by the benchmarks that no kept pair may hold.
 
-The number of a split enters; a small record for each row that the rules keep leaves, and one for the split itself.
+The number of a split enters; the rows that the rules keep leave, packed into arrays.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
 
 import apache_beam as beam
 
@@ -15,19 +14,10 @@ from parti_data.benchmarks import BenchmarkHashes
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
 from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
+from pipelines.candidates import Packing, deal_out, pack
 from pipelines.measure_pairs import FRAGMENTS, fragment_path
 
 _ROWS_A_BATCH = 4096
-
-
-class Candidate(NamedTuple):
-    """A row that the rules keep: where it stands, and what merging needs of it."""
-
-    split: int
-    row: int
-    captions: list[str]
-    num_pixels: int = 0
-    perceptual_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,32 +26,26 @@ class Judging:
 
     rules: Rules
     output: str
-    near: bool = False
-    """Whether candidates carry what finding near-duplicates needs."""
     benchmarks: BenchmarkHashes = field(default_factory=BenchmarkHashes)
     """What no kept pair may hold."""
 
 
 @dataclass(eq=False)
 class JudgePairs(beam.PTransform):
-    """Number of a split to (key, Candidate), and (split marker, Candidate) once for each split."""
+    """Number of a split to (bucket, (split, packed rows))."""
 
     judging: Judging
+    packing: Packing
 
     def expand(self, splits):
         """Wire the step."""
-        return splits | "JudgeSplit" >> beam.FlatMap(judge_split, judging=self.judging)
+        return splits | "JudgeSplit" >> beam.FlatMap(judge_split, judging=self.judging, packing=self.packing)
 
 
-def judge_split(split: int, judging: Judging) -> Iterator[tuple[str, Candidate]]:
-    """Yield the split's marker and its candidates."""
-    yield f"split {split}", Candidate(split, -1, [])
-    for number, row in enumerate(judged_rows(split, judging)):
-        if row.outcome == KEPT:
-            candidate = Candidate(split, number, row.captions)
-            if judging.near:
-                candidate = candidate._replace(num_pixels=row.width * row.height, perceptual_hash=row.perceptual_hash)
-            yield row.key, candidate
+def judge_split(split: int, judging: Judging, packing: Packing) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    """Yield what the rules keep of a split, packed, by bucket."""
+    rows = enumerate(judged_rows(split, judging))
+    yield from deal_out(split, pack(((place, row) for place, row in rows if row.outcome == KEPT), packing), packing)
 
 
 def judged_rows(split: int, judging: Judging) -> Iterator[LedgerRow]:

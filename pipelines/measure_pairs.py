@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
+from PIL import Image
 
 from parti_data.captions import clean_caption
-from parti_data.images import Drop, ImageHeader, ImageLimits, decode, image_key, read_header
+from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
-from parti_data.perceptual_hash import perceptual_hash
+from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
@@ -80,10 +80,10 @@ def fragment_path(output: str, split: int) -> str:
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
     captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
-    header = Drop("image_missing") if pair.image is None else read_header(pair.image, measuring.limits)
-    pixels = decode(pair.image, measuring.limits) if pair.image and isinstance(header, ImageHeader) else header
-    measured = header if isinstance(header, ImageHeader) else ImageHeader(0, 0, "")
-    drop = pixels if isinstance(pixels, Drop) else None
+    header, picture = NO_HEADER, Drop("image_missing")
+    if pair.image is not None:
+        header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
+    drop = picture if isinstance(picture, Drop) else None
     return LedgerRow(
         key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
         source=source,
@@ -93,11 +93,11 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         detail=drop.detail if drop else "",
         merged_into="",
         captions=[caption for caption in captions if caption],
-        width=measured.width,
-        height=measured.height,
+        width=header.width,
+        height=header.height,
         num_bytes=pair.location.size,
-        format=measured.format,
-        perceptual_hash=perceptual_hash(pixels) if isinstance(pixels, np.ndarray) else "",
+        format=header.format,
+        perceptual_hash=perceptual_hash(picture) if isinstance(picture, Image.Image) else "",
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance
+from PIL import Image, ImageEnhance
 
 from parti_data.images import ImageLimits, decode
 from parti_data.perceptual_hash import (
-    bands,
+    band_values,
     hamming_distances,
     mirrored_hash,
     pack_hashes,
@@ -23,7 +23,8 @@ from parti_data.perceptual_hash import (
     rows_a_block,
 )  # fmt: skip
 from parti_data.sources import WebDatasetSource
-from pipelines.merge_duplicates import Duplicates
+from pipelines.duplicates import Duplicates
+from tests.benchmarks.photographs import make_photo
 from tests.benchmarks.run import Figure
 
 EMOJI = Path(os.environ.get("PARTI_SHARED", "../shared")) / "data" / "noto-emoji"
@@ -37,7 +38,7 @@ NUM_SINGLE = 5
 def figures() -> Iterator[Figure]:
     distance = Duplicates().max_distance
     draw = np.random.default_rng(0)
-    photo = make_photo(draw, 500, 400)
+    photo = Image.fromarray(make_photo(draw, 500, 400))
     started = time.process_time()
     for _ in range(200):
         perceptual_hash(photo)
@@ -54,8 +55,8 @@ def measure(name: str, pictures: Iterator[np.ndarray], distance: int) -> Iterato
     draw = np.random.default_rng(1)
     hashes, mirrored = [], []
     for pixels in pictures:
-        hashes.append([perceptual_hash(copy) for copy in copies(pixels, draw)])
-        mirrored.append(perceptual_hash(np.ascontiguousarray(pixels[:, ::-1])))
+        hashes.append([perceptual_hash(Image.fromarray(copy)) for copy in copies(pixels, draw)])
+        mirrored.append(perceptual_hash(Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]))))
     single = [text for row in hashes for text in row[:NUM_SINGLE]]
     true, false, shared, found = count_pairs(single, distance)
     print(f"{name}: distance recall precision")
@@ -73,7 +74,8 @@ def measure(name: str, pictures: Iterator[np.ndarray], distance: int) -> Iterato
 
 def count_pairs(hashes: list[str], distance: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Return the true and the false pairs by distance, those within the distance that share a band, and all such."""
-    packed, keys = pack_hashes(hashes), bands(hashes, distance)
+    packed = pack_hashes(hashes)
+    keys = np.stack([band_values(packed, band, distance) for band in range(distance + 1)], 1)
     true, false = np.zeros(257, np.int64), np.zeros(257, np.int64)
     shared = found = 0
     step = rows_a_block(len(hashes))
@@ -127,23 +129,6 @@ def crop(image: Image.Image, draw: np.random.Generator) -> Image.Image:
 
 def brighten(image: Image.Image, draw: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(image).enhance(draw.uniform(0.85, 1.15))
-
-
-def make_photo(draw: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Return smooth fields of colour at five scales, as photographs have them, with a few shapes in front."""
-    field = np.zeros((height, width, 3), np.float32)
-    for side in (2, 4, 8, 16, 32):
-        noise = draw.normal(size=(side, side, 3)) * 1.6 / side ** draw.uniform(0.6, 1.1)
-        noise = (noise @ (draw.normal(size=(3, 3)) * 0.4 + 0.5)).astype(np.float32)
-        planes = [Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC) for plane in noise.T]
-        field += np.stack([np.asarray(plane) for plane in planes], -1)
-    image = Image.fromarray((128 + 60 * field + draw.normal(0, 25, 3)).clip(0, 255).astype(np.uint8))
-    pen = ImageDraw.Draw(image)
-    for _ in range(draw.integers(0, 7)):
-        (left, top), (across, down) = draw.uniform(-0.1, 1, 2) * image.size, draw.uniform(0.05, 0.5, 2) * image.size
-        shape = pen.ellipse if draw.random() < 0.5 else pen.rectangle
-        shape((left, top, left + across, top + down), fill=tuple(int(level) for level in draw.integers(0, 256, 3)))
-    return np.asarray(image)
 
 
 def emoji() -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
-NAMES = ("judge", "shards", "object_store", "duplicates", "emoji", "kill", "demo")
+NAMES = ("judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "kill", "demo")
 
 
 class Figure(NamedTuple):
@@ -39,7 +39,7 @@ class Figure(NamedTuple):
 def machine() -> dict[str, object]:
     """Return what the figures were measured on."""
     versions = {d.metadata["Name"]: d.version for d in distributions()}
-    named = ("parti", "torch", "numpy", "pyarrow", "pillow", "apache-beam", "sentencepiece")
+    named = ("parti", "torch", "numpy", "pyarrow", "pillow", "apache-beam", "sentencepiece", "py3langid")
     return {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),

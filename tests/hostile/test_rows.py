@@ -11,7 +11,7 @@ from hostile_images import LIMITS, hostile_images
 from hostile_tars import DEVICE, END, SYMLINK, member
 from image_files import png, tiff
 
-from parti_data.images import Drop, ImageHeader, decode, read_header
+from parti_data.images import Drop, inspect
 from parti_data.ledger import PairDirectory
 from parti_data.sources import WebDatasetSource
 from pipelines.filter import FilterConfig, filter_pairs
@@ -90,13 +90,12 @@ def test_every_hostile_row_ends_once_with_its_reason(rows, tmp_path, beam_option
 
 def test_header_and_pixels_of_a_hostile_image_agree(images):
     for name, (content, reason) in images.items():
-        header, pixels = read_header(content, LIMITS), decode(content, LIMITS)
+        header, picture = inspect(content, LIMITS)
         if reason:
-            assert isinstance(pixels, Drop), name
-            assert pixels.detail.isprintable(), name
+            assert isinstance(picture, Drop), name
+            assert picture.detail.isprintable(), name
         else:
-            assert isinstance(header, ImageHeader), name
-            assert (header.height, header.width, 3) == pixels.shape, name
+            assert picture.size == header[:2], name
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's account of a process's memory")

@@ -3,6 +3,7 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from parti_data import benchmarks as module
@@ -95,7 +96,7 @@ def test_pictures_are_read_from_folders_globs_and_tars(tmp_path, make_tar):
         (tmp_path / f"pictures/{number}.PNG").write_bytes(to_png(noise(number)))
     (tmp_path / "pictures/notes.txt").write_text("no picture")
     make_tar("x.tar", [("a.png", to_png(noise(1))), ("a.txt", b"one"), ("b.png", to_png(noise(2)))])
-    hashes = [perceptual_hash(noise(number)) for number in (1, 2)]
+    hashes = [perceptual_hash(Image.fromarray(noise(number))) for number in (1, 2)]
     for place, items in (
         ("pictures", ["1.PNG", "2.PNG"]),
         ("pic*/*", ["1.PNG", "2.PNG"]),
@@ -133,7 +134,7 @@ def test_the_nearest_picture_is_named_as_comparing_every_pair_names_it():
 
 
 def test_a_picture_counts_before_a_prompt_and_the_first_benchmark_before_others():
-    text = perceptual_hash(noise(1))
+    text = perceptual_hash(Image.fromarray(noise(1)))
     images = [ImageHashes(name, 0, ["item"], [text]) for name in ("first", "second")]
     hashes = BenchmarkHashes(images, {caption_hash("x"): "third: prompt 1"})
     rows = [ROW._replace(captions=["x"], perceptual_hash=text), ROW._replace(captions=["x"])]

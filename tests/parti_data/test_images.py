@@ -10,12 +10,13 @@ from pydantic import ValidationError
 
 from parti_data.images import (
     FORMATS,
+    NO_HEADER,
     Drop,
     ImageHeader,
     ImageLimits,
     decode,
     image_key,
-    read_header,
+    inspect,
     resize_center,
     to_png,
 )  # fmt: skip
@@ -40,6 +41,12 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
     buffer = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def read_header(image: bytes, limits: ImageLimits) -> ImageHeader | Drop:
+    """What the header says, or why it says nothing."""
+    header, picture = inspect(image, limits)
+    return header if header != NO_HEADER else picture
 
 
 def with_orientation(orientation: int) -> bytes:
@@ -344,3 +351,28 @@ def test_the_recipe_is_that_of_the_reference_in_every_pixel(shared, name):
     folder = shared / "conformance/preprocess"
     pixels = np.load(folder / f"{name}.decoded.npy")
     np.testing.assert_array_equal(resize_center(pixels, 256)[0], np.load(folder / f"{name}.resize_center.npy"))
+
+
+SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((400, 240), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(("least", "width"), [(0, 400), (130, 400), (120, 200), (60, 100), (10, 50)])
+def test_a_jpeg_may_come_reduced_and_is_the_same_picture(least, width):
+    picture = inspect(encoded(SMOOTH, "JPEG", quality=95), LIMITS, least).picture
+    assert picture.size == (width, width * 240 // 400)
+    expected = Image.fromarray(SMOOTH).reduce(400 // width)
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected)).mean() < 3
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_reduced_jpeg_is_dropped_where_the_whole_one_is(progressive):
+    image = encoded(SMOOTH, "JPEG", progressive=progressive)
+    for size in range(1, len(image), len(image) // 60):
+        whole, reduced = decode(image[:size], LIMITS), inspect(image[:size], LIMITS, 32).picture
+        assert isinstance(whole, Drop) == isinstance(reduced, Drop), size
+        assert not isinstance(whole, Drop) or whole == reduced
+
+
+def test_other_formats_come_whole():
+    for kind in ("PNG", "WEBP", "TIFF"):
+        assert inspect(encoded(SMOOTH, kind), LIMITS, 32).picture.size == (400, 240)

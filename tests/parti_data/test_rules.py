@@ -71,6 +71,22 @@ def test_a_caption_is_judged_by_its_length_and_its_phrases(caption, reason):
     assert (drop and drop.reason) == reason
 
 
+def test_a_drop_states_the_word_or_the_language_that_was_found():
+    rules = Rules(languages=["en"], drop_adult_text=True)
+    assert judge_caption("Ein kleiner Hund", rules) == Drop("caption_wrong_language", "de 0.92")
+    assert judge_caption("Ein kleiner Hund", Rules(languages=["en"], min_language_confidence=0.92))
+    assert judge_caption("Ein kleiner Hund", Rules(languages=["en"], min_language_confidence=0.93)) is None
+    assert judge_caption("ein PÓRNO", rules) == Drop("caption_with_adult_text", "porno")
+
+
+def test_a_pair_loses_its_captions_in_other_languages():
+    captions = ["Ein Hund spielt im Garten", "a dog plays in the garden"]
+    judged = judge_row(row(captions=captions), Rules(languages=["en"]))
+    assert (judged.outcome, judged.captions) == ("kept", captions[1:])
+    judged = judge_row(row(captions=captions), Rules(languages=["ja"]))
+    assert (judged.reason, judged.captions) == ("caption_wrong_language", captions)
+
+
 def test_thresholds_and_phrases_come_from_the_config():
     rules = Rules(min_side_px=1, max_aspect_ratio=100, min_caption_chars=1, boilerplate=["no.*"])
     assert judge_image(row(1, 50), rules) is None
@@ -95,12 +111,30 @@ def test_a_blank_image_has_few_bits_a_pixel():
         ({"max_number_share": 0.5}, "...", None),
         ({"drop_contacts": True}, "write to joe.doe@example.com today", "caption_with_contact"),
         ({"drop_contacts": True}, "call +1 (555) 123-4567 now", "caption_with_contact"),
+        ({"drop_contacts": True}, "The office at 221B Baker Street, London", "caption_with_contact"),
+        ({"drop_contacts": True}, "1600 Pennsylvania Ave., Washington", "caption_with_contact"),
+        ({"drop_contacts": True}, "house for sale in Springfield, IL 62704-1234", "caption_with_contact"),
+        ({"drop_contacts": True}, "write to P.O. Box 1142", "caption_with_contact"),
+        ({"drop_contacts": True}, "Main Street, 1924", None),
+        ({"drop_contacts": True}, "The Beatles, 1969 Abbey Road, London", None),
+        ({"drop_contacts": True}, "5 people in a street, at night", None),
         ({"drop_contacts": True}, "a house of 1924, 30 x 40 cm", None),
         ({"drop_contacts": True}, "the 1990-2000 decade", None),
         ({"drop_markup": True}, "a <b>bold</b> cat", "caption_with_markup"),
         ({"drop_markup": True}, "cats &amp; dogs", "caption_with_markup"),
         ({"drop_markup": True}, "[img]x.png[/img]", "caption_with_markup"),
         ({"drop_markup": True}, "2 < 3 and 5 > 4", None),
+        ({"drop_adult_text": True}, "free Porn here", "caption_with_adult_text"),
+        ({"drop_adult_text": True}, "a great tit in Scunthorpe", None),
+        ({"drop_adult_text": True, "adult_words": ["great tit"]}, "two Great Tits", "caption_with_adult_text"),
+        ({"languages": ["en"]}, "Ein kleiner Hund spielt im Garten", "caption_wrong_language"),
+        ({"languages": ["en", "de"]}, "Ein kleiner Hund spielt im Garten", None),
+        ({"languages": ["de"]}, "a small dog plays in the garden", "caption_wrong_language"),
+        ({"languages": ["en"]}, "a small dog plays in the garden", None),
+        ({"languages": ["en"]}, "Ludwig van Beethoven", None),
+        ({"languages": ["en"]}, "bond", None),
+        ({"languages": ["en"], "min_language_confidence": 0}, "bond", "caption_wrong_language"),
+        ({"languages": ["en"], "min_language_confidence": 0}, "the meaning of life", None),
     ],
 )
 def test_text_rules_are_off_until_they_are_set(rules, caption, reason):
@@ -181,6 +215,27 @@ def test_a_zero_turns_a_threshold_off():
 def test_a_pattern_that_cannot_be_part_of_another_is_refused(pattern):
     with pytest.raises(ValidationError, match="should be a regular expression"):
         Rules(strip=[pattern])
+
+
+@pytest.mark.parametrize("code", ["english", "EN", "nb", ""])
+def test_a_language_that_the_model_does_not_know_is_refused(code):
+    with pytest.raises(
+        ValidationError, match=f"'{code}' should be the code of a language known here, such as en, de or zh"
+    ):
+        Rules(languages=["en", code])
+
+
+def test_an_adult_word_has_letters_and_is_looked_for():
+    with pytest.raises(ValidationError, match="'--' should be a word, of letters or digits"):
+        Rules(drop_adult_text=True, adult_words=["--"])
+    with pytest.raises(ValidationError, match="should stand beside drop_adult_text = true, found false; set it"):
+        Rules(adult_words=["nude"])
+
+
+@pytest.mark.parametrize("confidence", [-0.1, 1.1])
+def test_a_confidence_is_a_share(confidence):
+    with pytest.raises(ValidationError, match="than or equal to"):
+        Rules(min_language_confidence=confidence)
 
 
 def test_a_threshold_is_a_finite_number():

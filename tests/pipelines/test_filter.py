@@ -11,8 +11,8 @@ from parti_data.rules import Rules, ScoreRange
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.sources.synthetic import SPOILS
 from parti_data.storage import list_directory
+from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig, filter_pairs
-from pipelines.merge_duplicates import Duplicates
 
 EXPECTED = {
     "truncated": ("dropped", "image_undecodable"),
@@ -282,6 +282,32 @@ def test_a_caption_beside_too_many_images_is_dropped_over_all_splits(make_tar, t
         )  # fmt: skip
         manifest = filter_pairs(config, beam_options(), rejudge=most < 3)
         assert manifest.details["reasons"] == {"kept": kept} | ({"dropped caption_repeated": 3} if most < 3 else {})
+
+
+def test_captions_are_judged_by_language_and_words_in_any_number_of_threads_and_without_the_images(
+    make_tar, tmp_path, beam_options, plain_png, contents, monkeypatch
+):
+    captions = [
+        "a dog plays in the garden", "ein Hund spielt im Garten", "犬が庭で遊ぶ", "Tom Hanks",
+        "free porn in the garden", "un chien joue dans le jardin",
+    ]  # fmt: skip
+    for number, caption in enumerate(captions):
+        make_tar(f"source/{number}.tar", [("1.png", plain_png(number)), ("1.txt", caption.encode())])
+
+    def make(output: str, **others) -> FilterConfig:
+        return tar_config(str(tmp_path / "source"), tmp_path / output, max_dropped_fraction=1, **others)
+
+    rules = Rules(languages=["en"], drop_adult_text=True)
+    manifest = filter_pairs(make("one", rules=rules), beam_options())
+    filter_pairs(make("two", rules=rules), beam_options("--direct_num_workers=2"))
+    filter_pairs(make("again"), beam_options())
+    with monkeypatch.context() as patch:
+        patch.delattr(WebDatasetSource, "read")
+        filter_pairs(make("again", rules=rules), beam_options(), rejudge=True)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "again")
+    assert manifest.details["reasons"] == {
+        "kept": 2, "dropped caption_with_adult_text": 1, "dropped caption_wrong_language": 3
+    }  # fmt: skip
 
 
 def test_scores_of_the_source_are_judged_and_the_directory_is_finished(make_tar, tmp_path, beam_options, plain_png):

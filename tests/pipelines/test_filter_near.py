@@ -14,8 +14,8 @@ from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
+from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig, filter_pairs
-from pipelines.merge_duplicates import Duplicates
 from pipelines.verify import verify
 
 NEAR = Duplicates(near=True)

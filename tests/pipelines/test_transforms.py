@@ -1,7 +1,6 @@
 """The steps of filter, each as a function and as a transform that names it."""
 
 import io
-import random
 
 import apache_beam as beam
 import pytest
@@ -13,9 +12,10 @@ from parti_data.ledger import LedgerRow, read_ledger, write_ledger
 from parti_data.rules import Rules, caption_hash
 from parti_data.sources import SyntheticSource
 from parti_data.sources.pairs import Location, RawPair
-from pipelines.judge_pairs import Candidate, JudgePairs, Judging, judge_split
+from pipelines.candidates import Packing, pack
+from pipelines.judge_pairs import JudgePairs, Judging, judge_split
 from pipelines.measure_pairs import MeasurePairs, Measuring, fragment_path, measure_pair, measure_split
-from pipelines.merge_duplicates import Duplicates, Merge, MergeDuplicates, merge_group
+from pipelines.merge_duplicates import Merge
 from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import WriteLedgers, apply_merges, write_split_ledger
 
@@ -117,62 +117,23 @@ def test_measuring_as_a_transform_gives_what_the_function_gives(synthetic, tmp_p
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_judged_split_yields_its_marker_and_what_the_rules_keep(tmp_path):
+def test_a_judged_split_yields_what_the_rules_keep_packed_by_bucket(tmp_path):
     rows = [kept_row("a", "a barn"), kept_row("b", "x"), kept_row("c", "a mill")._replace(outcome="dropped")]
     write_ledger(fragment_path(str(tmp_path), 4), rows)
-    found = list(judge_split(4, Judging(Rules(), str(tmp_path))))
-    assert found == [("split 4", Candidate(4, -1, [])), (KEY, Candidate(4, 0, ["a barn"]))]
+    packing = Packing(num_buckets=3)
+    found = list(judge_split(4, Judging(Rules(), str(tmp_path)), packing))
+    (record,) = pack([(0, rows[0])], packing)
+    assert (record["key"], record["row"], len(record.tobytes())) == (bytes.fromhex(KEY), 0, 20)
+    assert found == [(0, (4, record.tobytes())), (1, (4, b""))]  # a key of abab… lies in bucket 0, split 4 at home in 1
 
 
 def test_judging_as_a_transform_gives_what_the_function_gives(tmp_path, beam_options):
-    judging = Judging(Rules(), str(tmp_path))
+    judging, packing = Judging(Rules(), str(tmp_path)), Packing(num_buckets=2)
     for split in range(2):
         write_ledger(fragment_path(str(tmp_path), split), [kept_row("a", "a barn"), kept_row("b", "a mill")])
-    expected = [found for split in range(2) for found in judge_split(split, judging)]
+    expected = [found for split in range(2) for found in judge_split(split, judging, packing)]
     with make_pipeline(beam_options()) as pipeline:
-        assert_that(pipeline | beam.Create(range(2)) | JudgePairs(judging), equal_to(expected))
-
-
-def test_a_row_alone_is_left_alone():
-    assert list(merge_group((KEY, [Candidate(3, 5, ["text"])]), Duplicates())) == []
-
-
-def test_a_marker_goes_to_its_split():
-    assert list(merge_group(("split 3", [Candidate(3, -1, [])]), Duplicates())) == [(3, Merge(-1, [], ""))]
-
-
-def test_the_first_row_survives_and_takes_all_captions_once():
-    candidates = [Candidate(1, 0, ["b"]), Candidate(0, 9, ["c"]), Candidate(0, 2, ["a", "b"]), Candidate(1, 1, ["c"])]
-    expected = [
-        (0, Merge(2, ["a", "b", "c"], "")),
-        (0, Merge(9, ["c"], KEY)),
-        (1, Merge(0, ["b"], KEY)),
-        (1, Merge(1, ["c"], KEY)),
-    ]
-    for seed in range(10):
-        random.Random(seed).shuffle(candidates)
-        assert list(merge_group((KEY, [tuple(candidate) for candidate in candidates]), Duplicates())) == expected
-
-
-def test_a_survivor_takes_so_many_captions_at_most():
-    candidates = [Candidate(0, row, [f"caption {row}"]) for row in range(5)]
-    (_, survivor), *_ = merge_group((KEY, candidates), Duplicates(max_captions=3))
-    assert survivor == Merge(0, ["caption 0", "caption 1", "caption 2"], "")
-
-
-@pytest.mark.parametrize(("num_captions", "is_placeholder"), [(3, False), (4, True)])
-def test_an_image_under_many_captions_is_a_placeholder(num_captions, is_placeholder):
-    candidates = [Candidate(0, row, [f"caption {row % num_captions}"]) for row in range(6)]
-    merges = [merge for _, merge in merge_group((KEY, candidates), Duplicates(max_captions_per_image=3))]
-    assert [merge.row for merge in merges] == list(range(6))
-    assert {merge.dropped for merge in merges} == {"image_placeholder" if is_placeholder else ""}
-
-
-def test_merging_as_a_transform_gives_what_the_function_gives(beam_options):
-    candidates = [(KEY, Candidate(0, 1, ["b"])), ("other", Candidate(0, 2, ["c"])), (KEY, Candidate(0, 0, ["a"]))]
-    with make_pipeline(beam_options()) as pipeline:
-        found = pipeline | beam.Create(candidates) | MergeDuplicates(Duplicates())
-        assert_that(found, equal_to([(0, Merge(0, ["a", "b"], "")), (0, Merge(1, ["b"], KEY))]))
+        assert_that(pipeline | beam.Create(range(2)) | JudgePairs(judging, packing), equal_to(expected))
 
 
 def test_merges_change_the_rows_that_they_name_and_no_others():
