@@ -22,18 +22,20 @@ from typing import NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from parti_data.errors import PartiError, ShardError
-from parti_data.object_stores import reading, writing
+from parti_data.object_stores import writing
 from parti_data.storage import (
     go_on_publishing,
     is_disk,
     join,
     not_writable,
     open_filesystem,
+    read_range,
     remove,
     stop_publishing,
 )  # fmt: skip
 
 LEASE = "lease.json"
+_MAX_LEASE_BYTES = 1 << 16
 _INTERRUPT = signal.SIGUSR1
 """Not SIGINT, which a shell has its background jobs ignore."""
 _NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
@@ -199,10 +201,8 @@ class _Lease:
                 remove(self._path)
 
     def _read(self) -> _Terms | None:
-        filesystem, name = open_filesystem(self._path)
-        try:
-            with reading(self._path):
-                return _Terms.model_validate_json(filesystem.cat_file(name))
+        try:  # in one request, between two of which it could be renewed
+            return _Terms.model_validate_json(read_range(self._path, 0, _MAX_LEASE_BYTES))
         except FileNotFoundError:
             return None
         except ValidationError:

@@ -13,7 +13,7 @@ import pytest
 from parti_data import claim as claims
 from parti_data.claim import LEASE, LeaseTimes, claim
 from parti_data.errors import ShardError
-from parti_data.storage import list_directory, publish_bytes, read_bytes
+from parti_data.storage import list_directory, publish_bytes, read_range
 
 
 def test_a_claimed_directory_is_refused_to_others_until_the_claim_ends(tmp_path):
@@ -72,7 +72,7 @@ SHORT = LeaseTimes(expires_s=2.5, renew_every_s=0.1, settle_s=0.05)
 
 
 def read_lease(directory: str) -> dict:
-    return json.loads(read_bytes(f"{directory}/{LEASE}"))
+    return json.loads(read_range(f"{directory}/{LEASE}", 0, 1000))
 
 
 def test_a_leased_directory_is_refused_to_others_until_the_claim_ends(store):

@@ -16,19 +16,19 @@ class LocalStore:
     """A server of one of both, as an object store's protocol reaches it."""
 
     def __init__(self, protocol: str, options: dict):
-        self.protocol, self.options = protocol, options
+        self.protocol, self.options, self._bucket = protocol, options, ""
         self.requests: list[str] = []
-        """"GET /bucket/key?query" of every request since the last `new_bucket`; of S3 only."""
+        """"GET /bucket/key?query" of every request for the newest bucket; of S3 only."""
         self.fault: Callable[[str], str | None] = lambda request: None
-        """Told each request; a status such as "503 Slow Down" is answered instead of what was asked; of S3 only."""
+        """Told each of them; a status such as "503 Slow Down" is answered instead of what was asked; of S3 only."""
 
     def new_bucket(self) -> str:
         """Make an empty bucket, and forget requests and faults; return its URL."""
         self.fault = lambda request: None
-        name = f"bucket-{next(_numbers)}"
-        fsspec.filesystem(self.protocol).mkdir(name)
+        self._bucket = f"bucket-{next(_numbers)}"
+        fsspec.filesystem(self.protocol).mkdir(self._bucket)
         self.requests.clear()
-        return f"{self.protocol}://{name}"
+        return f"{self.protocol}://{self._bucket}"
 
     def contents(self, url: str) -> dict[str, bytes]:
         """Return every object below a URL, by its relative name."""
@@ -51,6 +51,8 @@ class LocalStore:
         def answer(environ, start_response):
             query = environ["QUERY_STRING"]
             request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}" + (f"?{query}" if query else "")
+            if environ["PATH_INFO"].split("/")[1] != self._bucket:  # parts of an upload that failed come late
+                return application(environ, start_response)
             self.requests.append(request)
             if status := self.fault(request):
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
