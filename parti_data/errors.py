@@ -5,7 +5,8 @@ PartiError
 ├── SourceError       image-text pairs that cannot be read
 ├── ShardError        a stage's directory, a ledger, a shard or a token shard
 ├── TokenizerError    an image or text tokenizer that does not fit
-└── CheckpointError   weights or training state that cannot be read
+├── CheckpointError   weights or training state that cannot be read
+└── EngineError       a Beam engine that cannot be reached, or whose job failed
 
 Messages are one line: "where: expected, found; remedy". A bad row is never an error: it is an outcome in the ledger.
 """
@@ -33,3 +34,7 @@ class TokenizerError(PartiError):
 
 class CheckpointError(PartiError):
     """Weights or training state cannot be read, or belong to another run."""
+
+
+class EngineError(PartiError):
+    """A Beam engine cannot be reached, or a job on it failed."""

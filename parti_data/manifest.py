@@ -79,6 +79,15 @@ class StageDirectory(NamedTuple):
         publish_bytes(join(self.path, MANIFEST), _pretty(manifest))
         return manifest
 
+    def finished(self) -> Manifest:
+        """Return the manifest that a worker wrote; raises ShardError where none has come here."""
+        if not is_file(join(self.path, MANIFEST)):
+            raise ShardError(
+                f"{self.path}: expected the {MANIFEST} that the workers wrote, found none; choose an output that this "
+                "machine and theirs reach by the same path"
+            )
+        return read_manifest(self.path)
+
 
 def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
     """Return the directory to fill, or its manifest where it is already finished.

@@ -154,8 +154,9 @@ def _run_stage(
     arguments: list[str] | None,
     *others: Any,
 ) -> None:
-    options = _load("pipelines.runner").parse_options(context.obj)
-    _run(stage, _config(model, arguments), options, *others)
+    options, config = _load("pipelines.runner").parse_options(context.obj), _config(model, arguments)
+    _load("pipelines.engines").refuse_local_output(options, config.output)
+    _run(stage, config, options, *others)
 
 
 def _run_job(
@@ -179,7 +180,7 @@ def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Non
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits 0 done, 1 failed, 2 wrong usage or config."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns on import of clients that are not asked for
+    logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
     for name in ("apache_beam", "gcsfs"):  # which log with a traceback what they then raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
     split = arguments.index("--") if "--" in arguments else len(arguments)

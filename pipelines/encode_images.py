@@ -47,6 +47,7 @@ class Encoding(NamedTuple):
     num_shards: int
     seed: int
     output: str
+    device: str = "cpu"
 
 
 @dataclass(eq=False)
@@ -65,7 +66,9 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     path = fragment_path(encoding.output, plan.number)
     if not is_file(path):
         torch.set_num_threads(1)
-        image_tokenizer, text_tokenizer = open_tokenizers(encoding.image_tokenizer, encoding.text_tokenizer)
+        image_tokenizer, text_tokenizer = open_tokenizers(
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device
+        )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
@@ -89,11 +92,15 @@ def fragment_path(output: str, number: int) -> str:
     return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
 
 
-def open_tokenizers(image_tokenizer: str, text_tokenizer: str) -> tuple[ImageTokenizer, TextTokenizer]:
+def open_tokenizers(
+    image_tokenizer: str, text_tokenizer: str, device: str = "cpu"
+) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
     versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
 
 
 def _version(path: str) -> str:
@@ -103,9 +110,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, device: str, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer), TextTokenizer(text_tokenizer)
+    return load_tokenizer(image_tokenizer, device), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(

@@ -81,9 +81,7 @@ def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool =
     refuse_changed_source(config, inputs["source"])
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
-    finished = begin(config.output, beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:

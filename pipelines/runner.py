@@ -1,45 +1,90 @@
-"""Which engine runs a pipeline, and how its failures reach the user.
+"""Which engine runs a pipeline: Beam's options read and checked, the pipeline made and run to its end.
 
 Without `--runner` the local engine is Beam's FnApiRunner, built explicitly: `DirectRunner` would first try to download
 another engine. Its workers are threads; the image work that takes the time releases Python's lock.
 """
 
+import io
 import os
 import re
+from contextlib import redirect_stderr
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
 
 from parti_data import errors
 from parti_data.errors import ConfigError, PartiError
+from pipelines.engines import (
+    find_runner,
+    is_remote,
+    job_error,
+    refuse_unreachable,
+    remote_errors,
+    submission_error,
+    without_step,
+)
 
 _THREADS = "--direct_running_mode=in_memory"
+_NOT_WAITED_FOR = ("--template_location", "--dry_run", "--no_wait_until_finish")
 
 
 def parse_options(arguments: list[str]) -> PipelineOptions:
-    """Return Beam's options; raises ConfigError for one that Beam does not know."""
+    """Return Beam's options, of an engine that is there.
+
+    Raises ConfigError for an option or an engine that Beam does not know or that needs more, EngineError for an engine
+    that does not answer.
+    """
     local = not any(argument.startswith("--runner") for argument in arguments)
     workers = any(argument.startswith("--direct_num_workers") for argument in arguments)
     defaults = [_THREADS] if not any(a.startswith("--direct_running_mode") for a in arguments) else []
     defaults += [] if workers else [f"--direct_num_workers={os.cpu_count() or 1}"]
-    options = PipelineOptions([*(defaults if local else []), *arguments])
-    unknown = [
-        word
-        for word, before in zip(arguments, ["", *arguments], strict=False)
-        if not (_is_known(word, options) if word.startswith("--") else before.startswith("--") and "=" not in before)
-    ]
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: expected an option of Beam's after --, found none of that name; check it")
+    options = _read_options([*(defaults if local else []), *arguments])
+    name = options.view_as(StandardOptions).runner
+    runner = find_runner(name) if name else None
+    if not isinstance(runner, PortableRunner):  # whose job service may know more options
+        _refuse_unknown(arguments, options)
+    if name and runner:
+        refuse_unreachable(options, runner)
+        try:
+            make_pipeline(options)
+        except ValueError as error:
+            found = "; ".join(line for line in str(error).splitlines()[1:] if line) or str(error)
+            raise ConfigError(
+                f"--runner={name}: expected all that it needs, found: {found} Add what is missing"
+            ) from None
     return options
 
 
-def _is_known(argument: str, options: PipelineOptions) -> bool:
-    name = argument[2:].partition("=")[0].replace("-", "_")
-    return name in options.get_all_options() or name.removeprefix("no_") in options.get_all_options()
+def _read_options(arguments: list[str]) -> PipelineOptions:
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            options = PipelineOptions(arguments)
+            options.get_all_options()  # reads all values
+            return options
+    except SystemExit:
+        said = complaint.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise ConfigError(f"options after --: expected what Beam takes, found {said}; check it") from None
+
+
+def _refuse_unknown(arguments: list[str], options: PipelineOptions) -> None:
+    """Raise ConfigError for an option that Beam does not know, or that would leave a stage before its end."""
+    flags: set[str] = set()
+    options.get_all_options(add_extra_args_fn=lambda parser: flags.update(parser._option_string_actions))
+    for word, before in zip(arguments, ["", *arguments], strict=False):
+        flag = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        is_value = not word.startswith("--") and before.startswith("--") and "=" not in before
+        if not is_value and flag not in flags:
+            raise ConfigError(f"{word}: expected an option of Beam's after --, found none of that name; check it")
+        if flag in _NOT_WAITED_FOR:
+            raise ConfigError(
+                f"{word}: expected a run that waits for its jobs, found one that does not; a stage ends after its last "
+                "job, so leave it out"
+            )
 
 
 def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
@@ -53,24 +98,30 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def run(pipeline: beam.Pipeline) -> Any:
-    """Run to the end; an error of ours comes out as it was raised in the worker, without Beam's frame around it."""
+    """Run to the end and return Beam's result.
+
+    An error of ours comes out as it was raised in the worker, without Beam's frame around it. What else goes wrong on
+    an engine beyond this machine comes out as one EngineError.
+    """
+    runner = pipeline.runner
+    expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
+    submitted = False
     try:
-        return pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        submitted = True
+        result.wait_until_finish()
+        return result
     except PartiError as error:
-        raise type(error)(_without_step(str(error))) from None
-    except RuntimeError as error:
+        raise type(error)(without_step(str(error))) from None
+    except expected as error:
         ours = _find_ours(str(error))
-        if ours is None:
+        if ours is None and not is_remote(runner):
             raise
-        raise ours from None
-
-
-def _without_step(message: str) -> str:
-    return re.split(r" \[while running ", message)[0]
+        raise ours or (job_error if submitted else submission_error)(runner, str(error)) from None
 
 
 def _find_ours(text: str) -> PartiError | None:
     """Return the PartiError whose text a worker process sent, or None."""
     names = "|".join(name for name, kind in vars(errors).items() if isinstance(kind, type))
     found = re.findall(rf"^(?:parti_data\.errors\.)({names}): (.+)$", text, re.MULTILINE)
-    return getattr(errors, found[-1][0])(_without_step(found[-1][1])) if found else None
+    return getattr(errors, found[-1][0])(without_step(found[-1][1])) if found else None

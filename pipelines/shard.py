@@ -118,9 +118,7 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     )
     with watch_files("shard", config.output, ("ledger-",), len(plans)):
         run(pipeline)
-    finished = begin(config.output, begun.beginning)
-    assert isinstance(finished, Manifest), finished
-    return finished
+    return begun.finished()
 
 
 def finish(

@@ -1,13 +1,14 @@
 """The tokenize stage: kept pairs to token shards, in two phases, encode and gather."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from pydantic import PositiveInt
+from apache_beam.transforms.resources import parse_resource_hints
+from pydantic import Field, PositiveInt, model_validator
 
-from parti_data.config import StageConfig
+from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
@@ -25,6 +26,26 @@ from pipelines.gather_tokens import GatherTokens
 from pipelines.runner import make_pipeline, run
 
 
+class Resources(StrictModel):
+    """What the workers that encode should have, on engines that choose machines by step, as Dataflow does."""
+
+    accelerator: str = ""
+    """As Dataflow writes it: type:nvidia-l4;count:1;install-nvidia-driver."""
+    min_ram: str = ""
+    """For instance 16GB."""
+
+    @model_validator(mode="after")
+    def _refuse_hints_that_beam_cannot_read(self) -> Self:
+        self.hints()
+        return self
+
+    def hints(self) -> dict[str, str]:
+        """Return the hints that are given, by Beam's names; raises ValueError."""
+        given = {name: value for name, value in self.model_dump().items() if value}
+        parse_resource_hints(given)
+        return given
+
+
 class TokenizeConfig(StageConfig):
     """What `parti tokenize` is told."""
 
@@ -38,8 +59,11 @@ class TokenizeConfig(StageConfig):
     rows_per_fragment: PositiveInt = 8192
     seed: int = 0
     """Decides the order of rows over all shards."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where workers encode; a GPU may give other tokens for a few positions, so it is part of what decides."""
+    resources: Resources = Field(default_factory=Resources)
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer", "resources"})
 
 
 def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
@@ -60,11 +84,13 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         metadata = shard_metadata(image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"])
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            -(-len(pairs) // config.rows_per_shard), config.seed, config.output,
+            -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.device,
         )  # fmt: skip
-        _run_pipeline(encoding, plan_fragments(len(pairs), config.rows_per_fragment), begun, options)
-        begun = begin(config.output, begun.beginning)
-        assert isinstance(begun, Manifest), begun
+        plans = plan_fragments(len(pairs), config.rows_per_fragment)
+        encode = EncodeImages(encoding)
+        encode.with_resource_hints(**config.resources.hints())
+        _run_pipeline(encode, plans, begun, options)
+        begun = begun.finished()
     remove(fragments)
     return begun
 
@@ -76,14 +102,15 @@ def plan_fragments(num_pairs: int, rows_per_fragment: int) -> list[EncodePlan]:
 
 
 def _run_pipeline(
-    encoding: Encoding, plans: list[EncodePlan], directory: StageDirectory, options: PipelineOptions
+    encode: EncodeImages, plans: list[EncodePlan], directory: StageDirectory, options: PipelineOptions
 ) -> None:
+    encoding = encode.encoding
     numbers = range(encoding.num_shards)
     pipeline = make_pipeline(options)
     _ = (
         pipeline
         | "Plans" >> beam.Create(plans, reshuffle=True)
-        | EncodeImages(encoding)
+        | encode
         | "AllFragments" >> beam.Map(lambda number: (0, number))
         | "WaitForFragments" >> beam.GroupByKey()
         | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)

@@ -97,7 +97,8 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     torch.set_num_threads(1)  # as encode does: another number of threads may change a token
     try:
         pairs = PairDirectory(places["source"])
-        image_tokenizer, text_tokenizer = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"])
+        device = manifest.config.get("device", "cpu")
+        image_tokenizer, text_tokenizer = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"], device)
     except PartiError as error:
         return [f"{directory}: tokens not encoded again, for want of what made them ({error})"]
     for name, tokenizer in (("image_tokenizer", image_tokenizer), ("text_tokenizer", text_tokenizer)):

@@ -19,6 +19,24 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> str:
+    """The wheel of this checkout, built from a copy: what a build left behind must not get into it."""
+    import shutil
+    import subprocess
+    import sys
+
+    folder, root = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[1]
+    for name in ("parti_data", "model", "pipelines", "configs"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir=dist", "."]
+    subprocess.run(build, cwd=folder, check=True, capture_output=True)
+    (built,) = (folder / "dist").iterdir()
+    return str(built)
+
+
+@pytest.fixture(scope="session")
 def beam_options() -> Callable:
     """Beam's options from arguments; one worker unless told."""
     from pipelines.runner import parse_options

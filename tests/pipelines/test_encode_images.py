@@ -1,11 +1,18 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import torch
 
+from model.tokenizers import load_tokenizer
 from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.token_shard import ShardMetadata, read_metadata
+from pipelines import encode_images
 from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_slice, fragment_path, open_tokenizers
 
 
@@ -45,6 +52,40 @@ def test_tokenizers_are_loaded_once_as_long_as_their_files_stay_the_same(tmp_pat
     assert open_tokenizers(path, text_file)[0] is first[0]
     make_image_file(tmp_path / "own.safetensors", 1)
     assert open_tokenizers(path, text_file)[0].fingerprint != first[0].fingerprint
+
+
+def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_file, monkeypatch):
+    path = make_image_file(tmp_path / "own.safetensors", 0)
+    loaded, started = [], threading.Barrier(4)
+
+    def load(path: str, device: str):
+        loaded.append(path)
+        time.sleep(0.05)  # long enough for the others to come
+        return load_tokenizer(path, device)
+
+    def open_at_once(_: int):
+        started.wait()
+        return open_tokenizers(path, text_file)[0]
+
+    monkeypatch.setattr(encode_images, "load_tokenizer", load)
+    with ThreadPoolExecutor(4) as threads:
+        tokenizers = list(threads.map(open_at_once, range(4)))
+    assert loaded == [path]
+    assert all(tokenizer is tokenizers[0] for tokenizer in tokenizers)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(encoding):
+    with pytest.raises(
+        TokenizerError, match="^device=cuda: expected a GPU where images are encoded, found none; ask fo"
+    ):
+        encode_slice(EncodePlan(0, 0, 5), encoding._replace(device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_is_used_where_it_is_asked_for(image_file, text_file):
+    image_tokenizer, _ = open_tokenizers(image_file, text_file, "cuda")
+    assert {parameter.device.type for parameter in image_tokenizer._network.parameters()} == {"cuda"}
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "text_tokenizer"])

@@ -1,11 +1,14 @@
 import os
+import socket
+import sys
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
 from parti_data import errors
-from parti_data.errors import ConfigError, PartiError
+from parti_data.errors import ConfigError, EngineError, PartiError
+from pipelines.engines import last_raised, refuse_local_output
 from pipelines.runner import make_pipeline, parse_options, run
 
 
@@ -37,12 +40,170 @@ def test_every_engine_option_of_beam_is_known():
         parse_options([argument])
 
 
-@pytest.mark.parametrize("argument", ["--direct_num_worker=2", "--max_dropped_fraction=1", "--x"])
+def test_options_whose_flag_is_not_their_name_are_known():
+    parse_options(["--extra_package=a.whl", "--worker_machine_type=n1", "--experiment=a", "--num_workers", "3"])
+
+
+@pytest.mark.parametrize("argument", ["--direct_num_worker=2", "--max_dropped_fraction=1", "--x", "x", "---x"])
 def test_an_option_that_beam_does_not_have_is_refused(argument):
     with pytest.raises(
         ConfigError, match=f"^{argument}: expected an option of Beam's after --, found none of that name"
     ):
         parse_options([argument])
+
+
+def test_a_value_of_another_type_is_refused_in_one_line(capsys):
+    with pytest.raises(
+        ConfigError, match="^options after --: expected what Beam takes, found argument --direct_num_wo"
+    ):
+        parse_options(["--direct_num_workers=x"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["FlinkRuner", "pipelines.runner.NoRunner"])
+def test_an_engine_that_beam_does_not_have_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^--runner={name}: expected an engine that Beam knows, found none"):
+        parse_options([f"--runner={name}"])
+
+
+def test_an_engine_whose_package_is_missing_is_refused(monkeypatch):
+    with pytest.raises(ConfigError, match=r"^--runner=no.Such: expected the package no, found none; install it$"):
+        parse_options(["--runner=no.Such"])
+    monkeypatch.setitem(sys.modules, "google.auth.credentials", None)
+    monkeypatch.delitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", raising=False)
+    with pytest.raises(
+        ConfigError,
+        match=r"^--runner=Dataflow: expected the package google.auth.credentials, found none; pip install 'parti\[data",
+    ):
+        parse_options(["--runner=Dataflow"])
+
+
+DATAFLOW = ["--runner=DataflowRunner", "--no_auth", "--project=p", "--region=r"]
+
+
+def test_an_engine_that_needs_more_options_says_which():
+    with pytest.raises(
+        ConfigError, match=r"^--runner=DataflowRunner: expected all that it needs, found: Missing .*temp_location.; Mis"
+    ):
+        parse_options(DATAFLOW[:-1])
+
+
+def test_dataflow_without_credentials_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    with pytest.raises(EngineError, match="^--runner=DataflowRunner: expected Google credentials, found none; gcloud"):
+        parse_options(["--runner=DataflowRunner", "--project=p", "--region=r", "--temp_location=gs://b/t"])
+
+
+@pytest.mark.parametrize(
+    ("option", "runner"),
+    [
+        ("job_endpoint", "PortableRunner"),
+        ("flink_master", "FlinkRunner"),
+        ("spark_master_url", "SparkRunner"),
+        ("dataflow_endpoint", "DataflowRunner"),
+    ],
+)
+def test_an_engine_that_does_not_answer_is_refused(option, runner):
+    with socket.socket() as closed:
+        closed.bind(("localhost", 0))
+        address = f"http://localhost:{closed.getsockname()[1]}"
+    with pytest.raises(
+        EngineError, match=f"^--{option}={address}: expected a server that answers, found none .Connection refused.; st"
+    ):
+        parse_options([f"--runner={runner}", f"--{option}={address}"])
+
+
+def test_a_job_service_may_know_more_options():
+    parse_options(["--runner=PortableRunner", "--job_endpoint=embed", "--checkpointing_interval=1"])
+
+
+@pytest.mark.parametrize("option", ["--template_location=gs://b/t", "--dry_run=true", "--no_wait_until_finish"])
+def test_what_would_not_wait_for_a_job_is_refused(option):
+    with pytest.raises(
+        ConfigError, match=f"^{option}: expected a run that waits for its jobs, found one that does not"
+    ):
+        parse_options([*DATAFLOW, "--temp_location=gs://b/t", option])
+
+
+def test_an_output_on_this_machine_is_refused_for_dataflow():
+    options = PipelineOptions([*DATAFLOW, "--temp_location=gs://b/t"])
+    refuse_local_output(options, "memory://bucket/pairs")
+    refuse_local_output(PipelineOptions([]), "runs/pairs")
+    with pytest.raises(
+        ConfigError, match="^output: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
+    ):
+        refuse_local_output(options, "runs/pairs")
+
+
+PORTABLE = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--runner=PortableRunner"], ["--runner=FlinkRunner", "--flink_job_server_jar=no"]]
+)
+def test_a_job_that_is_not_taken_is_told_in_one_line(options):
+    pipeline = make_pipeline(parse_options(options))
+    _ = pipeline | beam.Create([1]) | beam.Map(str)
+    name = options[0].partition("=")[2]
+    with pytest.raises(
+        EngineError, match=f"^{name}: expected an engine that takes the job, found .*; mend that"
+    ) as error:
+        run(pipeline)
+    assert "\n" not in str(error.value)
+
+
+def test_workers_that_do_not_answer_are_told_in_one_line():
+    external = ["--environment_type=EXTERNAL", "--environment_config=localhost:1"]
+    pipeline = make_pipeline(parse_options([*PORTABLE[:2], *external]))
+    _ = pipeline | beam.Create([1]) | beam.Map(str)
+    with pytest.raises(EngineError, match="^PortableRunner: expected a job that ends well, found failed to connect to"):
+        run(pipeline)
+
+
+def test_a_fault_in_a_job_elsewhere_is_told_in_one_line():
+    pipeline = make_pipeline(parse_options(PORTABLE))
+    _ = pipeline | beam.Create([1]) | "Breaks" >> beam.Map(break_down)
+    with pytest.raises(
+        EngineError, match=r"^PortableRunner: expected .*, found RuntimeError: a fault of ours \[while running 'Breaks'"
+    ) as error:
+        run(pipeline)
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_ours_comes_out_of_a_job_elsewhere_as_it_was_raised():
+    pipeline = make_pipeline(parse_options(PORTABLE))
+    _ = pipeline | beam.Create(["ShardError"]) | "Fails" >> beam.Map(fail)
+    with pytest.raises(errors.ShardError, match=r"^place of ShardError: expected a, found \[b\] \(c\); mend it$"):
+        run(pipeline)
+
+
+JAVA = """java.lang.RuntimeException: Error received from SDK harness: Traceback (most recent call last):
+  File "x.py", line 1, in f
+ModuleNotFoundError: No module named 'pipelines' [while running 'X']
+
+\tat org.apache.beam.runners.fnexecution.control.FnApiControlClient.accept(FnApiControlClient.java:1)
+Caused by: java.lang.RuntimeException: gone
+\t... 1 more
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (JAVA, "ModuleNotFoundError: No module named 'pipelines' [while running 'X']"),
+        ("", "no reason given"),
+        (
+            "Dataflow pipeline failed. State: CANCELLED, Error:\nNone",
+            "Dataflow pipeline failed. State: CANCELLED, Error",
+        ),
+        ("one\n\n  two.\n", "two"),
+        ('<_InactiveRpcError\n\tdetails = "no route"\n\tdebug>', "no route"),
+    ],
+)
+def test_what_was_raised_last_is_found_in_any_text(text, line):
+    assert last_raised(text) == line
 
 
 def fail(kind: str) -> None:

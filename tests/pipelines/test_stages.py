@@ -9,14 +9,15 @@ import pytest
 
 from parti_data import storage
 from parti_data.errors import ShardError
-from parti_data.manifest import BEGUN, MANIFEST, read_manifest
+from parti_data.manifest import BEGUN, MANIFEST, StageDirectory, read_manifest
 from pipelines.verify import verify
 
 STAGES = ("filter", "shard", "tokenize")
 FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
 WAYS = {
     "again": ["--direct_num_workers=1"],
-    "two workers": ["--direct_num_workers=2"],
+    "two threads": ["--direct_num_workers=2"],
+    "four threads": ["--direct_num_workers=4"],
     "two threads behind grpc": ["--direct_num_workers=2", "--direct_running_mode=multi_threading"],
     "two processes": ["--direct_num_workers=2", "--direct_running_mode=multi_processing"],
     "every bundle twice": ["--direct_num_workers=1", "--direct_runner_bundle_repeat=1"],
@@ -33,6 +34,13 @@ def stage(request) -> str:
 def finished(request, stage) -> str:
     """The stage's directory, made by one worker."""
     return request.getfixturevalue(FINISHED[stage])
+
+
+def test_four_processes_write_the_same_bytes(tokens, tmp_path, make_config, run_stage, contents):
+    """Of one stage, as each process takes seconds to start."""
+    four = ["--direct_num_workers=4", "--direct_running_mode=multi_processing"]
+    run_stage(make_config("tokenize", tmp_path / "out"), *four)
+    assert contents(tmp_path / "out") == contents(tokens)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -155,4 +163,12 @@ def test_a_full_disk_says_so_and_what_is_finished_stays(
 def test_an_output_that_is_a_file_is_refused(stage, tmp_path, make_config, run_stage):
     (tmp_path / "out").write_bytes(b"")
     with pytest.raises(ShardError, match=r"/out: expected a directory that can be written, found .*; choose another"):
+        run_stage(make_config(stage, tmp_path / "out"))
+
+
+def test_a_job_that_wrote_elsewhere_is_told(stage, tmp_path, make_config, run_stage, monkeypatch):
+    monkeypatch.setattr(StageDirectory, "finish", lambda *_: None)
+    with pytest.raises(
+        ShardError, match=rf"^{tmp_path}/out: expected the manifest.json that the workers wrote, found no"
+    ):
         run_stage(make_config(stage, tmp_path / "out"))

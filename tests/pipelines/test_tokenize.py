@@ -151,3 +151,20 @@ def test_shards_without_room_are_refused(key):
     needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
     with pytest.raises(ConfigError, match=f"expected for '{key}' that input should be greater than 0, found 0"):
         TokenizeConfig.load(None, [*needed, f"{key}=0"])
+
+
+def test_resources_change_no_byte(tokens, tmp_path, make_tokenize_config, beam_options, contents):
+    resources = {"accelerator": "type:nvidia-l4;count:1", "min_ram": "1GB"}
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", resources=resources), beam_options())
+    assert contents(tmp_path / "out") == contents(tokens)
+
+
+def test_another_device_is_refused_in_a_begun_directory(tokens, make_tokenize_config, beam_options):
+    with pytest.raises(ShardError, match=r"found another \(device: begun with 'cpu', now 'cuda'\)"):
+        tokenize_pairs(make_tokenize_config(tokens, device="cuda"), beam_options())
+
+
+def test_resources_that_beam_cannot_read_are_refused():
+    needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
+    with pytest.raises(ConfigError, match="Resource hint min_ram has invalid value much"):
+        TokenizeConfig.load(None, [*needed, "resources.min_ram=much"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from parti_data.errors import ShardError
 from parti_data.ledger import read_ledger, write_ledger
@@ -234,3 +235,11 @@ def test_the_order_that_is_checked_is_the_one_of_the_seed(copy):
     (copy / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ShardError, match="in the order of their hash"):
         verify(str(copy))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_tokens_of_a_gpu_are_not_encoded_again_without_one(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["config"]["device"] = "cuda"
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    assert "tokens not encoded again, for want of what made them (device=cuda: expected a GPU" in verify(str(copy))[-1]
