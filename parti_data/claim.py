@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from parti_data.errors import PartiError, ShardError
+from parti_data.errors import PartiError, ShardError, StorageError
 from parti_data.object_stores import writing
 from parti_data.storage import (
     go_on_publishing,
@@ -109,6 +109,9 @@ class _Terms(BaseModel):
         return f"process {self.pid} on {self.host} (run {self.owner[:8]})"
 
 
+_HELD: "list[_Lease]" = []
+
+
 @contextmanager
 def _hold_lease(directory: str, times: LeaseTimes) -> Iterator[None]:
     lease = _Lease(directory, times)
@@ -123,6 +126,14 @@ def _hold_lease(directory: str, times: LeaseTimes) -> Iterator[None]:
         go_on_publishing(directory)
     if lease.lost:
         raise lease.lost
+
+
+def give_back_leases(within_s: float = 5.0) -> None:
+    """Remove the leases of this process, which ends at once; what takes longer is left to expire."""
+    for lease in _HELD:
+        thread = threading.Thread(target=lease.give_back, daemon=True)
+        thread.start()
+        thread.join(within_s)
 
 
 class _Lease:
@@ -142,15 +153,18 @@ class _Lease:
         before = signal.signal(_INTERRUPT, signal.default_int_handler) if self._main is not None else None
         try:
             self._take()
+            _HELD.append(self)
             keeper.start()
             yield
         finally:
             self._ended.set()
+            if self in _HELD:
+                _HELD.remove(self)
             if keeper.ident:
                 keeper.join()
             if self._main is not None:
                 signal.signal(_INTERRUPT, before)
-            self._give_back()
+            self.give_back()
 
     def _take(self) -> None:
         """Write the lease where there is none or an expired one; raises ShardError where another run holds it."""
@@ -160,7 +174,7 @@ class _Lease:
         failure = None
         try:
             self._write("overwrite" if standing else "create")
-        except ShardError as error:  # most likely another run was faster
+        except StorageError as error:  # most likely another run was faster
             failure = error
         time.sleep(self._times.settle_s)
         standing = self._read()
@@ -193,8 +207,9 @@ class _Lease:
         if self._main is not None:
             signal.pthread_kill(self._main, _INTERRUPT)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Remove the lease, where it is still this run's; one that cannot be removed now expires by itself."""
+        self._ended.set()
         with suppress(PartiError):
             standing = self._read()
             if standing and standing.owner == self._owner:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO
 
-from parti_data.errors import ShardError, SourceError
+from parti_data.errors import SourceError, StorageError
 
 _CLIENT_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -41,9 +41,9 @@ def client_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Raise SourceError, with the path and in one line, where the block fails to read from an object store.
+    """Raise StorageError, with the path and in one line, where the block fails to read from an object store.
 
-    A file that is not there stays a FileNotFoundError.
+    A file that is not there stays a FileNotFoundError; one that is replaced meanwhile is a SourceError.
     """
     try:
         yield
@@ -55,16 +55,16 @@ def reading(path: str) -> Iterator[None]:
                 f"{path}: expected the file as it was when it was opened, found another; it changed while it was read, "
                 "so start again in a new directory"
             ) from error
-        raise SourceError(_describe(path, "to read it", error)) from error
+        raise StorageError(_describe(path, "to read it", error)) from error
 
 
 @contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Raise ShardError, with the path and in one line, where the block fails to write to an object store."""
+    """Raise StorageError, with the path and in one line, where the block fails to write to an object store."""
     try:
         yield
     except client_errors() as error:
-        raise ShardError(_describe(path, "to write it", error)) from error
+        raise StorageError(_describe(path, "to write it", error)) from error
 
 
 def _describe(path: str, wanted: str, error: Exception) -> str:

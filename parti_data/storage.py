@@ -213,7 +213,7 @@ def digest_json(value: Any) -> str:
 def publish(path: str) -> Iterator[BinaryIO]:
     """Yield a file to write; it appears under `path` when the block ends, and not at all where it raises.
 
-    A full disk, and an object store that does not take the file, raise ShardError.
+    A full disk raises ShardError, an object store that does not take the file StorageError.
     """
     filesystem, name = open_filesystem(path)
     try:

@@ -6,7 +6,7 @@ of `measure_pair`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import apache_beam as beam
 from PIL import Image
 
 from parti_data.captions import clean_caption
+from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
 from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash
@@ -21,11 +22,19 @@ from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
-from parti_data.storage import is_file, join
+from parti_data.storage import file_marker, is_file, join
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
+SOURCE_UNREADABLE = "source_unreadable"
+"""Why the one row is dropped that stands for a split whose file is broken."""
+MEASURED_REASONS = (
+    "image_missing", "image_unreadable", "image_undecodable", "image_too_many_bytes", "image_too_many_pixels",
+    "image_format_not_allowed", "image_animated", SOURCE_UNREADABLE,
+)  # fmt: skip
+"""Why a row is dropped before the rules judge it."""
 MAX_ATTRIBUTE_CHARS = 2048
+MAX_DETAIL_CHARS = 400
 MAX_CAPTIONS = 256
 """Captions of one image that are looked at."""
 
@@ -39,6 +48,12 @@ class Measuring:
     fields: tuple[str, ...]
     """Fields of the source that the ledger keeps as scores (numbers) and attributes (texts)."""
     output: str
+    skips_bad_splits: bool = False
+    """Whether a split whose file is broken ends as one row, instead of ending the run."""
+
+
+class BadSplitError(Exception):
+    """The file of a split is broken, and may be skipped."""
 
 
 @dataclass(eq=False)
@@ -59,12 +74,58 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        pairs = measuring.source.read(split, measuring.limits.max_bytes)
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs))
+        write_fragment(split, measuring)
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
                 yield from {caption_hash(caption) for caption in row.captions}
+
+
+def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
+    """Measure all pairs of a split; where its file is broken and may be skipped, none: one row then says so.
+
+    So what is written does not depend on how far a broken file could be read.
+    """
+    path = fragment_path(measuring.output, split.number)
+    try:
+        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in read_pairs(split, measuring)))
+    except BadSplitError as error:
+        write_ledger(path, [unreadable_split(split, str(error))])
+
+
+def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | None = None) -> Iterator[RawPair]:
+    """Yield a split's pairs, with `rows` those of these numbers.
+
+    Raises SourceError where the file cannot be read, and BadSplitError where it is broken and may be skipped.
+    """
+    try:
+        yield from measuring.source.read(split, measuring.limits.max_bytes, rows)
+    except OSError as error:  # of the machine or the network, so never skipped: the same run might read it tomorrow
+        raise SourceError(
+            f"{split.path}: expected to read it to its end, found {error.strerror or error}; mend that and run the "
+            "same command again, what is finished is kept"
+        ) from None
+    except SourceError as error:
+        if not measuring.skips_bad_splits:
+            raise
+        raise BadSplitError(str(error)) from None
+    refuse_changed(split)
+
+
+def refuse_changed(split: SourceSplit) -> None:
+    """Raise SourceError where a split's file is not what it was when the run began."""
+    if split.marker and tuple(file_marker(split.path)) != split.marker:
+        raise SourceError(
+            f"{split.path}: expected the file as it was when the run began, found it changed since; let it come to "
+            "rest and filter into a new output"
+        )
+
+
+def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
+    """Return the row that stands for a split whose file is broken."""
+    detail = error.removeprefix(f"{split.path}: ")[:MAX_DETAIL_CHARS]
+    empty = LedgerRow("", split.path, "", DROPPED, SOURCE_UNREADABLE, detail, "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
+    return empty._replace(path=split.path)
 
 
 def fragment_name(split: int) -> str:

@@ -19,14 +19,14 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
         raise SourceError(f"{patterns[0]}: expected {what}, found none; check source.path")
-    return [SourceSplit(number, file, 0, 0) for number, file in enumerate(files)]
+    with ThreadPoolExecutor(_MARKERS_AT_ONCE) as pool:  # an object store takes some 30 ms for each
+        markers = list(pool.map(file_marker, files))
+    return [SourceSplit(number, file, 0, 0, tuple(markers[number])) for number, file in enumerate(files)]
 
 
 def digest_splits(splits: list[SourceSplit]) -> str:
     """Return a digest of which files there are, how large, and of what content where the storage says so."""
-    paths = [split.path for split in splits]
-    with ThreadPoolExecutor(_MARKERS_AT_ONCE) as pool:  # an object store takes some 30 ms for each
-        return digest_json([[path, *marker] for path, marker in zip(paths, pool.map(file_marker, paths), strict=True)])
+    return digest_json([[split.path, *split.marker] for split in splits])
 
 
 def fixed_folder(path: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from parti_data import claim as claims
 from parti_data.claim import LEASE, LeaseTimes, claim
-from parti_data.errors import ShardError
+from parti_data.errors import ShardError, StorageError
 from parti_data.storage import list_directory, publish_bytes, read_range
 
 
@@ -224,7 +224,7 @@ def test_a_lease_that_cannot_be_written_is_told(s3):
     bucket = s3.new_bucket()
     s3.fault = lambda request: "403 Access Denied" if request.startswith("PUT") else None
     expected = r"/a/lease.json: expected to write it, found PermissionError \(.*\); give credentials that may"
-    with pytest.raises(ShardError, match=expected), claim(f"{bucket}/a", SHORT):
+    with pytest.raises(StorageError, match=expected), claim(f"{bucket}/a", SHORT):
         raise AssertionError
 
 

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from parti_data import storage
-from parti_data.errors import ShardError, SourceError
+from parti_data.errors import ShardError, SourceError, StorageError
 from parti_data.object_stores import _bound_memory
 
 BIG = 40 << 20
@@ -87,7 +87,7 @@ def test_scattered_reads_give_the_bytes_that_are_there(store):
 def test_a_bucket_that_is_not_there_is_refused(store):
     path = f"{store.protocol}://no-such-bucket/x/file"
     expected = r"no-such-bucket/x/file: expected to write it, found FileNotFoundError \(.*\); make the bucket or choose"
-    with pytest.raises(ShardError, match=expected):
+    with pytest.raises(StorageError, match=expected):
         storage.publish_bytes(path, b"x")
     assert not storage.is_file(path)
 
@@ -100,10 +100,10 @@ def test_missing_credentials_are_told(s3, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     expected = r"/file: expected to {} it, found NoCredentialsError \(Unable to locate credentials\); give credentials"
-    with pytest.raises(ShardError, match=expected.format("write")):
+    with pytest.raises(StorageError, match=expected.format("write")):
         storage.publish_bytes(f"{bucket}/file", b"x")
     for read in (storage.is_file, storage.read_bytes, storage.file_marker, storage.list_directory, storage.expand):
-        with pytest.raises(SourceError, match=expected.format("read")):
+        with pytest.raises(StorageError, match=expected.format("read")):
             read(f"{bucket}/file")
 
 
@@ -112,10 +112,10 @@ def test_what_is_forbidden_is_told_and_not_taken_for_missing(s3):
     storage.publish_bytes(f"{bucket}/file", b"x")
     s3.fault = lambda request: "403 Access Denied"
     expected = r"/file: expected to {} it, found PermissionError \(.*\); give credentials that may"
-    with pytest.raises(ShardError, match=expected.format("write")):
+    with pytest.raises(StorageError, match=expected.format("write")):
         storage.publish_bytes(f"{bucket}/file", b"x")
     for read in (storage.is_file, storage.is_directory, storage.read_bytes, storage.expand, storage.remove):
-        with pytest.raises(SourceError, match=expected.format("read")):
+        with pytest.raises(StorageError, match=expected.format("read")):
             read(f"{bucket}/file")
 
 
@@ -123,9 +123,9 @@ def test_a_store_that_cannot_be_reached_is_told_and_not_taken_for_empty(s3, monk
     monkeypatch.setitem(fsspec.config.conf, "s3", s3.options | {"endpoint_url": "http://127.0.0.1:9"})
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     expected = r"s3://a/b: expected to {} it, found EndpointConnectionError \(.*\); check the network and the endpoint"
-    with pytest.raises(SourceError, match=expected.format("read")):
+    with pytest.raises(StorageError, match=expected.format("read")):
         storage.is_file("s3://a/b")
-    with pytest.raises(ShardError, match=expected.format("write")):
+    with pytest.raises(StorageError, match=expected.format("write")):
         storage.publish_bytes("s3://a/b", b"x")
 
 
@@ -148,7 +148,7 @@ def test_what_passes_is_tried_again(s3, size, status):
 def test_an_upload_that_fails_for_good_leaves_no_object_and_no_parts(s3):
     bucket = s3.new_bucket()
     s3.fault = lambda request: "403 Access Denied" if "partNumber=2" in request else None
-    with pytest.raises(ShardError, match=r"/file: expected to write it, found PermissionError \(made up\); give cred"):
+    with pytest.raises(StorageError, match=r"/file: expected to write it, found PermissionError \(made up\); give"):
         storage.publish_bytes(f"{bucket}/file", content())
     assert any("uploadId" in request and request.startswith("DELETE") for request in s3.requests)
     s3.fault = lambda request: None
