@@ -108,7 +108,8 @@ def read_without_place(name: str, content: bytes, place: str) -> object:
             members = [(member, tar.extractfile(member).read()) for member in tar]
         return [(member.name, member.mode, held.replace(place.encode(), b"SOURCE")) for member, held in members]
     if name == "measured/splits.json":  # a disk's mark of a file is its size, a store's its digest too
-        return [[*split[:-1], split[-1][0]] for split in json.loads(content.replace(place.encode(), b"SOURCE"))]
+        splits = map(json.loads, content.replace(place.encode(), b"SOURCE").splitlines())
+        return [[*split[:-1], split[-1][0]] for split in splits]
     if not name.endswith(".parquet"):
         return content
     table = pq.read_table(io.BytesIO(content))
