@@ -113,8 +113,8 @@ def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | 
 
 
 def refuse_changed(split: SourceSplit) -> None:
-    """Raise SourceError where a split's file is not what it was when the run began."""
-    if split.marker and tuple(file_marker(split.path)) != split.marker:
+    """Raise SourceError where a split that is a whole file is not what it was when the run began."""
+    if split.marker and not split.count and tuple(file_marker(split.path)) != split.marker:
         raise SourceError(
             f"{split.path}: expected the file as it was when the run began, found it changed since; let it come to "
             "rest and filter into a new output"
