@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from parti_data.claim import claim
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
-from parti_data.storage import claim
 from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
@@ -220,7 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # and logs with a traceback what it then raises
+    for name in ("apache_beam", "gcsfs"):  # which log with a traceback what they then raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     try:
         app(args=arguments[:split], obj=arguments[split + 1 :])

@@ -18,11 +18,11 @@ import torch
 from model.tokenizers import ImageTokenizer, load_tokenizer
 from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_picture
+from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import is_file, join, sha256_file
+from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 from pipelines.run_metrics import reported_steps
@@ -107,14 +107,19 @@ def open_tokenizers(
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
-    digests = [sha256_file(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
+    versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *digests)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+
+
+def _version(path: str) -> str:
+    """Return what changes with a file's content; of an object store what it says itself, to spare a download."""
+    return sha256_file(path) if is_local(path) else str(file_version(path))
 
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: str, _image_digest: str, _text_digest: str
+    image_tokenizer: str, text_tokenizer: str, device: str, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     return load_tokenizer(image_tokenizer, device), TextTokenizer(text_tokenizer)
 
@@ -143,7 +148,7 @@ def _encode_batch(
     text_tokenizer: TextTokenizer,
 ) -> Iterator[TokenRow]:
     side = image_tokenizer.spec.image_side
-    loaded = [load_picture(pairs, row, side) for row in rows]
+    loaded = list(load_pictures(pairs, rows, side))
     with timed("encode"):
         tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
     count(ROWS, len(rows))

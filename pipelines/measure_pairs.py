@@ -24,7 +24,7 @@ from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import file_size, is_file
+from parti_data.storage import file_marker, file_size, is_file
 from pipelines.fragments import fragment_path, keep_parts, read_parts, remove_parts
 from pipelines.run_metrics import reported_steps
 
@@ -125,6 +125,16 @@ def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | 
         if not measuring.skips_bad_splits:
             raise
         raise BadSplitError(str(error)) from None
+    refuse_changed(split)
+
+
+def refuse_changed(split: SourceSplit) -> None:
+    """Raise SourceError where a split that is a whole file is not what it was when the run began."""
+    if split.marker and not split.count and tuple(file_marker(split.path)) != split.marker:
+        raise SourceError(
+            f"{split.path}: expected the file as it was when the run began, found it changed since; let it come to "
+            "rest and filter into a new output"
+        )
 
 
 def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:

@@ -79,7 +79,7 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
                 fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
             ) as archive:  # fmt: skip
                 kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
-                rows = list(append_pairs(archive, pairs, enumerate(kept, plan.first), tar))
+                rows = list(append_pairs(archive, pairs, kept, plan.first, tar))
             write_ledger(join(output, ledger), rows)
             count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
@@ -88,12 +88,10 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
 
 
 def append_pairs(
-    archive: tarfile.TarFile, pairs: PairDirectory, rows: Iterable[tuple[int, LedgerRow]], tar: str
+    archive: tarfile.TarFile, pairs: PairDirectory, rows: Iterable[LedgerRow], first: int, tar: str
 ) -> Iterator[LedgerRow]:
-    """Append numbered kept pairs to an open tar and yield the row of each, with where it now lies."""
-    for number, row in rows:
-        with timed("fetch"):
-            image = pairs.fetch(row)
+    """Append kept pairs, numbered from `first` on, to an open tar; yield the row of each, with where it now lies."""
+    for number, (row, image) in enumerate(timed_each("fetch", pairs.fetch_each(rows)), first):
         count(ROWS)
         count(IMAGE_BYTES, len(image))
         name = f"{number:09d}"

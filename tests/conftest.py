@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from local_stores import gcs_server, s3, s3_server, store  # noqa: F401
 
 ONE_WORKER = "--direct_num_workers=1"
 SHARED = Path(__file__).parents[2] / "shared"

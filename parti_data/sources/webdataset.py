@@ -21,7 +21,7 @@ from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, is_compressed, open_tar
-from parti_data.storage import open_file
+from parti_data.storage import read_range
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 MAX_CAPTION_BYTES = 1 << 20
@@ -78,8 +78,7 @@ class WebDatasetSource(StrictModel):
             if is_compressed(location.path):
                 file = _LAST_UNPACKED.get(location.path, self.max_tar_bytes)
                 return _read_range(file, location.offset, location.size)
-            with open_file(location.path) as file:
-                return _read_range(file, location.offset, location.size)
+            return read_range(location.path, location.offset, location.size)
         except FileNotFoundError:
             raise SourceError(
                 f"{location.path}: expected the tar that filter read, found none; put it back or run filter again"

@@ -62,7 +62,7 @@ def copy_slice(pairs: PairDirectory, rows: list[LedgerRow]) -> tuple[Block, int]
     take_steps()
     file = io.BytesIO()
     with timed("write"), tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for _ in append_pairs(archive, pairs, enumerate(rows), ""):
+        for _ in append_pairs(archive, pairs, rows, 0, ""):
             pass
         size = archive.offset
     with timed("digest"):

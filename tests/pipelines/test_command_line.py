@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from parti_data.claim import claim
 from parti_data.manifest import MANIFEST, read_manifest
-from parti_data.storage import claim
 from pipelines import command_line
 from pipelines.command_line import main
 
