@@ -1,4 +1,4 @@
-"""Every stage, as its own process, killed with SIGKILL at random moments, a hundred in all, and started again: are the bytes the same?"""
+"""Every stage, as its own process, killed at random moments, a hundred in all, and started again: the same bytes?"""
 
 import hashlib
 import random
