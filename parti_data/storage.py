@@ -13,9 +13,9 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -145,6 +145,30 @@ def listed_sizes(directory: str) -> dict[str, int]:
     if not filesystem.isdir(name):
         return {}
     return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
+
+
+class Entry(NamedTuple):
+    """What a directory holds under a name."""
+
+    name: str
+    is_directory: bool
+    marker: list[int | str]
+    """As `file_marker` returns it."""
+
+
+def list_entries(path: str) -> list[Entry]:
+    """Return what is in a directory, in no order; nothing where there is no directory."""
+    filesystem, name = open_filesystem(path)
+    if not is_directory(path):
+        return []
+    with nullcontext() if is_disk(filesystem) else reading(path):
+        entries = filesystem.ls(name, detail=True)
+    found = [(entry["name"].rstrip("/"), entry) for entry in entries]
+    return [
+        Entry(whole.rpartition("/")[2], entry["type"] == "directory", _marker(entry))
+        for whole, entry in found
+        if whole != name.rstrip("/")  # object stores may list a directory in itself
+    ]
 
 
 def regular_file_size(path: str) -> int | None:

@@ -5,10 +5,13 @@ last of them; when all rows are measured they become the fragment and go.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
 
 from parti_data.ledger import LedgerRow, read_ledger, write_ledger
-from parti_data.storage import is_file, join, list_directory, remove
+from parti_data.sources.pairs import SourceSplit
+from parti_data.storage import digest_json, file_version, is_file, join, list_directory, remove
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
@@ -26,35 +29,58 @@ def fragment_path(output: str, split: int) -> str:
     return join(output, fragment_name(split))
 
 
-def part_path(output: str, split: int, part: int) -> str:
-    """Return the path of a part of a split that is not yet measured whole."""
-    return join(output, f"{FRAGMENTS}/{_PART}{split:05d}-{part:06d}.parquet")
+@dataclass
+class Parts:
+    """The rows measured of a split that is not yet measured whole, from one state of its file."""
+
+    output: str
+    split: SourceSplit
+    num_rows: int = 0
+    """Rows in the parts that were read or written."""
+    _paths: list[str] = field(default_factory=list)
+    _state: str = ""
+
+    def __post_init__(self):
+        """Take the state of the file, so that parts of another are not taken for its own."""
+        changed: tuple[int | str, ...] = ()
+        with suppress(OSError):  # reading it says what is wrong with it
+            changed = file_version(self.split.path) if self.split.marker else ()
+        self._state = digest_json([self.split, changed])[:16]
+
+    def read(self) -> Iterator[LedgerRow]:
+        """Yield the rows that an earlier run left."""
+        while is_file(path := self._path()):
+            rows = list(read_ledger(path))
+            self._count(path, rows)
+            yield from rows
+
+    def keep(self, rows: Iterable[LedgerRow]) -> Iterator[LedgerRow]:
+        """Yield the rows that follow as they come; each whole part of them is written first."""
+        rows = iter(rows)
+        while batch := list(islice(rows, PART_ROWS)):
+            if len(batch) == PART_ROWS:
+                path = self._path()
+                write_ledger(path, batch)
+                self._count(path, batch)
+            yield from batch
+
+    def remove(self) -> None:
+        """Remove the parts, the last first, so that what is left of them can be read."""
+        while self._paths:
+            remove(self._paths.pop())
+
+    def _count(self, path: str, rows: list[LedgerRow]) -> None:
+        self._paths.append(path)
+        self.num_rows += len(rows)
+
+    def _path(self) -> str:
+        """Return the path of the part that begins with the next row."""
+        name = f"{_PART}{self.split.number:05d}-{self._state}-{self.num_rows:09d}.parquet"
+        return join(self.output, f"{FRAGMENTS}/{name}")
 
 
-def read_parts(output: str, split: int) -> Iterator[LedgerRow]:
-    """Yield the rows of the parts that an earlier run left of a split."""
-    for part in count():
-        path = part_path(output, split, part)
-        if not is_file(path):
-            return
-        yield from read_ledger(path)
-
-
-def keep_parts(output: str, split: int, rows: Iterable[LedgerRow], first_row: int) -> Iterator[LedgerRow]:
-    """Yield rows as they come, of which `first_row` went before; each whole part of them is written first."""
-    rows = iter(rows)
-    for part in count(first_row // PART_ROWS):
-        batch = list(islice(rows, PART_ROWS))
-        if len(batch) == PART_ROWS:
-            write_ledger(part_path(output, split, part), batch)
-        yield from batch
-        if len(batch) < PART_ROWS:
-            return
-
-
-def remove_parts(output: str, split: int | None = None) -> None:
-    """Remove the parts of a split, or of all."""
-    prefix = _PART if split is None else f"{_PART}{split:05d}-"
+def remove_parts(output: str) -> None:
+    """Remove the parts of all splits."""
     for name in list_directory(join(output, FRAGMENTS)):
-        if name.startswith(prefix):
+        if name.startswith(_PART):
             remove(join(join(output, FRAGMENTS), name))

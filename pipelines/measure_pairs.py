@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 from PIL import Image
 
-from parti_data.captions import clean_caption
+from parti_data.captions import MAX_CAPTION_CHARS, clean_caption
 from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
@@ -25,7 +25,7 @@ from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_marker, file_size, is_file
-from pipelines.fragments import fragment_path, keep_parts, read_parts, remove_parts
+from pipelines.fragments import Parts, fragment_path
 from pipelines.run_metrics import reported_steps
 
 SOURCE_UNREADABLE = "source_unreadable"
@@ -39,6 +39,8 @@ MAX_ATTRIBUTE_CHARS = 2048
 MAX_DETAIL_CHARS = 400
 MAX_CAPTIONS = 256
 """Captions of one image that are looked at."""
+MAX_CAPTION_CHARS_A_ROW = 8 * MAX_CAPTION_CHARS
+"""Of all captions of one image together; those beyond are not looked at."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,20 @@ def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
 
     So what is written does not depend on how far a broken file could be read.
     """
-    path = fragment_path(measuring.output, split.number)
+    path, parts = fragment_path(measuring.output, split.number), Parts(measuring.output, split)
     try:
-        write_ledger(path, measured_rows(split, measuring))
+        write_ledger(path, measured_rows(split, measuring, parts))
     except BadSplitError as error:
         write_ledger(path, [unreadable_split(split, str(error))])
-    remove_parts(measuring.output, split.number)
+    parts.remove()
 
 
-def measured_rows(split: SourceSplit, measuring: Measuring) -> Iterator[LedgerRow]:
+def measured_rows(split: SourceSplit, measuring: Measuring, parts: Parts) -> Iterator[LedgerRow]:
     """Yield the rows of a split; what an earlier run measured is not measured again."""
-    num_done = 0
-    for number, row in enumerate(read_parts(measuring.output, split.number)):
-        num_done = number + 1
-        yield row
-    pairs = timed_each("read", read_pairs(split, measuring, range(num_done, sys.maxsize) if num_done else None))
-    rows = (measure_pair(pair, split.path, measuring) for pair in pairs)
-    yield from keep_parts(measuring.output, split.number, rows, num_done)
+    yield from parts.read()
+    first = parts.num_rows
+    pairs = timed_each("read", read_pairs(split, measuring, range(first, sys.maxsize) if first else None))
+    yield from parts.keep(measure_pair(pair, split.path, measuring) for pair in pairs)
 
 
 def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | None = None) -> Iterator[RawPair]:
@@ -123,7 +122,9 @@ def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | 
         ) from None
     except SourceError as error:
         if not measuring.skips_bad_splits:
-            raise
+            raise SourceError(
+                f"{error}; then add --retry-reason {SOURCE_UNREADABLE}, or set on_bad_split=skip to leave it for later"
+            ) from None
         raise BadSplitError(str(error)) from None
     refuse_changed(split)
 
@@ -147,7 +148,7 @@ def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
     with timed("caption"):
-        captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
+        captions = clean_captions(pair.captions)
     header, picture = NO_HEADER, Drop("image_missing")
     if pair.image is not None:
         with timed("decode"):
@@ -166,7 +167,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         reason=drop.reason if drop else "",
         detail=drop.detail if drop else "",
         merged_into="",
-        captions=[caption for caption in captions if caption],
+        captions=captions,
         width=header.width,
         height=header.height,
         num_bytes=pair.location.size,
@@ -178,6 +179,19 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         offset=pair.location.offset,
         size=pair.location.size,
     )
+
+
+def clean_captions(captions: list[str]) -> list[str]:
+    """Return the captions of an image as they are kept, in bounds: so many, and of so many characters together."""
+    kept: list[str] = []
+    room = MAX_CAPTION_CHARS_A_ROW
+    for caption in captions[:MAX_CAPTIONS]:
+        cleaned = clean_caption(caption)
+        room -= len(cleaned)
+        if room < 0:
+            break
+        kept += [cleaned] if cleaned else []
+    return kept
 
 
 def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:

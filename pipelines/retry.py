@@ -90,14 +90,14 @@ def begin_retry(
     counts = count_rows(output, splits, wanted)
     changed = sorted(set(find_changed(output, splits)).union(pending.changed if pending else []))
     if pending is None:
-        _refuse_changes_elsewhere(splits, counts, changed)
+        _refuse_changes_elsewhere(output, splits, counts, changed)
     changeable = (*changeable, *retry_changes(begun, beginning, wanted))
     require_reopening(output, beginning, changeable)
     num_rows, num_usable = (sum(column) for column in zip(*counts, strict=True))
     retry = Retry(wanted, changed, *(pending[2:] if pending else (num_rows, num_usable)))
-    if retry.num_rows:
+    if retry.num_rows or retry.changed:
         publish_bytes(join(output, _PENDING), canonical_json(retry._asdict()).encode())
-    reopen(output, beginning, changeable, anew=retry.num_rows > 0)
+    reopen(output, beginning, changeable, anew=retry.num_rows > 0 or bool(retry.changed))
     return retry
 
 
@@ -174,9 +174,10 @@ def _as_split(values: list[Any]) -> SourceSplit:
     return SourceSplit(number, path, first, count, tuple(marker))
 
 
-def _refuse_changes_elsewhere(splits: list[SourceSplit], counts: list[Counts], changed: list[int]) -> None:
+def _refuse_changes_elsewhere(output: str, splits: list[SourceSplit], counts: list[Counts], changed: list[int]) -> None:
+    """Raise ShardError where a file has changed that was measured and of which no row is retried."""
     for number in changed:
-        if not counts[number].num_rows:
+        if not counts[number].num_rows and is_file(fragment_path(output, number)):
             raise ShardError(
                 f"{splits[number].path}: expected a file as it was, as none of its rows is retried, found that it has "
                 "changed; put it back, add the reasons of its rows, or filter into a new directory"

@@ -7,22 +7,21 @@ below the folder; a .txt without image is a row whose image is missing. Links ar
 import json
 import posixpath
 from collections.abc import Container, Iterator
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-import fsspec
 from pydantic import PositiveInt
 
 from parti_data.config import StrictModel
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.sources.columns import MAX_TEXT_BYTES, to_captions, to_fields, to_text
 from parti_data.sources.image_folder import ImageFolder
 from parti_data.sources.listing import digest_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.webdataset import IMAGE_EXTENSIONS
-from parti_data.storage import absolute, digest_json
+from parti_data.storage import absolute, digest_json, list_entries
 
 _CAPTION_EXTENSIONS = ("txt", "json")
-_MARKS = ("md5Hash", "ETag", "etag", "blob_id")
 
 
 class FolderSource(StrictModel):
@@ -32,7 +31,7 @@ class FolderSource(StrictModel):
     path: str
     """The folder, as a local path or an fsspec URL. Names that begin with a dot are passed over."""
     pairs_per_split: PositiveInt = 10_000
-    """Images of a split; the folder that it is a part of is listed for each."""
+    """Images of a split."""
 
     def splits(self) -> list[SourceSplit]:
         """Return the splits by listing alone; raises SourceError where there is no image, or no caption at all."""
@@ -59,15 +58,19 @@ class FolderSource(StrictModel):
 
     def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
         """Yield the split's images in name order, with `rows` those of these numbers; cut off where over the limit."""
-        part = _to_rows(_list(split.path)[1])[split.first : split.first + split.count]
+        part = _part(split)
         if (_digest_rows(part),) != split.marker:
-            raise SourceError(
-                f"{split.path}: expected the files that were there when the run began, found others; start it again"
-            )
+            _rows_of.cache_clear()  # it may have changed since another split of it was read, and back
+            part = _part(split)
+        if (_digest_rows(part),) != split.marker:
+            raise _changed(split.path)
         folder = ImageFolder(self.path)
         inside = split.path.removeprefix(folder.root).strip("/")
         for row in choose_rows(part, rows):
-            yield _read_pair(folder, inside, row, split.path, max_image_bytes)
+            pair = _read_pair(folder, inside, row, split.path, max_image_bytes)
+            if pair.image is not None and row.image and pair.location.size != row.image.marker[0]:
+                raise _changed(split.path)
+            yield pair
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where it has gone or lies outside of the folder."""
@@ -90,6 +93,23 @@ class _Row(NamedTuple):
     """By extension."""
 
 
+def _changed(path: str) -> ShardError:
+    return ShardError(
+        f"{path}: expected the files that were there when the run began, found others; put them back, or filter into a "
+        "new output"
+    )
+
+
+def _part(split: SourceSplit) -> list[_Row]:
+    return _rows_of(split.path)[split.first : split.first + split.count]
+
+
+@lru_cache(maxsize=1)
+def _rows_of(folder: str) -> list[_Row]:
+    """Return the rows of a folder; those of the last one are kept, as its splits are read one after the other."""
+    return _to_rows(_list(folder)[1])
+
+
 def _walk(root: str) -> Iterator[tuple[str, list[_File]]]:
     """Yield each folder with the files in it, in name order; no link is followed."""
     stack = [root]
@@ -105,19 +125,17 @@ def _list(folder: str) -> tuple[list[str], list[_File]]:
 
     A file whose name is no UTF-8 is listed under one that does not exist, so that its image is missing.
     """
-    filesystem, path = fsspec.url_to_fs(folder or "/", use_listings_cache=False)
     folders, files = [], []
-    for entry in filesystem.ls(path, detail=True) if filesystem.isdir(path) else []:
-        name = entry["name"].rstrip("/").rpartition("/")[2]
-        if name.startswith(".") or entry["name"].rstrip("/") == path.rstrip("/"):
+    for entry in list_entries(folder or "/"):
+        name = _to_unicode(entry.name)
+        if name.startswith("."):
             continue
-        marks = [str(entry[key]) for key in _MARKS if entry.get(key)]
-        if entry["type"] != "directory":
-            files.append(_File(_to_unicode(name), (int(entry["size"] or 0), *marks[:1])))
-        elif name == _to_unicode(name):
+        if not entry.is_directory:
+            files.append(_File(name, tuple(entry.marker)))
+        elif name == entry.name:
             folders.append(name)
         else:
-            raise SourceError(f"{folder}/{_to_unicode(name)}: expected a folder named in UTF-8, found none; rename it")
+            raise SourceError(f"{folder}/{name}: expected a folder named in UTF-8, found none; rename it")
     return folders, sorted(files)
 
 

@@ -85,7 +85,7 @@ class ParquetRows:
 
     def _require_rows(self, expected: int, found: int) -> None:
         if expected != found:
-            raise SourceError(f"{self.path}: expected {expected} rows, found {found}; download it again, or remove it")
+            raise SourceError(f"{self.path}: expected {expected} rows, found {found}; download it again")
 
     def group_of(self, row: int) -> int:
         """Return the number of the row group that holds a row."""
@@ -111,9 +111,7 @@ def _refusing(path: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno:  # of the disk; what pyarrow finds broken has no number
             raise
         found = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"{path}: expected a whole Parquet file, found {found}; download it again, or remove it"
-        ) from None
+        raise SourceError(f"{path}: expected a whole Parquet file, found {found}; download it again") from None
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:

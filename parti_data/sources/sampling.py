@@ -183,7 +183,7 @@ def _index_first(file: BinaryIO, path: str, count: int, size: int, total: int) -
                     return _require(pairs, path, min(end / total, 0.999))
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise SourceError(
-            f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
+            f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again"
         ) from None
     if size < total and len(pairs) > 1:
         pairs.popitem()

@@ -39,9 +39,7 @@ def _unpack(path: str, max_tar_bytes: int) -> BinaryIO:
         try:
             _copy(path, unpacked, max_tar_bytes)
         except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            raise SourceError(
-                f"{path}: expected a whole compressed tar, found {error}; download it again, or remove it"
-            ) from None
+            raise SourceError(f"{path}: expected a whole compressed tar, found {error}; download it again") from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -62,9 +60,7 @@ def unpack_first(path: str, num_bytes: int) -> tuple[bytes, int]:
         with open_file(path) as file, closing(_decompressor(file, path)) as blocks:
             return blocks.read(num_bytes), file.tell()
     except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise SourceError(
-            f"{path}: expected a whole compressed tar, found {error}; download it again, or remove it"
-        ) from None
+        raise SourceError(f"{path}: expected a whole compressed tar, found {error}; download it again") from None
 
 
 def _copy(path: str, unpacked: BinaryIO, max_tar_bytes: int) -> None:

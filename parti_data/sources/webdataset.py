@@ -113,7 +113,7 @@ def _index(file: BinaryIO, path: str) -> dict[str, Members]:
                 if end > size:
                     raise SourceError(
                         f"{path}: expected {end} bytes at least, found {size} (cut short in member "
-                        f"{_shorten(member.name)!r}); download it again, or remove it"
+                        f"{_shorten(member.name)!r}); download it again"
                     )
                 if member.isfile():
                     add_member(pairs, member, path)
@@ -122,12 +122,12 @@ def _index(file: BinaryIO, path: str) -> dict[str, Members]:
             end = tar.offset
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise SourceError(
-            f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again, or remove it"
+            f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again"
         ) from None
     if not _is_end_mark(_read_range(file, end, tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
         raise SourceError(
             f"{path}: expected a whole tar, found no header and no end mark at byte {end}, after {len(pairs)} pairs; "
-            "download it again, or remove it"
+            "download it again"
         )
     return pairs
 

@@ -1,14 +1,16 @@
 """What is measured of a split that is not yet measured whole."""
 
+import os
 from itertools import islice
 
 import pytest
 
 from parti_data.images import ImageLimits
 from parti_data.ledger import read_ledger
+from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import list_directory
 from pipelines import fragments, measure_pairs
-from pipelines.fragments import FRAGMENTS, fragment_path, keep_parts, part_path, read_parts, remove_parts
+from pipelines.fragments import FRAGMENTS, Parts, fragment_path
 from pipelines.measure_pairs import Measuring, measure_pair, measure_split
 
 
@@ -66,36 +68,37 @@ def test_a_stopped_run_goes_on_after_its_last_part(measure, tmp_path, monkeypatc
     assert parts_of(tmp_path, "out") == []
 
 
-def test_parts_of_one_split_are_not_those_of_another(measure, tmp_path, monkeypatch):
-    output = str(tmp_path / "out")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 25)
-        with pytest.raises(StoppedError):
-            measure("out")
-    assert [row.source_key for row in read_parts(output, 1)] == []
-    rows = list(read_parts(output, 0))
-    assert len(rows) == 20
-    assert list(islice(keep_parts(output, 1, iter(rows), 0), 15)) == rows[:15]
-    remove_parts(output, 0)
-    assert list(read_parts(output, 0)) == []
-    assert list(read_parts(output, 1)) == rows
-    remove_parts(output)
-    assert parts_of(tmp_path, "out") == []
+def test_parts_are_of_one_split_and_of_one_state_of_its_file(tmp_path, synthetic, filtered, monkeypatch):
+    rows = list(islice(read_ledger(fragment_path(filtered, 0)), 25))
+    file = tmp_path / "a.tar"
+    file.write_bytes(b"a")
+    one, other = (SourceSplit(number, str(file), 0, 0, (1,)) for number in (0, 1))
+    parts = Parts(str(tmp_path), one)
+    assert list(parts.keep(iter(rows))) == rows
+    assert parts.num_rows == 20
+    assert list(Parts(str(tmp_path), one).read()) == rows[:20]
+    assert list(Parts(str(tmp_path), other).read()) == []
+    os.utime(file, ns=(1, 1))  # of the same size, written again
+    assert list(Parts(str(tmp_path), one).read()) == []
+    parts.remove()
+    assert list_directory(f"{tmp_path}/{FRAGMENTS}") == []
 
 
-def test_no_part_outlives_a_run(measure, tmp_path, monkeypatch, synthetic, make_config, run_stage, contents):
-    with monkeypatch.context() as patch:
-        stop_after(patch, 25)
-        with pytest.raises(StoppedError):
-            measure("out")
-    left = (tmp_path / part_path("out", 0, 1)).read_bytes()
+def test_no_part_outlives_a_run(measure, tmp_path, monkeypatch, make_config, run_stage, contents):
     config = make_config("filter", tmp_path / "whole")
     run_stage(config)
     assert parts_of(tmp_path, "whole") == []
+    with monkeypatch.context() as patch:
+        stop_after(patch, 25)
+        with pytest.raises(StoppedError):
+            measure("out")
+    left = parts_of(tmp_path, "out")
+    assert len(left) == 2
     (tmp_path / "whole/manifest.json").unlink()
-    (tmp_path / part_path("whole", 0, 1)).write_bytes(left)
+    for name in left:
+        (tmp_path / "whole/measured" / name).write_bytes((tmp_path / "out/measured" / name).read_bytes())
     expected = contents(tmp_path / "whole")
     run_stage(config)
     found = contents(tmp_path / "whole")
     assert found.keys() - expected.keys() == {"manifest.json"}
-    assert expected.keys() - found.keys() == {"measured/part-00000-000001.parquet"}
+    assert expected.keys() - found.keys() == {f"measured/{name}" for name in left}

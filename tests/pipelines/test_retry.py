@@ -222,6 +222,22 @@ def test_a_tar_that_was_written_anew_is_read_whole(tars, tar_config, run, conten
     assert contents(tar_config("out").output) == contents(tar_config("fresh").output)
 
 
+def test_a_tar_that_ended_the_run_may_be_another_when_it_is_mended(tars, tar_config, run, contents):
+    whole = tars(1).read_bytes()
+    tars(1).write_bytes(whole[: len(whole) // 3])
+    message = (
+        r"1.tar: expected .* bytes at least, found .*; download it again; then add --retry-reason source_unreadable"
+    )
+    with pytest.raises(SourceError, match=message):
+        run(tar_config("out"))
+    tars(1)
+    with pytest.raises(ShardError, match="input source: begun with"):
+        run(tar_config("out"))
+    run(tar_config("out"), False, ("source_unreadable",))
+    run(tar_config("fresh"))
+    assert contents(tar_config("out").output) == contents(tar_config("fresh").output)
+
+
 def test_a_row_that_could_be_used_is_never_lost(tars, tar_config, run, contents, plain_png, make_tar):
     config = tar_config("out")
     run(config)

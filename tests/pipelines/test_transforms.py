@@ -169,3 +169,10 @@ def test_writing_ledgers_as_a_transform_gives_what_the_function_gives(tmp_path, 
     with make_pipeline(beam_options()) as pipeline:
         assert_that(pipeline | beam.Create(merges) | WriteLedgers(judging("two"), 2), equal_to(expected))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_the_captions_of_a_row_are_bounded_together(plain_png):
+    long = [f"{number} ".ljust(8000, "x") for number in range(20)]
+    raw = pair(plain_png(3))._replace(captions=["", *long])
+    assert measure(raw).captions == long[:8]
+    assert measure(raw._replace(captions=[f"caption {number}" for number in range(300)])).captions[-1] == "caption 255"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.sources import FolderSource, folder, image_folder
 from parti_data.sources.pairs import Location, RawPair
@@ -151,8 +151,18 @@ def test_a_folder_that_changes_under_the_run_is_noticed(tmp_path):
     before, splits = pairs.digest(), pairs.splits()
     write(tmp_path, {"a.txt": "other text"})
     assert pairs.digest() != before
-    with pytest.raises(SourceError, match="expected the files that were there when the run began, found others; start"):
+    with pytest.raises(ShardError, match="expected the files that were there when the run began, found others; put"):
         list(pairs.read(splits[0], 100))
+
+
+def test_an_image_that_changes_between_two_splits_of_its_folder_is_noticed(tmp_path):
+    write(tmp_path, {"a.jpg": "image", "a.txt": "text", "b.jpg": "image", "b.txt": "text"})
+    pairs = FolderSource(kind="folder", path=str(tmp_path), pairs_per_split=1)
+    one, other = pairs.splits()
+    assert [pair.image for pair in pairs.read(one, 100)] == [b"image"]
+    write(tmp_path, {"b.jpg": "another image"})
+    with pytest.raises(ShardError, match="expected the files that were there when the run began, found others; put"):
+        list(pairs.read(other, 100))
 
 
 def test_images_that_arrive_later_are_retried(tmp_path, plain_png, beam_options, contents):

@@ -240,7 +240,7 @@ def test_a_tar_cut_short_anywhere_is_refused(make_tar, tmp_path):
     messages = set()
     for size in [*range(1, data_end, 97), *range(512, data_end + 1, 512), *range(1536, data_end + 1, 1536)]:
         cut.write_bytes(content[:size])
-        with pytest.raises(SourceError, match=r"cut.tar: expected .*; download it again, or remove it$") as error:
+        with pytest.raises(SourceError, match=r"cut.tar: expected .*; download it again$") as error:
             read(cut)
         messages.add(next(part for part in ("cut short in member", "end mark", "after") if part in str(error.value)))
     assert messages == {"cut short in member", "end mark", "after"}
