@@ -48,9 +48,10 @@ def judge_split(split: int, judging: Judging, packing: Packing) -> Iterator[tupl
     yield from deal_out(split, pack(((place, row) for place, row in rows if row.outcome == KEPT), packing), packing)
 
 
-def judged_rows(split: int, judging: Judging) -> Iterator[LedgerRow]:
+def judged_rows(split: int, judging: Judging, with_thumbnails: bool = False) -> Iterator[LedgerRow]:
     """Yield the rows of a split's fragment with their outcome by the rules and the benchmarks."""
-    rows, repeated = read_ledger(fragment_path(judging.output, split)), read_repeated(judging.output)
+    rows = read_ledger(fragment_path(judging.output, split), with_thumbnails)
+    repeated = read_repeated(judging.output)
     while batch := list(islice(rows, _ROWS_A_BATCH)):
         yield from judge_batch(batch, judging, repeated)
 

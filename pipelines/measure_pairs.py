@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from PIL import Image
 
 from parti_data.captions import clean_caption
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
-from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
-from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash
+from parti_data.ledger import DROPPED, KEPT, MEASURED_SCHEMA, LedgerRow, read_ledger, write_ledger
+from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash, shrink
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
 from parti_data.storage import is_file, join
+from parti_data.thumbnails import make_thumbnail
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
@@ -60,7 +60,7 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
         pairs = measuring.source.read(split, measuring.limits.max_bytes)
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs))
+        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs), MEASURED_SCHEMA)
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
@@ -84,6 +84,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     if pair.image is not None:
         header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
     drop = picture if isinstance(picture, Drop) else None
+    small = None if isinstance(picture, Drop) else shrink(picture)
     return LedgerRow(
         key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
         source=source,
@@ -97,12 +98,13 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         height=header.height,
         num_bytes=pair.location.size,
         format=header.format,
-        perceptual_hash=perceptual_hash(picture) if isinstance(picture, Image.Image) else "",
+        perceptual_hash=perceptual_hash(small) if small else "",
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,
         offset=pair.location.offset,
         size=pair.location.size,
+        thumbnail=make_thumbnail(small) if small else b"",
     )
 
 
