@@ -105,6 +105,16 @@ def read_ledger(path: str, with_thumbnails: bool = False) -> Iterator[LedgerRow]
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
 
 
+def read_outcomes(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the outcome and the reason of each row of a ledger file, in order, reading nothing else of it."""
+    try:
+        with open_file(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=["outcome", "reason"]):
+                yield from zip(batch["outcome"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
+
+
 def _to_record(row: LedgerRow) -> dict[str, Any]:
     """Return the row as pyarrow takes it: maps as sorted pairs."""
     return row._asdict() | {"scores": sorted(row.scores.items()), "attributes": sorted(row.attributes.items())}

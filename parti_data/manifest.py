@@ -7,6 +7,7 @@ holds the digests of its inputs, so the chain leads from a sample back to the so
 
 import json
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -111,17 +112,25 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
     return StageDirectory(path, beginning)
 
 
-def reopen(path: str, beginning: Beginning, changeable: tuple[str, ...]) -> None:
+def require_reopening(path: str, beginning: Beginning, changeable: Iterable[str]) -> Beginning:
+    """Return what a directory was begun with; raises ShardError where more has changed than may.
+
+    What may change is named from the beginning on: `config.rules`, `inputs.source`.
+    """
+    begun = read_beginning(path, beginning.stage)
+    names = [name.split(".") for name in changeable]
+    _refuse_drift(path, _without(begun, names), _without(beginning, names))
+    return begun
+
+
+def reopen(path: str, beginning: Beginning, changeable: Iterable[str], anew: bool = False) -> None:
     """Let a directory begin again with other values of some parts of its config or inputs; only its shards go.
 
-    A directory that was begun with this very config is left as it is. Raises ShardError where more has changed.
+    A directory that was begun with this very config is left as it is, but for one that shall be made `anew`. Raises
+    ShardError where more has changed.
     """
-    if not is_file(join(path, BEGUN)):
-        raise ShardError(f"{path}: expected a directory that {beginning.stage} began, found none; run it first")
-    begun = _read_beginning(path)
-    if begun == beginning:
+    if require_reopening(path, beginning, changeable) == beginning and not anew:
         return
-    _refuse_drift(path, _without(begun, changeable), _without(beginning, changeable))
     remove(join(path, MANIFEST))
     for name in list_directory(path):
         if name.endswith(".parquet"):
@@ -129,11 +138,15 @@ def reopen(path: str, beginning: Beginning, changeable: tuple[str, ...]) -> None
     publish_bytes(join(path, BEGUN), _pretty(beginning))  # last: until then the directory is as it was, or unfinished
 
 
-def _without(beginning: Beginning, names: tuple[str, ...]) -> Beginning:
-    """Return the beginning without the parts of its config and its inputs that have these names."""
-    config = {name: value for name, value in beginning.config.items() if name not in names}
-    inputs = {name: value for name, value in beginning.inputs.items() if name not in names}
-    return beginning.model_copy(update={"config": config, "inputs": inputs})
+def _without(beginning: Beginning, names: list[list[str]]) -> Beginning:
+    """Return the beginning without the parts that have these names."""
+    values = beginning.model_dump()
+    for *tables, last in names:
+        part: Any = values
+        for table in tables:
+            part = part.get(table, {})
+        part.pop(last, None)
+    return Beginning.model_validate(values)
 
 
 def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
@@ -155,6 +168,13 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
     if stages and manifest.stage not in stages:
         raise ShardError(f"{path}: expected the output of {' or '.join(stages)}, found that of {manifest.stage}")
     return manifest
+
+
+def read_beginning(path: str, stage: str) -> Beginning:
+    """Return what a directory was begun with; raises ShardError where it was not begun."""
+    if not is_file(join(path, BEGUN)):
+        raise ShardError(f"{path}: expected a directory that {stage} began, found none; run it first")
+    return _read_beginning(path)
 
 
 def _read_beginning(path: str) -> Beginning:

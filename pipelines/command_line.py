@@ -12,6 +12,7 @@ from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
 from parti_data.storage import claim
+from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
     "apache_beam": "pipelines",
@@ -42,10 +43,23 @@ def filter_command(
     rejudge: Annotated[
         bool, typer.Option("--rejudge", help="Judge what an earlier run measured by other rules; read no image.")
     ] = False,
+    retry_reason: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REASON",
+            help="Read again only the rows that an earlier run dropped as image_missing, image_unreadable, "
+            "image_undecodable, source_unreadable, or under limits that are now looser; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
     stage = _load("pipelines.filter")
-    _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge)
+    manifest = _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge, retry_reason or [])
+    if skipped := manifest.details.get("skipped"):
+        print(
+            f"filter: {len(skipped)} of {len(manifest.details['kept'])} files skipped ({skipped[0]['path']}: "
+            f"{skipped[0]['error']}); once they are mended, add --retry-reason source_unreadable"
+        )
 
 
 @app.command("shard")
@@ -153,10 +167,10 @@ def _run_stage(
     model: type[StageConfig],
     arguments: list[str] | None,
     *others: Any,
-) -> None:
+) -> Manifest:
     options, config = _load("pipelines.runner").parse_options(context.obj), _config(model, arguments)
     _load("pipelines.engines").refuse_local_output(options, config.output)
-    _run(stage, config, options, *others)
+    return _run(stage, config, options, *others)
 
 
 def _run_job(
@@ -169,16 +183,17 @@ def _run_job(
     _run(job, _config(model, arguments))
 
 
-def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> None:
-    """Run a stage or a job alone in its output, and say its counts."""
-    with claim(config.output):
+def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:
+    """Run a stage or a job alone in its output, say its counts, and return its manifest."""
+    with claim(config.output), stop_in_one_line(config.output):
         manifest = job(config, *others)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
     print(f"{manifest.stage}: {counts}")
+    return manifest
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; exits 0 done, 1 failed, 2 wrong usage or config."""
+    """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # and logs with a traceback what it then raises

@@ -5,7 +5,7 @@ Two pipelines: one measures every pair, whatever the rules; the other judges the
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -25,17 +25,19 @@ from parti_data.storage import join, publish_bytes, remove, sweep
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
 from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
-from pipelines.measure_pairs import FRAGMENTS, MeasurePairs, Measuring
+from pipelines.measure_again import MeasureAgain
+from pipelines.measure_pairs import FRAGMENTS, SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
+from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
 from pipelines.runner import make_pipeline, run
-from pipelines.write_ledgers import LedgerFile, WriteLedgers
+from pipelines.write_ledgers import LedgerFile, SkippedSplit, WriteLedgers
 
 FIELDS = ("url", "license", "similarity", "punsafe", "pwatermark", "aesthetic")
 """What img2dataset and LAION call what most users want to judge by."""
 AUDIT = "benchmarks.jsonl"
 """What benchmarks removed, a line a row, in the order of the ledger."""
-JUDGING = ("rules", "duplicates", "benchmarks")
-"""The parts of the config that a rejudged directory may change."""
+JUDGING = ("config.rules", "config.duplicates", "config.benchmarks", "inputs.benchmarks")
+"""What a rejudged directory may change."""
 
 
 class FilterConfig(StageConfig):
@@ -51,9 +53,12 @@ class FilterConfig(StageConfig):
     """What the ledger keeps of the source's other columns, for rules and readers: numbers as scores, texts as
     attributes."""
     max_dropped_fraction: float = 0.5
-    """Beyond this share of dropped rows the stage fails instead of finishing."""
+    """Beyond this share of dropped rows, or of skipped files, the stage fails instead of finishing."""
+    on_bad_split: Literal["fail", "skip"] = "fail"
+    """What becomes of a file that is cut short or broken: the run ends, or the file ends as one dropped row,
+    source_unreadable, however much of it could be read; --retry-reason source_unreadable reads it when it is mended."""
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"max_dropped_fraction"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"max_dropped_fraction", "on_bad_split"})
 
     @model_validator(mode="after")
     def _refuse_fields_that_are_not_kept(self) -> Self:
@@ -62,38 +67,50 @@ class FilterConfig(StageConfig):
         return self
 
 
-def filter_pairs(config: FilterConfig, options: PipelineOptions, rejudge: bool = False) -> Manifest:
+def filter_pairs(
+    config: FilterConfig, options: PipelineOptions, rejudge: bool = False, retry_reasons: Iterable[str] = ()
+) -> Manifest:
     """Write the ledger of a source and return the manifest; a finished directory is left as it is.
 
     With `rejudge` a directory may have been begun with other rules: its measures are judged again, no image is read.
+    With `retry_reasons` the rows that were dropped for one of them when they were measured are measured again.
     """
+    check_reasons(retry_reasons)
     splits = config.source.splits()
     benchmarks = read_benchmarks(config.benchmarks, config.limits)
-    inputs = {"source": config.source.digest()} | ({"benchmarks": benchmarks.digest()} if config.benchmarks else {})
+    inputs = {"source": config.source.digest(splits)}
+    inputs |= {"benchmarks": benchmarks.digest()} if config.benchmarks else {}
     beginning = Beginning(stage="filter", config=config.deciding(), inputs=inputs)
-    if rejudge:
-        reopen(config.output, beginning, JUDGING)
+    changeable = JUDGING if rejudge else ()
+    retry = begin_retry(config.output, beginning, splits, retry_reasons, changeable)
+    if rejudge and retry is None:
+        reopen(config.output, beginning, changeable)
     begun = begin(config.output, beginning)
     if isinstance(begun, Manifest):
+        if retry:
+            print(f"retry: no row of {config.output} ended as {' or '.join(retry.reasons)}")
         return begun
     sweep(join(config.output, FRAGMENTS))
-    measure(config, splits, options)
+    remember_splits(config.output, splits)
+    measure(config, splits, options, retry)
+    if retry:
+        print(end_retry(config.output, splits, retry))
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
     return begun.finished()
 
 
-def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions) -> None:
+def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOptions, retry: Retry | None) -> None:
     """Write a fragment for each split, and the captions that stand in too many rows."""
     most = config.rules.max_rows_per_caption
-    measuring = Measuring(config.source, config.limits, tuple(config.fields), config.output)
+    measuring = Measuring(
+        config.source, config.limits, tuple(config.fields), config.output, config.on_bad_split == "skip"
+    )
     remove(repeated_path(config.output))
     pipeline = make_pipeline(options)
-    hashes = (
-        pipeline
-        | "Splits" >> beam.Create(splits, reshuffle=True)
-        | MeasurePairs(measuring, counts_captions=most > 0)
-    )  # fmt: skip
+    elements = pipeline | "Splits" >> beam.Create(splits, reshuffle=True)
+    elements = elements | MeasureAgain(measuring, retry) if retry else elements
+    hashes = elements | MeasurePairs(measuring, counts_captions=most > 0)
     _ = (
         hashes
         | "One" >> beam.Map(lambda caption: (caption, 1))
@@ -132,20 +149,16 @@ def judge(
 
 
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
-    """Write what benchmarks removed, and the manifest; raises SourceError where too many rows were dropped."""
+    """Write what benchmarks removed, and the manifest; raises SourceError where too much was dropped."""
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
     reasons: Counter[str] = Counter()
     for file in files:
         reasons.update(file.counts)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
-    allowed = config.max_dropped_fraction
-    if dropped.total() > allowed * read:
-        most = ", ".join(f"{name.removeprefix(DROPPED).strip()} {count}" for name, count in dropped.most_common(3))
-        raise SourceError(
-            f"{directory.path}: expected at most {allowed:.0%} of rows dropped, found {dropped.total()} of {read} "
-            f"({most}); look into the ledger, then mend the rules and add --rejudge, or raise max_dropped_fraction"
-        )
+    skipped = [file.skipped for file in files if file.skipped]
+    refuse_dropped(directory.path, dropped, read, config.max_dropped_fraction)
+    refuse_skipped(directory.path, skipped, len(files), config)
     counts = {"read": read, "dropped": dropped.total(), "merged": 0, "kept": 0} | {
         name: count for name, count in reasons.items() if name == KEPT
     }
@@ -154,10 +167,33 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
         "reasons": dict(sorted(reasons.items())),
         "kept": [file.counts.get(KEPT, 0) for file in files],
     }
+    details |= {"skipped": skipped} if skipped else {}
     records = [record for file in files for record in (file.shard, file.fragment)]
+    records.append(record_shard(directory.path, SPLITS, len(files)))
     remove(join(directory.path, AUDIT))  # of an earlier judging
     if config.benchmarks:
         removed = [line for file in files for line in file.removed]
         publish_bytes(join(directory.path, AUDIT), "".join(f"{line}\n" for line in removed).encode())
         records.append(record_shard(directory.path, AUDIT, len(removed)))
     return directory.finish(records, counts, details)
+
+
+def refuse_dropped(path: str, dropped: Counter[str], read: int, allowed: float) -> None:
+    """Raise SourceError where too many rows were dropped."""
+    if dropped.total() > allowed * read:
+        most = ", ".join(f"{name.removeprefix(DROPPED).strip()} {count}" for name, count in dropped.most_common(3))
+        raise SourceError(
+            f"{path}: expected at most {allowed:.0%} of rows dropped, found {dropped.total()} of {read} "
+            f"({most}); look into the ledger, then mend the rules and add --rejudge, or raise max_dropped_fraction"
+        )
+
+
+def refuse_skipped(path: str, skipped: list[SkippedSplit], num_splits: int, config: FilterConfig) -> None:
+    """Raise SourceError where files were skipped that may not be, or too many."""
+    allowed = config.max_dropped_fraction * num_splits if config.on_bad_split == "skip" else 0
+    if len(skipped) > allowed:
+        raise SourceError(
+            f"{path}: expected at most {int(allowed)} of {num_splits} files skipped, found {len(skipped)} "
+            f"({skipped[0]['path']}: {skipped[0]['error']}); mend them and add --retry-reason {SOURCE_UNREADABLE}, or "
+            "set on_bad_split=skip and raise max_dropped_fraction"
+        )

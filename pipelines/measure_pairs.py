@@ -6,13 +6,14 @@ of `measure_pair`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 
 from parti_data.captions import clean_caption
+from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, MEASURED_SCHEMA, LedgerRow, read_ledger, write_ledger
 from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash, shrink
@@ -25,7 +26,15 @@ from parti_data.thumbnails import make_thumbnail
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
+SOURCE_UNREADABLE = "source_unreadable"
+"""Why the one row is dropped that stands for a split whose file is broken."""
+MEASURED_REASONS = (
+    "image_missing", "image_unreadable", "image_undecodable", "image_too_many_bytes", "image_too_many_pixels",
+    "image_format_not_allowed", "image_animated", SOURCE_UNREADABLE,
+)  # fmt: skip
+"""Why a row is dropped before the rules judge it."""
 MAX_ATTRIBUTE_CHARS = 2048
+MAX_DETAIL_CHARS = 400
 MAX_CAPTIONS = 256
 """Captions of one image that are looked at."""
 
@@ -39,6 +48,12 @@ class Measuring:
     fields: tuple[str, ...]
     """Fields of the source that the ledger keeps as scores (numbers) and attributes (texts)."""
     output: str
+    skips_bad_splits: bool = False
+    """Whether a split whose file is broken ends as one row, instead of ending the run."""
+
+
+class BadSplitError(Exception):
+    """The file of a split is broken, and may be skipped."""
 
 
 @dataclass(eq=False)
@@ -59,12 +74,49 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        pairs = measuring.source.read(split, measuring.limits.max_bytes)
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs), MEASURED_SCHEMA)
+        write_fragment(split, measuring)
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
                 yield from {caption_hash(caption) for caption in row.captions}
+
+
+def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
+    """Measure all pairs of a split; where its file is broken and may be skipped, none: one row then says so.
+
+    So what is written does not depend on how far a broken file could be read.
+    """
+    path = fragment_path(measuring.output, split.number)
+    try:
+        pairs = read_pairs(split, measuring)
+        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs), MEASURED_SCHEMA)
+    except BadSplitError as error:
+        write_ledger(path, [unreadable_split(split, str(error))], MEASURED_SCHEMA)
+
+
+def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | None = None) -> Iterator[RawPair]:
+    """Yield a split's pairs, with `rows` those of these numbers.
+
+    Raises SourceError where the file cannot be read, and BadSplitError where it is broken and may be skipped.
+    """
+    try:
+        yield from measuring.source.read(split, measuring.limits.max_bytes, rows)
+    except OSError as error:  # of the machine or the network, so never skipped: the same run might read it tomorrow
+        raise SourceError(
+            f"{split.path}: expected to read it to its end, found {error.strerror or error}; mend that and run the "
+            "same command again, what is finished is kept"
+        ) from None
+    except SourceError as error:
+        if not measuring.skips_bad_splits:
+            raise
+        raise BadSplitError(str(error)) from None
+
+
+def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
+    """Return the row that stands for a split whose file is broken."""
+    detail = error.removeprefix(f"{split.path}: ")[:MAX_DETAIL_CHARS]
+    empty = LedgerRow("", split.path, "", DROPPED, SOURCE_UNREADABLE, detail, "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
+    return empty._replace(path=split.path)
 
 
 def fragment_name(split: int) -> str:

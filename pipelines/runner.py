@@ -7,7 +7,9 @@ another engine. Its workers are threads; the image work that takes the time rele
 import io
 import os
 import re
-from contextlib import redirect_stderr
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +19,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
 
 from parti_data import errors
-from parti_data.errors import ConfigError, PartiError
+from parti_data.errors import ConfigError, EngineError, PartiError
 from pipelines.engines import (
     find_runner,
     is_remote,
@@ -29,6 +31,8 @@ from pipelines.engines import (
 )
 
 _THREADS = "--direct_running_mode=in_memory"
+_WORKER_GONE = ("Channel closed prematurely", "Worker subprocess exited")
+"""What the local engine says when one of its processes was killed."""
 _NOT_WAITED_FOR = ("--template_location", "--dry_run", "--no_wait_until_finish")
 
 
@@ -107,17 +111,39 @@ def run(pipeline: beam.Pipeline) -> Any:
     expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
     submitted = False
     try:
-        result = pipeline.run()
-        submitted = True
-        result.wait_until_finish()
+        with _said_once():
+            result = pipeline.run()
+            submitted = True
+            result.wait_until_finish()
         return result
     except PartiError as error:
         raise type(error)(without_step(str(error))) from None
     except expected as error:
         ours = _find_ours(str(error))
+        if ours is None and str(error).startswith(_WORKER_GONE):
+            ours = EngineError(
+                "a worker process: expected it to work to the end, found it gone (killed, most often for want of "
+                "memory); free memory or use fewer workers, then run the same command again"
+            )
         if ours is None and not is_remote(runner):
             raise
         raise ours or (job_error if submitted else submission_error)(runner, str(error)) from None
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Keep the engine's threads from telling, with a traceback each, of a worker process that is gone."""
+    told = threading.excepthook
+
+    def tell(failure: threading.ExceptHookArgs) -> None:
+        if not str(failure.exc_value).startswith(_WORKER_GONE):
+            told(failure)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = told
 
 
 def _find_ours(text: str) -> PartiError | None:

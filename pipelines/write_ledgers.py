@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import apache_beam as beam
 
@@ -25,20 +25,28 @@ from parti_data.ledger import (
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.storage import is_file, join
 from pipelines.judge_pairs import Judging, judged_rows
-from pipelines.measure_pairs import fragment_name
+from pipelines.measure_pairs import SOURCE_UNREADABLE, fragment_name
 from pipelines.merge_duplicates import Merge
+
+
+class SkippedSplit(TypedDict):
+    """A file of the source that could not be read."""
+
+    path: str
+    error: str
 
 
 class LedgerFile(NamedTuple):
     """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason.
 
-    And what benchmarks removed, a line of JSON each.
+    And what benchmarks removed, a line of JSON each; and the file of the source where it was skipped.
     """
 
     shard: ShardRecord
     fragment: ShardRecord
     counts: dict[str, int]
     removed: list[str]
+    skipped: SkippedSplit | None
 
 
 @dataclass(eq=False)
@@ -66,16 +74,19 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
         write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
     counts: Counter[str] = Counter()
-    removed = []
+    removed, skipped = [], None
     for row in read_ledger(path):
         counts[f"{row.outcome} {row.reason}".strip()] += 1
         if row.reason in (BENCHMARK_IMAGE, BENCHMARK_CAPTION):
             removed.append(describe_removed(row))
+        elif row.reason == SOURCE_UNREADABLE:
+            skipped = SkippedSplit(path=row.path, error=row.detail)
     return LedgerFile(
         record_shard(judging.output, name, counts.total()),
         record_shard(judging.output, fragment_name(split), counts.total()),
         dict(sorted(counts.items())),
         removed,
+        skipped,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag
 
 from parti_data.sources.coco import CocoSource
+from parti_data.sources.folder import FolderSource
 from parti_data.sources.parquet import ParquetSource
 from parti_data.sources.synthetic import SyntheticSource
 from parti_data.sources.table import TableSource
@@ -21,9 +22,18 @@ Source = Annotated[
     | Annotated[WebDatasetSource, Tag("webdataset")]
     | Annotated[ParquetSource, Tag("parquet")]
     | Annotated[TableSource, Tag("table")]
-    | Annotated[CocoSource, Tag("coco")],
+    | Annotated[CocoSource, Tag("coco")]
+    | Annotated[FolderSource, Tag("folder")],
     Discriminator(_kind),
 ]
 """A config's `source` table."""
 
-__all__ = ["CocoSource", "ParquetSource", "Source", "SyntheticSource", "TableSource", "WebDatasetSource"]
+__all__ = [
+    "CocoSource",
+    "FolderSource",
+    "ParquetSource",
+    "Source",
+    "SyntheticSource",
+    "TableSource",
+    "WebDatasetSource",
+]

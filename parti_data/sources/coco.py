@@ -5,7 +5,7 @@ Images are only read below the folder: what the JSON calls them is no path to tr
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import ijson
@@ -35,16 +35,21 @@ class CocoSource(StrictModel):
         """Return a split for each file, in name order; raises SourceError where there is none."""
         return list_splits(self.path, (".json",), "JSON files of COCO captions")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
-    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
-        """Yield the images in the file's order, each with its captions in theirs; cut off where over the limit."""
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the images in the file's order, each with its captions in theirs; cut off where over the limit.
+
+        With `rows` only those of these numbers; the others' images are not opened.
+        """
         folder = ImageFolder(self.root)
         said = _read_captions(split.path)
         number = -1
         for number, (_, image) in enumerate(_items(split.path, ("images",))):
+            if rows is not None and number not in rows:
+                continue
             name, key = image.get("file_name"), _id(image.get("id"))
             found = folder.read(name, max_image_bytes) if isinstance(name, str) else None
             location, content = found or (Location(split.path, 0, 0), None)

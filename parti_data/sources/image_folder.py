@@ -42,7 +42,8 @@ class ImageFolder:
 
     def fetch(self, location: Location) -> bytes:
         """Return an image again, as large as its location says; raises SourceError where it has gone."""
-        found = self.read(location.path.removeprefix(f"{self.root}/"), max(location.size - 1, 0))
+        name = location.path.removeprefix(f"{self.root}/")
+        found = self.read(f"./{name}", max(location.size - 1, 0))  # a file's own name may begin with a tilde
         if found is None or location.path != found[0].path:
             raise SourceError(
                 f"{location.path}: expected the image that filter read, found none in {self.root}; put it back or run "

@@ -15,12 +15,12 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
         raise SourceError(f"{patterns[0]}: expected {what}, found none; check source.path")
-    return [SourceSplit(number, file, 0, 0) for number, file in enumerate(files)]
+    return [SourceSplit(number, file, 0, 0, tuple(file_marker(file))) for number, file in enumerate(files)]
 
 
 def digest_splits(splits: list[SourceSplit]) -> str:
     """Return a digest of which files there are, how large, and of what content where the storage says so."""
-    return digest_json([[split.path, *file_marker(split.path)] for split in splits])
+    return digest_json([[split.path, *split.marker] for split in splits])
 
 
 def fixed_folder(path: str) -> str:

@@ -1,6 +1,9 @@
 """What every source speaks: splits that say where to read, and the pairs read from them."""
 
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+Row = TypeVar("Row")
 
 
 class SourceSplit(NamedTuple):
@@ -11,6 +14,8 @@ class SourceSplit(NamedTuple):
     first: int
     count: int
     """`count` rows from row `first` on; a count of 0 means all of the file."""
+    marker: tuple[int | str, ...] = ()
+    """The size of the file when it was listed, and the mark of its content where the storage keeps one."""
 
 
 class Location(NamedTuple):
@@ -36,3 +41,8 @@ class RawPair(NamedTuple):
     """None, one or several."""
     fields: dict[str, Any]
     """What else the source says of the pair: scores, url, licence."""
+
+
+def choose_rows(rows: Iterable[Row], numbers: Container[int] | None) -> Iterator[Row]:
+    """Yield the rows of these numbers, counted in the split from 0; without numbers all of them."""
+    return (row for number, row in enumerate(rows) if numbers is None or number in numbers)

@@ -4,7 +4,7 @@ A location's offset is the number of the row in its file. Who fetches rows in or
 of any other row reads its row group up to it, so for random access `parti shard` pays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing
 from typing import Literal, NamedTuple
 
@@ -48,16 +48,20 @@ class ParquetSource(StrictModel):
         """Return a split for each file, in name order; raises SourceError where there is none."""
         return list_splits(self.path, (".parquet",), "Parquet files")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
-    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
-        """Yield the split's rows in order; a null image is a missing one; one over the limit is cut off there."""
-        with closing(ParquetRows(split.path)) as rows:
-            columns = self._columns(rows)
-            for batch in rows.batches([columns.image, *columns.captions, *columns.fields]):
-                yield from self._pairs(batch, columns, split.path, max_image_bytes)
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the split's rows in order, with `rows` those of these numbers; a null image is a missing one.
+
+        An image over the limit is cut off there.
+        """
+        with closing(ParquetRows(split.path)) as file:
+            columns = self._columns(file)
+            for batch in file.batches([columns.image, *columns.captions, *columns.fields]):
+                chosen = [row for row in range(batch.first, batch.end) if rows is None or row in rows]
+                yield from self._pairs(batch, chosen, columns, split.path, max_image_bytes)
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where the file has gone or has no such row."""
@@ -78,15 +82,18 @@ class ParquetSource(StrictModel):
         fields = [name for name in others if is_scalar(rows.schema.field(name).type)]
         return _Columns(image, captions, fields)
 
-    def _pairs(self, batch: Batch, columns: "_Columns", path: str, max_image_bytes: int) -> Iterator[RawPair]:
+    def _pairs(
+        self, batch: Batch, chosen: list[int], columns: "_Columns", path: str, max_image_bytes: int
+    ) -> Iterator[RawPair]:
         images = bytes_column(batch.columns, self.image_column)
         captions = [batch.columns.column(name) for name in columns.captions]
         fields = {name: batch.columns.column(name) for name in columns.fields}
-        for row in range(batch.columns.num_rows):
+        for number in chosen:
+            row = number - batch.first
             content = images[row].as_buffer()
             yield RawPair(
-                f"{batch.first + row:08d}",
-                Location(path, batch.first + row, 0 if content is None else content.size),
+                f"{number:08d}",
+                Location(path, number, 0 if content is None else content.size),
                 None if content is None else _first_bytes(content, max_image_bytes + 1),
                 to_captions(to_value(column[row]) for column in captions),
                 to_fields({name: to_value(column[row]) for name, column in fields.items()}),

@@ -108,6 +108,8 @@ def _refusing(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise SourceError(f"{path}: expected a Parquet file, found none; put it back or run filter again") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk; what pyarrow finds broken has no number
+            raise
         found = " ".join(str(error).split())[:200]
         raise SourceError(
             f"{path}: expected a whole Parquet file, found {found}; download it again, or remove it"

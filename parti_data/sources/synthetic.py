@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from parti_data.config import StrictModel
 from parti_data.errors import SourceError
 from parti_data.images import to_png
 from parti_data.scenes import Split, draw_scene, make_scene
-from parti_data.sources.pairs import Location, RawPair, SourceSplit
+from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.storage import digest_json
 
 SPOILS = (
@@ -59,13 +59,13 @@ class SyntheticSource(StrictModel):
             for number, first in enumerate(starts)
         ]
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of what decides the rows."""
         return digest_json(self.model_dump(mode="json"))
 
-    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
-        """Yield the split's rows in order; no scene is over the limit."""
-        for row in range(split.first, split.first + split.count):
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the split's rows in order, with `rows` those of these numbers; no scene is over the limit."""
+        for row in choose_rows(range(split.first, split.first + split.count), rows):
             image, caption = self._row(row)
             yield RawPair(f"{row:08d}", Location(PATH, row, len(image)), image, [caption], {})
 

@@ -5,7 +5,7 @@ read is a row without image and captions.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import closing
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from parti_data.sources.columns import (
 )  # fmt: skip
 from parti_data.sources.image_folder import ImageFolder
 from parti_data.sources.listing import digest_splits, fixed_folder, list_splits
-from parti_data.sources.pairs import Location, RawPair, SourceSplit
+from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.parquet_rows import ParquetRows, is_scalar, is_text, to_value
 from parti_data.sources.text_rows import TableRow, header_names, number_or_text, read_jsonl, read_separated
 from parti_data.storage import open_file
@@ -52,15 +52,18 @@ class TableSource(StrictModel):
         """Return a split for each table, in name order; raises SourceError where there is none."""
         return list_splits(self.path, ENDINGS, f"tables ({', '.join(ENDINGS)})")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which tables there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
-    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
-        """Yield the split's rows in order; an image over the limit is cut off there."""
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the split's rows in order, with `rows` those of these numbers; an image over the limit is cut off.
+
+        The images of the others are not opened.
+        """
         folder = ImageFolder(self.root or fixed_folder(split.path))
         columns = self._columns(split.path)
-        for row in self._rows(split.path, columns):
+        for row in choose_rows(self._rows(split.path, columns), rows):
             values = row.values or {}
             name = values.get(self.image_column)
             found = folder.read(name, max_image_bytes) if isinstance(name, str) else None

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 import zstandard
 
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.storage import open_file
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
@@ -27,7 +27,8 @@ def is_compressed(path: str) -> bool:
 def open_tar(path: str, max_tar_bytes: int) -> BinaryIO:
     """Return a tar opened for reading, unpacked where it is compressed.
 
-    Raises SourceError where it would unpack to more than `max_tar_bytes`, and where it cannot be unpacked.
+    Raises SourceError where it would unpack to more than `max_tar_bytes`, and where it cannot be unpacked; ShardError
+    where this machine has no room for it.
     """
     return _unpack(path, max_tar_bytes) if is_compressed(path) else open_file(path)
 
@@ -44,7 +45,7 @@ def _unpack(path: str, max_tar_bytes: int) -> BinaryIO:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise SourceError(
+            raise ShardError(
                 f"{path}: expected room to unpack it in {tempfile.gettempdir()}, found none left; free some, or set "
                 "TMPDIR to another disk"
             ) from None

@@ -7,7 +7,7 @@ compressed tar (.tar.gz, .tgz, .tar.zst) are those in the tar that it unpacks to
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
@@ -18,7 +18,7 @@ from parti_data.errors import SourceError
 from parti_data.sources.columns import to_fields
 from parti_data.sources.last_opened import LastOpened
 from parti_data.sources.listing import digest_splits, list_splits
-from parti_data.sources.pairs import Location, RawPair, SourceSplit
+from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, is_compressed, open_tar
 from parti_data.storage import open_file
@@ -52,12 +52,15 @@ class WebDatasetSource(StrictModel):
         """Return a split for each tar, in name order; raises SourceError where there is none."""
         return list_splits(self.path, TAR_ENDINGS, "tar files")
 
-    def digest(self) -> str:
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
-        return digest_splits(self.splits())
+        return digest_splits(self.splits() if splits is None else splits)
 
-    def read(self, split: SourceSplit, max_image_bytes: int) -> Iterator[RawPair]:
-        """Yield the split's pairs in the order of their first member; an image over the limit is cut off there."""
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the split's pairs in the order of their first member; an image over the limit is cut off there.
+
+        With `rows` only those of these numbers, reading no member of the others.
+        """
         with open_tar(split.path, self.max_tar_bytes) as file:
             pairs = _index(file, split.path)
             if pairs and not any(members.ranges.keys() & {"txt", "json"} for members in pairs.values()):
@@ -65,7 +68,7 @@ class WebDatasetSource(StrictModel):
                     f"{split.path}: expected captions (.txt or .json members), found {len(pairs)} pairs without one; "
                     "write the captions into the tar"
                 )
-            for key, members in pairs.items():
+            for key, members in choose_rows(pairs.items(), rows):
                 place = members.image()
                 location = Location(split.path, *(place or (0, 0)))
                 image = _read_range(file, place[0], min(place[1], max_image_bytes + 1)) if place else None

@@ -136,4 +136,5 @@ def test_tokens_are_no_pairs(tokens):
 def test_the_manifest_lists_the_ledger_that_is_read(filtered):
     names = [shard.name for shard in read_manifest(filtered).shards]
     ledgers = [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]
-    assert names == ledgers + [f"measured/split-0000{number}.parquet" for number in range(3)]
+    fragments = [f"measured/split-0000{number}.parquet" for number in range(3)]
+    assert names == [*ledgers, *fragments, "measured/splits.json"]

@@ -20,6 +20,7 @@ CONFIG: str
 VALUES: str
 DIE_AT: int
 REPORT: str
+OTHERS: tuple
 
 
 def run() -> None:
@@ -44,7 +45,7 @@ def run() -> None:
         pass_moment()
 
     storage._publish_local = publish_or_die
-    getattr(module, JOB)(config, parse_options(["--direct_num_workers=1"]))
+    getattr(module, JOB)(config, parse_options(["--direct_num_workers=1"]), *OTHERS)
     Path(REPORT).write_text(str(passed))
 
 

@@ -1,45 +1,11 @@
-import multiprocessing
-import runpy
 import signal
-from pathlib import Path
 
 import pytest
 
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
 
-CHILD = str(Path(__file__).with_name("stage_killed_midway.py"))
-JOBS = {
-    "filter": ("pipelines.filter", "filter_pairs", "FilterConfig"),
-    "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
-    "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
-}
 FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
 NUM_KILLS = 10
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that are forked from one that has imported all, so that each starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module for module, _, _ in JOBS.values()])
-    return context
-
-
-@pytest.fixture(scope="module")
-def run_child(processes):
-    """Run a stage in a process that dies at a moment (-1: never); return its exit code."""
-
-    def run(stage: str, config, die_at: int, report: Path) -> int:
-        module, job, config_class = JOBS[stage]
-        given = {"MODULE": module, "JOB": job, "CONFIG": config_class, "VALUES": config.model_dump_json()}
-        child = processes.Process(
-            target=runpy.run_path, args=(CHILD, given | {"DIE_AT": die_at, "REPORT": str(report)}, "__main__")
-        )
-        child.start()
-        child.join(60)
-        return child.exitcode
-
-    return run
 
 
 def spread(num_moments: int) -> list[int]:
@@ -50,7 +16,7 @@ def spread(num_moments: int) -> list[int]:
     return sorted({step * (last - 3) // (steps - 1) for step in range(steps)} | around_manifest)
 
 
-@pytest.mark.parametrize("stage", JOBS)
+@pytest.mark.parametrize("stage", FINISHED)
 def test_a_stage_that_was_killed_anywhere_ends_with_the_same_bytes(
     stage, request, tmp_path, make_config, run_stage, run_child, contents
 ):

@@ -57,6 +57,18 @@ def test_a_finished_directory_holds_what_its_manifest_lists_and_no_more(finished
     assert contents(finished).keys() == names | {MANIFEST, BEGUN}
 
 
+def test_foreign_files_in_the_output_are_left_alone(stage, finished, tmp_path, make_config, run_stage, contents):
+    """Where img2dataset takes any .json for its own and fails."""
+    foreign = dict.fromkeys(("x.json", "00000_stats.json", "measured/x.json", "a.tmp-1"), b"{")
+    for name, content in foreign.items():
+        storage.publish_bytes(f"{tmp_path}/out/{name}", content)
+    for _ in range(2):
+        run_stage(make_config(stage, tmp_path / "out"))
+        (tmp_path / "out" / MANIFEST).unlink()
+    run_stage(make_config(stage, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(finished) | foreign
+
+
 def test_a_finished_directory_is_left_as_it_is(stage, finished, make_config, run_stage, monkeypatch):
     def refuse(path: str):
         raise AssertionError(f"wrote {path}")

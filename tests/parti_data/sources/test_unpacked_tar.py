@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.sources import WebDatasetSource, unpacked_tar
 from parti_data.sources.pairs import RawPair
 from parti_data.storage import publish_bytes
@@ -132,9 +132,7 @@ def test_no_room_for_the_unpacked_tar_is_refused(pack, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(unpacked_tar.tempfile, "SpooledTemporaryFile", Full)
-    with pytest.raises(
-        SourceError, match="x.tgz: expected room to unpack it in .*, found none left; free some, or set"
-    ):
+    with pytest.raises(ShardError, match="x.tgz: expected room to unpack it in .*, found none left; free some, or set"):
         read(pack("x.tgz"))
 
 

@@ -1,0 +1,40 @@
+"""Stages run in processes that are killed."""
+
+import multiprocessing
+import runpy
+from pathlib import Path
+
+import pytest
+
+CHILD = str(Path(__file__).with_name("stage_killed_midway.py"))
+JOBS = {
+    "filter": ("pipelines.filter", "filter_pairs", "FilterConfig"),
+    "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
+    "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
+}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that are forked from one that has imported all, so that each starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module for module, _, _ in JOBS.values()])
+    return context
+
+
+@pytest.fixture(scope="module")
+def run_child(processes):
+    """Run a stage in a process that dies at a moment (-1: never); return its exit code."""
+
+    def run(stage: str, config, die_at: int, report: Path, others: tuple = ()) -> int:
+        module, job, config_class = JOBS[stage]
+        given = {"MODULE": module, "JOB": job, "CONFIG": config_class, "VALUES": config.model_dump_json()}
+        child = processes.Process(
+            target=runpy.run_path,
+            args=(CHILD, given | {"DIE_AT": die_at, "REPORT": str(report), "OTHERS": others}, "__main__"),
+        )
+        child.start()
+        child.join(60)
+        return child.exitcode
+
+    return run
