@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 
 from parti_data.errors import SourceError
-from parti_data.ledger import KEPT, LedgerRow, read_ledger, read_outcomes, write_ledger
+from parti_data.ledger import KEPT, MEASURED_SCHEMA, LedgerRow, read_ledger, read_outcomes, write_ledger
 from parti_data.sources.pairs import Location, SourceSplit
 from parti_data.storage import is_file
 from pipelines.measure_pairs import (
@@ -51,12 +51,12 @@ def measure_split_again(split: SourceSplit, measuring: Measuring, retry: Retry) 
     if reasons == [SOURCE_UNREADABLE] and numbers:
         write_fragment(split, measuring)
     elif split.number in retry.changed and is_file(path):
-        write_ledger(path, measure_file_again(split, never_skipped))
+        write_ledger(path, measure_file_again(split, never_skipped), MEASURED_SCHEMA)
     elif numbers:
         try:
-            write_ledger(path, measure_rows_again(split, never_skipped, numbers))
+            write_ledger(path, measure_rows_again(split, never_skipped, numbers), MEASURED_SCHEMA)
         except FileChangedError:
-            write_ledger(path, measure_file_again(split, never_skipped))
+            write_ledger(path, measure_file_again(split, never_skipped), MEASURED_SCHEMA)
     return split
 
 
@@ -66,7 +66,8 @@ def measure_rows_again(split: SourceSplit, measuring: Measuring, numbers: Contai
     Raises FileChangedError where one of them is not in its place any more, so that the others may not be either.
     """
     pairs = read_pairs(split, measuring, numbers)
-    for number, row in enumerate(read_ledger(fragment_path(measuring.output, split.number))):
+    rows = read_ledger(fragment_path(measuring.output, split.number), with_thumbnails=True)
+    for number, row in enumerate(rows):
         if number not in numbers:
             yield row
             continue
