@@ -33,15 +33,12 @@ _PAIRS_A_BLOCK = 64
 
 
 class Fit(NamedTuple):
-    """How pictures are laid over others, (N,) each; float64 that hold whole numbers, in 256ths."""
+    """How pictures are laid over others; float64 that hold whole numbers, in 256ths."""
 
-    offset_y: np.ndarray
-    """How far the middle moves, in pixels."""
-    stretch_y: np.ndarray
-    """How far the edges move away from the middle, in pixels."""
-    offset_x: np.ndarray
-    stretch_x: np.ndarray
+    moves: np.ndarray
+    """How far the middle moves and how far the edges move away from it, in y and in x, in pixels: (N, 4)."""
     gain: np.ndarray
+    """(N,)."""
 
 
 def are_copies(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -79,11 +76,10 @@ def fit(darker: np.ndarray, brighter: np.ndarray) -> Fit:
     """Return how to lay pictures, int16 (N, 3, S, S), over others: at half the size first."""
     sharp = [_blur(planes.astype(np.float64)) for planes in (darker, brighter)]
     coarse = [np.rint(_blur(_halve(planes)) / 64) for planes in sharp]
-    zero = np.zeros(len(darker))
-    found = Fit(zero, zero, zero, zero, np.full(len(darker), float(_ONE)))
+    found = Fit(np.zeros((len(darker), 4)), np.full(len(darker), float(_ONE)))
     for _ in range(_COARSE_STEPS):
         found = _improve(found, *coarse, is_robust=False)
-    found = Fit(*(2 * part for part in found[:4]), found.gain)
+    found = Fit(2 * found.moves, found.gain)
     for _ in range(_FINE_STEPS):
         found = _improve(found, *sharp, is_robust=True)
     return found
@@ -92,25 +88,27 @@ def fit(darker: np.ndarray, brighter: np.ndarray) -> Fit:
 def _improve(before: Fit, moved: np.ndarray, fixed: np.ndarray, *, is_robust: bool) -> Fit:
     """Return a fit after a step of least squares; planes in float64 (N, 3, S, S), in 16ths of a level."""
     count, side = len(moved), moved.shape[-1]
-    laid, is_inside = _lay_over(moved, before)
+    laid, is_inside = _lay_over(moved, before.moves)
     laid = np.rint(laid * (before.gain / _ONE**3)[:, None, None, None])
     middle, target = laid[..., 1:-1, 1:-1], fixed[..., 1:-1, 1:-1]
     rest = target - middle
     weight = _FULL_WEIGHT * (is_inside[..., 1:-1, 1:-1] & (np.minimum(middle, target) < _CLIPPED))
     if is_robust:
         weight = np.rint(weight / (1 + (rest / _OUTLIER) ** 2))
+    # beside what is clipped, pixels are half of it, and no gain explains them
+    tells_gain = (target >= _CLIPPED) | (_most(fixed)[..., 1:-1, 1:-1] < _CLIPPED)
     slope_y = laid[..., 2:, 1:-1] - laid[..., :-2, 1:-1]  # over two pixels
     slope_x = laid[..., 1:-1, 2:] - laid[..., 1:-1, :-2]
     across = _from_middle(side)[1:-1]
-    terms = np.stack([slope_y, slope_y * across[:, None], slope_x, slope_x * across, middle, rest], 1)
+    terms = np.stack([slope_y, slope_y * across[:, None], slope_x, slope_x * across, middle * tells_gain, rest], 1)
     terms = terms.reshape(count, 6, -1)
     products = (terms[:, :5] * weight.reshape(count, 1, -1)) @ terms.transpose(0, 2, 1)
     change = _solve(products[..., :5] + _ridge(side), products[..., 5])
     units = np.array([1, side, 1, side]) * 2.0 * _ONE
-    moves = np.stack(before[:4], 1) + np.rint(change[:, :4] * units)
+    moves = before.moves + np.rint(change[:, :4] * units)
     most = np.tile([_MAX_OFFSET, _MAX_STRETCH], 2) * side * _ONE
     gain = np.clip(np.rint(before.gain * (1 + change[:, 4])), *_GAINS)
-    return Fit(*np.clip(moves, -most, most).T, gain)
+    return Fit(np.clip(moves, -most, most), gain)
 
 
 def _ridge(side: int) -> np.ndarray:
@@ -135,11 +133,11 @@ def _solve(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _lay_over(planes: np.ndarray, moves: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Return planes (N, 3, S, S) where the fit puts them, times 65,536, and which pixels they cover, (N, 1, S, S)."""
+def _lay_over(planes: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return planes (N, 3, S, S) moved by (N, 4), times 65,536, and which pixels they then cover, (N, 1, S, S)."""
     side = planes.shape[-1]
-    rows, covers_rows = _interpolation(moves.offset_y, moves.stretch_y, side)
-    columns, covers_columns = _interpolation(moves.offset_x, moves.stretch_x, side)
+    rows, covers_rows = _interpolation(moves[:, 0], moves[:, 1], side)
+    columns, covers_columns = _interpolation(moves[:, 2], moves[:, 3], side)
     laid = rows[:, None].astype(planes.dtype) @ planes @ columns.transpose(0, 2, 1)[:, None].astype(planes.dtype)
     return laid, covers_rows[:, None, :, None] & covers_columns[:, None, None, :]
 
@@ -159,7 +157,7 @@ def _from_middle(side: int) -> np.ndarray:
 
 def _differences(darker: np.ndarray, brighter: np.ndarray, found: Fit) -> np.ndarray:
     """Return the largest blurred difference beyond half of what neighbours differ, in levels, (N,)."""
-    laid, is_inside = _lay_over(darker.astype(np.float32), found)
+    laid, is_inside = _lay_over(darker.astype(np.float32), found.moves)
     gain = (found.gain / _ONE).astype(np.float32)[:, None, None, None]
     laid = np.minimum(np.rint(np.rint(laid / (_ONE**2 // _FINE)) * gain), 255 * _FINE).astype(np.int16)
     target = brighter * np.int16(_FINE)
@@ -171,12 +169,16 @@ def _differences(darker: np.ndarray, brighter: np.ndarray, found: Fit) -> np.nda
     return beyond.max((1, 2, 3)) / (2 * _FINE)
 
 
+def _most(planes: np.ndarray) -> np.ndarray:
+    """Return the largest of each pixel's neighbourhood."""
+    for axis in (2, 3):
+        planes = np.maximum(planes, np.maximum(*_neighbours(planes, axis)))
+    return planes
+
+
 def _beyond(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return by how much the other lies outside of half of what one's neighbourhood spans, twice over."""
-    least, most = one, one
-    for axis in (2, 3):
-        least = np.minimum(least, np.minimum(*_neighbours(least, axis)))
-        most = np.maximum(most, np.maximum(*_neighbours(most, axis)))
+    least, most = -_most(-one), _most(one)
     return np.maximum(2 * other - one - most, one + least - 2 * other)
 
 

@@ -88,7 +88,7 @@ def perceptual_hash(picture: Image.Image) -> str:
 
 
 def shrink(picture: Image.Image) -> Image.Image:
-    """Return a picture reduced by a whole factor, the short side still of `LEAST_SIDE_PX`: all that the hash looks at."""
+    """Return a picture reduced by a whole factor, the short side still of `LEAST_SIDE_PX`: what the hash looks at."""
     factor = min(picture.size) // LEAST_SIDE_PX
     return picture.reduce(factor) if factor > 1 else picture
 

@@ -65,6 +65,7 @@ class MergeDuplicates(beam.PTransform):
 
     def expand(self, candidates):
         """Wire the steps."""
+        with_looks = self.duplicates.compares_looks()
         buckets = candidates | "GroupByBucket" >> beam.GroupByKey()
         if self.duplicates.near:
             members = buckets | LinkNearDuplicates(self.duplicates, self.packing)
@@ -73,7 +74,7 @@ class MergeDuplicates(beam.PTransform):
         return (
             members
             | "GroupMembers" >> beam.GroupByKey()
-            | "GatherRows" >> beam.FlatMap(gather_rows, judging=self.judging, with_looks=self.duplicates.compares_looks())
+            | "GatherRows" >> beam.FlatMap(gather_rows, judging=self.judging, with_looks=with_looks)
             | "GroupByRoot" >> beam.GroupByKey()
             | "MergeAlike" >> beam.FlatMap(merge_alike, duplicates=self.duplicates)
         )

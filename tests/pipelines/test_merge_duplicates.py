@@ -31,7 +31,7 @@ from pipelines.measure_pairs import fragment_path
 from pipelines.merge_duplicates import Merge, MergeDuplicates, gather_rows, link_same, merge_alike
 from pipelines.runner import make_pipeline
 
-EXACT, NEAR = Duplicates(), Duplicates(near=True)
+EXACT, NEAR = Duplicates(), Duplicates(near=True, keep_variants=False, max_distance=15)
 ZERO = HASH_HEX * "0"
 A, B, C, X = (digit * 32 for digit in "abcf")
 
@@ -177,7 +177,7 @@ def test_an_image_of_one_row_is_no_placeholder_however_many_its_captions(merge_a
 @pytest.mark.parametrize("max_distance", [0, 4, 15])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_what_is_merged_is_what_comparing_every_pair_connects(merge_all, max_distance, mirrored):
-    duplicates = Duplicates(near=True, max_distance=max_distance, mirrored=mirrored)
+    duplicates = NEAR.model_copy(update={"max_distance": max_distance, "mirrored": mirrored})
     num_components = set()
     for seed in range(6):
         draw = random.Random(seed)
@@ -271,7 +271,7 @@ def test_the_image_with_most_pixels_survives_then_the_smallest_key_and_takes_the
         marker(2),
         (2, Merge(0, ["caption 2"], B, is_near=True)),
     ]
-    capped = merge_all(rows, Duplicates(near=True, max_captions=2))
+    capped = merge_all(rows, NEAR.model_copy(update={"max_captions": 2}))
     assert capped[1] == (0, Merge(0, ["caption 0", "caption 2"], ""))
 
 
