@@ -16,7 +16,7 @@ class Duplicates(StrictModel):
     """Whether images that look alike are merged too, exact duplicates first."""
     max_distance: int = Field(default=17, ge=0, le=31)
     """Bits of the perceptual hash, of 256, in which images that look alike may differ. 17 finds crops of 5% too; each
-    bit more costs about a third more comparisons."""
+    bit more nearly doubles how many hashes are compared."""
     keep_variants: bool = True
     """Whether images that look alike are merged only where their thumbnails show one picture: skin tones, clocks, flags
     and charts that differ in little stay. Without it the hash alone decides, which needs `max_distance` 4 or less for
