@@ -10,7 +10,6 @@ COPY pipelines /parti/pipelines
 COPY configs /parti/configs
 
 # PyPI's torch holds CUDA: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB without a GPU.
-# gcsfs and s3fs open gs:// and s3:// paths.
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN pip install --no-cache-dir --extra-index-url $TORCH_INDEX --constraint /parti/constraints.txt \
-    '/parti[pipelines,model]' gcsfs s3fs
+    '/parti[pipelines,model,gcs,s3]'

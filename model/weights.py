@@ -7,7 +7,7 @@ import safetensors.torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from parti_data.storage import canonical_json, publish_bytes
+from parti_data.storage import canonical_json, on_disk, publish_bytes
 
 _KEY = "parti"
 """One key only: safetensors writes several in no fixed order, and the file would not be the same bytes twice."""
@@ -21,6 +21,6 @@ def write_weights(path: str, module: nn.Module, header: dict[str, Any]) -> None:
 
 def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors of such a file; raises SafetensorError or ValueError."""
-    with safe_open(path, "pt") as file:
+    with on_disk(path) as place, safe_open(place, "pt") as file:
         header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -3,6 +3,7 @@
 PartiError
 ├── ConfigError       a config file, an override or an option
 ├── SourceError       image-text pairs that cannot be read
+├── StorageError      an object store that cannot be reached, or refuses
 ├── ShardError        a stage's directory, a ledger, a shard or a token shard
 ├── TokenizerError    an image or text tokenizer that does not fit
 ├── CheckpointError   weights or training state that cannot be read
@@ -22,6 +23,10 @@ class ConfigError(PartiError):
 
 class SourceError(PartiError):
     """Image-text pairs cannot be read from where they should be."""
+
+
+class StorageError(PartiError):
+    """An object store cannot be reached, or refuses."""
 
 
 class ShardError(PartiError):

@@ -1,10 +1,13 @@
 """Batches of square pictures from kept pairs: a function of (dataset, seed, step) alone."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from parti_data.errors import SourceError
 from parti_data.images import Drop, decode, resize_center
 from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.step_times import timed, timed_each
 
 
 class ImageDataset:
@@ -34,7 +37,15 @@ class ImageDataset:
 
     def pictures(self, numbers: np.ndarray | range) -> np.ndarray:
         """Return the pictures with these numbers, uint8 (B, S, S, C)."""
-        return np.stack([self._picture(int(number)) for number in numbers])
+        cache, wanted = self._cache, [int(number) for number in numbers]
+        missing = [number for number in dict.fromkeys(wanted) if not self._is_cached[number]]
+        loaded = load_pictures(self._pairs, [self._rows[number] for number in missing], self._image_side)
+        found = {number: picture for number, (picture, _) in zip(missing, loaded, strict=True)}
+        if cache is None:
+            return np.stack([found[number] for number in wanted])
+        for number, picture in found.items():
+            cache[number], self._is_cached[number] = picture, True
+        return cache[wanted]
 
     def _order(self, first: int, count: int) -> np.ndarray:
         """Return the numbers of the pictures at `count` positions of the endless sequence of epochs."""
@@ -46,21 +57,21 @@ class ImageDataset:
             first, count = first + len(numbers[-1]), count - len(numbers[-1])
         return np.concatenate(numbers)
 
-    def _picture(self, number: int) -> np.ndarray:
-        if self._cache is None:
-            return load_picture(self._pairs, self._rows[number], self._image_side)[0]
-        if not self._is_cached[number]:
-            self._cache[number], _ = load_picture(self._pairs, self._rows[number], self._image_side)
-            self._is_cached[number] = True
-        return self._cache[number]
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in the upright image."""
 
 
-def load_picture(pairs: PairDirectory, row: LedgerRow, image_side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Return the picture of a kept row, uint8 (S, S, C), and its box x, y, width, height in the upright image."""
-    pixels = decode(pairs.fetch(row), pairs.limits)
-    if isinstance(pixels, Drop):
-        raise SourceError(
-            f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use the "
-            "version of Pillow that filter used"
-        )
-    return resize_center(pixels, image_side)
+def load_pictures(pairs: PairDirectory, rows: list[LedgerRow], image_side: int) -> Iterator[tuple[np.ndarray, Box]]:
+    """Yield the picture of each kept row, uint8 (S, S, C), and its box."""
+    for row, image in timed_each("fetch", pairs.fetch_each(rows)):
+        with timed("decode"):
+            pixels = decode(image, pairs.limits)
+        if isinstance(pixels, Drop):
+            raise SourceError(
+                f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use "
+                "the version of Pillow that filter used"
+            )
+        with timed("resize"):
+            resized = resize_center(pixels, image_side)
+        yield resized

@@ -1,7 +1,9 @@
 """The ledger: one row for every input row, kept or not, with its reason; and the pairs that it says are kept."""
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,8 +15,9 @@ from parti_data.images import ImageLimits, image_key
 from parti_data.manifest import read_manifest
 from parti_data.sources import Source
 from parti_data.sources.pairs import Location
+from parti_data.sources.unpacked_tar import is_compressed
 from parti_data.sources.webdataset import WebDatasetSource
-from parti_data.storage import join, open_file, publish
+from parti_data.storage import is_local, join, open_file, publish
 
 KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
 OUTCOMES = (KEPT, MERGED, DROPPED)
@@ -45,6 +48,8 @@ LEDGER_SCHEMA = pa.schema(
 MEASURED_SCHEMA = LEDGER_SCHEMA.append(pa.field("thumbnail", pa.binary()))
 """Of the files of measures that ledgers are made of."""
 _ROWS_A_BATCH = 4096
+FETCHES_AT_ONCE = 16
+"""Images on their way from an object store, each some 30 ms."""
 
 
 class LedgerRow(NamedTuple):
@@ -80,8 +85,13 @@ class LedgerRow(NamedTuple):
         return Location(self.path, self.offset, self.size)
 
 
+def write_measures(path: str, rows: Iterable[LedgerRow]) -> int:
+    """Write a file of measures, which hold thumbnails, whole or not at all; return how many rows it has."""
+    return write_ledger(path, rows, MEASURED_SCHEMA)
+
+
 def write_ledger(path: str, rows: Iterable[LedgerRow], schema: pa.Schema = LEDGER_SCHEMA) -> int:
-    """Write a ledger file, or one of measures, whole or not at all; return how many rows it has."""
+    """Write a ledger file whole or not at all; return how many rows it has."""
     total = 0
     with publish(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in _batches(rows):
@@ -187,6 +197,29 @@ class PairDirectory:
                 "filter read it, so run filter into a new directory"
             )
         return image
+
+    def fetch_each(self, rows: Iterable[LedgerRow]) -> Iterator[tuple[LedgerRow, bytes]]:
+        """Yield rows with their images, in order; from an object store several are fetched at a time."""
+        waiting: deque[tuple[LedgerRow, Future[bytes]]] = deque()
+        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+            for row in rows:
+                is_alone = self._is_fetched_alone(row.path)
+                while waiting and (not is_alone or len(waiting) == FETCHES_AT_ONCE):
+                    yield _finish(waiting.popleft())
+                if is_alone:
+                    waiting.append((row, pool.submit(self.fetch, row)))
+                else:
+                    yield row, self.fetch(row)
+            while waiting:
+                yield _finish(waiting.popleft())
+
+    def _is_fetched_alone(self, path: str) -> bool:
+        """Whether an image takes one request of its own, however the rows are ordered."""
+        return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
+
+
+def _finish(fetched: tuple[LedgerRow, Future[bytes]]) -> tuple[LedgerRow, bytes]:
+    return fetched[0], fetched[1].result()
 
 
 def to_json(row: LedgerRow) -> str:

@@ -98,6 +98,7 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
     if is_file(join(path, MANIFEST)):
         manifest = read_manifest(path)
         _refuse_drift(path, manifest, beginning)
+        sweep(path)  # metrics come behind the manifest
         return manifest
     if is_file(join(path, BEGUN)):
         _refuse_drift(path, _read_beginning(path), beginning)

@@ -1,17 +1,14 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log."""
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from parti_data.storage import list_directory
-
-_LINE_EVERY_S = 15.0
-_WATCH_EVERY_S = 0.5
+LINE_EVERY_S = 15.0
+"""How often a log gets a line."""
 
 
 class ProgressBar:
@@ -28,13 +25,14 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= _LINE_EVERY_S:
+        if now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             left_s = (now - self._started) * (self._total - done) / max(done, 1)
-            _print(f"{self._title}: {done}/{self._total}, about {left_s:.0f} s left  {note}")
+            print_line(f"{self._title}: {done}/{self._total}, about {left_s:.0f} s left  {note}")
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """Write a line of a log to standard error at once."""
     print(line.rstrip(), file=sys.stderr, flush=True)
 
 
@@ -49,23 +47,3 @@ def show_progress(title: str, total: int) -> Iterator[ProgressBar]:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
         yield ProgressBar(title, total, bar)
-
-
-@contextmanager
-def watch_files(title: str, directory: str, prefixes: tuple[str, ...], total: int) -> Iterator[None]:
-    """Show, while the block runs, how many of `total` files with these prefixes are finished in a directory."""
-    done = threading.Event()
-
-    def watch(bar: ProgressBar) -> None:
-        while not done.wait(_WATCH_EVERY_S):
-            names = [name for name in list_directory(directory) if name.startswith(prefixes) and ".tmp-" not in name]
-            bar.update(len(names), "files")
-
-    with show_progress(title, total) as bar:
-        thread = threading.Thread(target=watch, args=(bar,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()

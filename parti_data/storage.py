@@ -1,15 +1,15 @@
 """Files on any fsspec path: listed, read, hashed, and published whole or not at all.
 
-A local file is written aside, flushed to disk and renamed; an object store takes it in one put. So a reader never
+A local file is written aside, flushed to disk and renamed; an object store takes it in one upload. So a reader never
 sees half a file, and a killed writer leaves only a `*.tmp-*` that `sweep` removes.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,6 +21,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from parti_data.errors import ConfigError, ShardError
+from parti_data.object_stores import name_failures, reading, upload, writing
+from parti_data.object_stores import read_range as read_object_range
 
 _TEMPORARY = ".tmp-"
 _ASIDE = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{32}}$")
@@ -28,11 +30,11 @@ _BLOCK_BYTES = 1 << 20
 _MARKS = ("md5Hash", "ETag", "etag", "blob_id")
 """What storages call the mark of a file's content: GCS, S3 and HTTP, Azure, Hugging Face."""
 _CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
-_NO_LOCKS = (errno.EBADF, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+_STOPPED: dict[str, ShardError] = {}
 _NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def _open_filesystem(path: str) -> tuple[Any, str]:
+def open_filesystem(path: str) -> tuple[Any, str]:
     """Return a path's filesystem and its name there; raises ConfigError for a protocol that cannot be opened."""
     try:
         return fsspec.url_to_fs(path, use_listings_cache=False)  # others write there too
@@ -42,18 +44,23 @@ def _open_filesystem(path: str) -> tuple[Any, str]:
         ) from None
 
 
-def open_file(path: str) -> BinaryIO:
-    """Return the file opened for reading."""
-    filesystem, name = _open_filesystem(path)
-    return filesystem.open(name, "rb")
+def is_disk(filesystem: Any) -> bool:
+    """Whether a filesystem is this machine's disks."""
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def open_file(path: str, **options: Any) -> BinaryIO:
+    """Return the file opened for reading; of an object store some 16 MiB at a time are held."""
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        return filesystem.open(name, "rb", **options)
+    with reading(path):
+        return name_failures(filesystem.open(name, "rb", **{"block_size": 16 * _BLOCK_BYTES, **options}), path)
 
 
 def open_scattered(path: str) -> BinaryIO:
     """Return the file opened for reads here and there; of an object store at most 32 MiB of blocks are held."""
-    filesystem, name = _open_filesystem(path)
-    return filesystem.open(
-        name, "rb", block_size=4 * _BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": 8}
-    )
+    return open_file(path, block_size=4 * _BLOCK_BYTES, cache_type="blockcache", cache_options={"maxblocks": 8})
 
 
 def read_bytes(path: str) -> bytes:
@@ -62,35 +69,98 @@ def read_bytes(path: str) -> bytes:
         return file.read()
 
 
+def read_range(path: str, offset: int, size: int) -> bytes:
+    """Return the bytes that there are of a range of a file; of an object store in one request."""
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        with filesystem.open(name, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    with reading(path):
+        return read_object_range(filesystem, name, offset, size)
+
+
+@contextmanager
+def on_disk(path: str) -> Iterator[str]:
+    """Yield a local path of the file's content, for libraries that open paths: of an object store that of a copy."""
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        yield name
+        return
+    with tempfile.TemporaryFile() as copy:
+        with open_file(path) as file:
+            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
+        copy.flush()
+        yield f"/dev/fd/{copy.fileno()}"  # it has no name, so that a killed process leaves none behind
+
+
+def _info(path: str) -> dict[str, Any]:
+    """Return what the storage says of a file or a directory; raises FileNotFoundError."""
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        return filesystem.info(name)
+    with reading(path):
+        return filesystem.info(name)
+
+
+def _kind(path: str) -> str:
+    """Return "file", "directory" or, where there is neither, "".
+
+    Not fsspec's isfile, isdir and exists: they take a store that cannot be reached for one that has no such file.
+    """
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        return "file" if filesystem.isfile(name) else "directory" if filesystem.isdir(name) else ""
+    try:
+        return _info(path)["type"]
+    except FileNotFoundError:
+        return ""
+
+
 def is_file(path: str) -> bool:
     """Whether there is such a file."""
-    filesystem, name = _open_filesystem(path)
-    return filesystem.isfile(name)
+    return _kind(path) == "file"
 
 
 def file_size(path: str) -> int:
     """Return the file's size in bytes."""
-    filesystem, name = _open_filesystem(path)
-    return int(filesystem.size(name))
+    return int(_info(path)["size"])
+
+
+def file_sizes(paths: list[str]) -> list[int]:
+    """Return the sizes of many files in bytes, with one listing for each folder that holds several."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    sizes: dict[str, int] = {}
+    for folder, inside in folders.items():
+        listed = listed_sizes(folder or ".") if len(set(inside)) > 1 and not folder.endswith(":/") else {}
+        sizes |= {path: listed[name] if (name := Path(path).name) in listed else file_size(path) for path in inside}
+    return [sizes[path] for path in paths]
+
+
+def listed_sizes(directory: str) -> dict[str, int]:
+    """Return the sizes in bytes of what is in a directory, by name; nothing where there is no directory."""
+    filesystem, name = open_filesystem(directory)
+    if not filesystem.isdir(name):
+        return {}
+    return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
 
 
 def regular_file_size(path: str) -> int | None:
     """Return the file's size in bytes, None for a directory, a pipe or a device; raises FileNotFoundError."""
-    filesystem, name = _open_filesystem(path)
-    info = filesystem.info(name)
+    info = _info(path)
     return int(info["size"] or 0) if info["type"] == "file" else None
 
 
 def file_marker(path: str) -> list[int | str]:
     """Return the file's size and, where its storage keeps one, the mark of its content: an MD5 or an ETag."""
-    filesystem, name = _open_filesystem(path)
-    return _marker(filesystem.info(name))
+    return _marker(_info(path))
 
 
 def file_version(path: str) -> tuple[int | str, ...]:
     """Return what tells this state of the file from an earlier one: its marker and when it was last changed."""
-    filesystem, name = _open_filesystem(path)
-    info = filesystem.info(name)
+    info = _info(path)
     return (*_marker(info), *(str(info[key]) for key in _CHANGED if info.get(key)))
 
 
@@ -101,34 +171,38 @@ def _marker(info: dict[str, Any]) -> list[int | str]:
 
 def is_directory(path: str) -> bool:
     """Whether there is such a directory."""
-    filesystem, name = _open_filesystem(path)
-    return filesystem.isdir(name)
+    return _kind(path) == "directory"
 
 
 def expand(pattern: str) -> list[str]:
     """Return what a path or a glob names, sorted; nothing where there is no such thing."""
-    filesystem, name = _open_filesystem(pattern)
-    found = filesystem.glob(name) if any(c in name for c in "*?[") else [name] if filesystem.exists(name) else []
+    filesystem, name = open_filesystem(pattern)
+    if any(character in name for character in "*?["):
+        with reading(pattern):
+            found = filesystem.glob(name)
+    else:
+        found = [name] if _kind(pattern) else []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
 
 
 def absolute(path: str) -> str:
     """Return a URL with its protocol, or a local path from the root of the disk on."""
-    filesystem, name = _open_filesystem(path)
+    filesystem, name = open_filesystem(path)
     return filesystem.unstrip_protocol(name) if "://" in path else name
 
 
 def is_local(path: str) -> bool:
     """Whether the path lies on this machine's disks."""
-    return isinstance(_open_filesystem(path)[0], LocalFileSystem)
+    return is_disk(open_filesystem(path)[0])
 
 
 def list_directory(path: str) -> list[str]:
     """Return the names of the files in a directory, sorted; none where there is no directory."""
-    filesystem, name = _open_filesystem(path)
-    if not filesystem.isdir(name):
+    if not is_directory(path):
         return []
-    return sorted(Path(entry).name for entry in filesystem.ls(name, detail=False))
+    filesystem, name = open_filesystem(path)
+    with reading(path):
+        return sorted(Path(entry).name for entry in filesystem.ls(name, detail=False))
 
 
 def join(directory: str, name: str) -> str:
@@ -159,24 +233,41 @@ def digest_json(value: Any) -> str:
 def publish(path: str) -> Iterator[BinaryIO]:
     """Yield a file to write; it appears under `path` when the block ends, and not at all where it raises.
 
-    A full disk raises ShardError.
+    A full disk raises ShardError, an object store that does not take the file StorageError.
     """
-    filesystem, name = _open_filesystem(path)
+    filesystem, name = open_filesystem(path)
     try:
-        if isinstance(filesystem, LocalFileSystem):
+        if is_disk(filesystem):
             with _publish_local(Path(name)) as file:
                 yield file
         else:
-            with tempfile.SpooledTemporaryFile(64 * _BLOCK_BYTES) as file:
-                yield file  # type: ignore[misc]
-                file.seek(0)
-                filesystem.pipe_file(name, file.read())
+            with tempfile.TemporaryFile() as file:
+                yield file
+                _refuse_stopped(path)
+                upload(filesystem, file, name, path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        disk = "the disk" if is_disk(filesystem) else f"the disk of {tempfile.gettempdir()}"
         raise ShardError(
-            f"{path}: expected room on the disk, found none left; free some and start again, what is finished is kept"
+            f"{path}: expected room on {disk}, found none left; free some and start again, what is finished is kept"
         ) from error
+
+
+def stop_publishing(directory: str, why: ShardError) -> None:
+    """Have this process publish nothing more to an object store's directory; `publish` raises what it is told."""
+    _STOPPED[directory] = why
+
+
+def go_on_publishing(directory: str) -> None:
+    """End what `stop_publishing` began."""
+    _STOPPED.pop(directory, None)
+
+
+def _refuse_stopped(path: str) -> None:
+    for directory, why in list(_STOPPED.items()):
+        if path.startswith(join(directory, "")):
+            raise ShardError(str(why))
 
 
 @contextmanager
@@ -200,10 +291,11 @@ def _open_aside(path: Path) -> BinaryIO:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise _not_writable(str(path.parent), error) from None
+        raise not_writable(str(path.parent), error) from None
 
 
-def _not_writable(directory: str, error: OSError) -> ShardError:
+def not_writable(directory: str, error: OSError) -> ShardError:
+    """Return the error of a directory that cannot be written."""
     return ShardError(
         f"{directory}: expected a directory that can be written, found {error.strerror}; choose another output"
     )
@@ -215,42 +307,6 @@ def publish_bytes(path: str, content: bytes) -> None:
         file.write(content)
 
 
-@contextmanager
-def claim(directory: str) -> Iterator[None]:
-    """Keep other processes out of a local directory while the block runs; raises ShardError where one is in it.
-
-    The lock ends with the process, however that ends. Object stores and some shared disks have none: two runs there do
-    the same work twice and publish the same bytes.
-    """
-    filesystem, name = _open_filesystem(directory)
-    if not isinstance(filesystem, LocalFileSystem):
-        yield
-        return
-    try:
-        Path(name).mkdir(parents=True, exist_ok=True)
-        lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise _not_writable(directory, error) from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ShardError(
-                f"{directory}: expected no other run in the directory, found one at work; wait for its end or choose "
-                "another output"
-            ) from None
-        except OSError as error:  # some shared disks lock no directory
-            if error.errno not in _NO_LOCKS:
-                raise
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                Path(name).rmdir()  # only where the block left it empty
-    finally:
-        os.close(lock)
-
-
 def sweep(directory: str) -> None:
     """Remove what killed writers left aside in a directory, and nothing that `publish` did not name."""
     for name in list_directory(directory):
@@ -260,6 +316,10 @@ def sweep(directory: str) -> None:
 
 def remove(path: str) -> None:
     """Remove a file or a directory with all that is in it, where it exists."""
-    filesystem, name = _open_filesystem(path)
-    if filesystem.exists(name):
-        filesystem.rm(name, recursive=True)
+    filesystem, name = open_filesystem(path)
+    if is_disk(filesystem):
+        if filesystem.exists(name):
+            filesystem.rm(name, recursive=True)
+    elif _kind(path):
+        with writing(path), suppress(FileNotFoundError):  # another was faster
+            filesystem.rm(name, recursive=True)

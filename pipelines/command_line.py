@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from parti_data.claim import claim
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
-from parti_data.storage import claim
 from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
@@ -124,6 +124,30 @@ def report_command(directory: Directory) -> None:
     print(_load("pipelines.report").write_report(directory))
 
 
+@app.command("plan")
+def plan_command(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[filter|shard|tokenize] [CONFIG.toml] [KEY=VALUE]…",
+            help="The stage, where its config does not tell it; a config file, then overrides.",
+        ),
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to measure.")] = 200,
+) -> None:
+    """Measure some pairs; say what filter, shard or tokenize would take on this machine. Nothing is written."""
+    choice = _load("pipelines.plan.choose_stage")
+    stage, rest = choice.choose_stage(arguments or [])
+    runner = _load("pipelines.runner")
+    workers = runner.local_workers(runner.parse_options(context.obj))
+    model = getattr(_load(f"pipelines.{stage}"), choice.STAGES[stage])
+    config = _config(model, [*rest, "output=none"])  # none is needed
+    plan = getattr(_load(f"pipelines.plan.plan_{stage}"), f"plan_{stage}")(config, pairs, workers)
+    for line in _load("pipelines.plan.say").plan_lines(plan):
+        print(line)
+
+
 @app.command("demo")
 def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Run everything on synthetic scenes: filter to report, in about eleven minutes."""
@@ -196,7 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # and logs with a traceback what it then raises
+    for name in ("apache_beam", "gcsfs"):  # which log with a traceback what they then raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     split = arguments.index("--") if "--" in arguments else len(arguments)
     try:
         app(args=arguments[:split], obj=arguments[split + 1 :])

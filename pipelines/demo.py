@@ -16,6 +16,7 @@ import psutil
 from parti_data.config import StageConfig
 from parti_data.errors import PartiError
 from parti_data.manifest import MANIFEST, read_manifest
+from parti_data.metrics import read_metrics
 from parti_data.scenes import make_scene
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
 
@@ -157,6 +158,16 @@ def summarise(output: str, seconds: dict[str, float], peak_bytes: int) -> dict[s
         "code_usage": tokenizer["code_usage"],
         "page": join(output, "report.html"),
         "seconds_by_step": seconds,
+        "rows_per_s": rows_per_s(output),
+    }
+
+
+def rows_per_s(output: str) -> dict[str, float]:
+    """Return the rows a second of each pipeline that filled one of the demo's directories."""
+    return {
+        f"{name} {run.pipeline}": run.rows_per_s
+        for name in ("pairs", "held_out", "tokens")
+        for run in read_metrics(join(output, name)).pipelines()
     }
 
 

@@ -18,11 +18,14 @@ import torch
 from model.tokenizers import ImageTokenizer, load_tokenizer
 from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_picture
+from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
-from parti_data.storage import is_file, join, sha256_file
+from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
@@ -73,9 +76,10 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
-        for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
-            shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-        write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+        with reported_steps(), timed("write"):
+            for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
+                shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+            write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
     return plan.number
 
 
@@ -87,9 +91,14 @@ def _refuse_other(path: str, expected: str, found: str) -> None:
         )
 
 
+def fragment_name(number: int) -> str:
+    """Return the name of a slice's fragment."""
+    return f"slice-{number:05d}.parquet"
+
+
 def fragment_path(output: str, number: int) -> str:
     """Return the path of a slice's fragment."""
-    return join(join(output, FRAGMENTS), f"slice-{number:05d}.parquet")
+    return join(join(output, FRAGMENTS), fragment_name(number))
 
 
 def open_tokenizers(
@@ -98,14 +107,19 @@ def open_tokenizers(
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
-    digests = [sha256_file(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
+    versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *digests)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+
+
+def _version(path: str) -> str:
+    """Return what changes with a file's content; of an object store what it says itself, to spare a download."""
+    return sha256_file(path) if is_local(path) else str(file_version(path))
 
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: str, _image_digest: str, _text_digest: str
+    image_tokenizer: str, text_tokenizer: str, device: str, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     return load_tokenizer(image_tokenizer, device), TextTokenizer(text_tokenizer)
 
@@ -118,7 +132,7 @@ def encode_rows(
 ) -> Iterator[TokenRow]:
     """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
     batch: list[LedgerRow] = []
-    for row in rows:
+    for row in timed_each("ledger", rows):
         batch.append(row)
         if len(batch) == BATCH_SIZE:
             yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
@@ -134,10 +148,14 @@ def _encode_batch(
     text_tokenizer: TextTokenizer,
 ) -> Iterator[TokenRow]:
     side = image_tokenizer.spec.image_side
-    loaded = [load_picture(pairs, row, side) for row in rows]
-    tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
+    loaded = list(load_pictures(pairs, rows, side))
+    with timed("encode"):
+        tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
+    count(ROWS, len(rows))
+    count(IMAGE_BYTES, sum(row.num_bytes for row in rows))
     for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
-        text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+        with timed("text"):
+            text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
         yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
 
 

@@ -16,20 +16,22 @@ from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits
 from parti_data.ledger import DROPPED, KEPT
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen
-from parti_data.progress import watch_files
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen, shard_name
 from parti_data.rules import Rules
-from parti_data.sources import Source, SyntheticSource
+from parti_data.sources import ParquetSource, Source, SyntheticSource, WebDatasetSource
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import join, publish_bytes, remove, sweep
+from parti_data.storage import join, listed_sizes, publish_bytes, remove, sweep
+from parti_data.watch import Watched, watch
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
+from pipelines.fragments import FRAGMENTS, fragment_path, remove_parts
 from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
 from pipelines.measure_again import MeasureAgain
-from pipelines.measure_pairs import FRAGMENTS, SOURCE_UNREADABLE, MeasurePairs, Measuring
+from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
 from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
-from pipelines.runner import make_pipeline, run
+from pipelines.run_metrics import run_recorded
+from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import LedgerFile, SkippedSplit, WriteLedgers
 
 FIELDS = ("url", "license", "similarity", "punsafe", "pwatermark", "aesthetic")
@@ -91,10 +93,13 @@ def filter_pairs(
             print(f"retry: no row of {config.output} ended as {' or '.join(retry.reasons)}")
         return begun
     sweep(join(config.output, FRAGMENTS))
+    if retry:
+        remove_parts(config.output)  # measured under other limits, or of a file that has changed
     remember_splits(config.output, splits)
     measure(config, splits, options, retry)
     if retry:
         print(end_retry(config.output, splits, retry))
+    remove_parts(config.output)  # of runs that were stopped between a fragment and its parts
     judging = Judging(config.rules, config.output, benchmarks)
     judge(begun, config, judging, len(splits), options)
     return begun.finished()
@@ -120,8 +125,30 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
         | "GatherCaptions" >> beam.GroupByKey()
         | "WriteRepeated" >> beam.MapTuple(lambda _, captions: write_repeated(config.output, captions))
     )
-    with watch_files("measure", join(config.output, FRAGMENTS), ("split-",), len(splits)):
-        run(pipeline)
+    with watch(_measure_watch(config, splits)):
+        run_recorded(pipeline, "measure", config.output)
+
+
+def _measure_watch(config: FilterConfig, splits: list[SourceSplit]) -> Watched:
+    """Return the fragments with the size of their splits: rows where they are told, else the bytes of their files."""
+    names = [_last(fragment_path(config.output, split.number)) for split in splits]
+    is_counted = all(split.count for split in splits)
+    sizes = [split.count if is_counted else int(split.marker[0]) for split in splits]
+    holds_images = isinstance(config.source, WebDatasetSource | ParquetSource)
+    unit = "rows" if is_counted else "image_bytes" if holds_images else "size"
+    return Watched("measure", join(config.output, FRAGMENTS), dict(zip(names, sizes, strict=True)), unit)
+
+
+def _judge_watch(output: str, num_splits: int) -> Watched:
+    """Return the ledger files with the size of the fragments that they are made of."""
+    names = [shard_name("ledger", split, num_splits, "parquet") for split in range(num_splits)]
+    sizes = listed_sizes(join(output, FRAGMENTS))
+    weights = [sizes.get(_last(fragment_path(output, split)), 0) for split in range(num_splits)]
+    return Watched("judge", output, dict(zip(names, weights, strict=True)), "size")
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def judge(
@@ -144,16 +171,18 @@ def judge(
         | "GatherFiles" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, files: finish(directory, files, config))
     )
-    with watch_files("judge", config.output, ("ledger-",), num_splits):
-        run(pipeline)
+    with watch(_judge_watch(config.output, num_splits)):
+        run_recorded(pipeline, "judge", config.output)
 
 
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
     """Write what benchmarks removed, and the manifest; raises SourceError where too much was dropped."""
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
     reasons: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for file in files:
         reasons.update(file.counts)
+        totals.update(file.totals)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
     skipped = [file.skipped for file in files if file.skipped]
@@ -166,6 +195,7 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
     details = {
         "reasons": dict(sorted(reasons.items())),
         "kept": [file.counts.get(KEPT, 0) for file in files],
+        "totals": dict(sorted(totals.items())),
     }
     details |= {"skipped": skipped} if skipped else {}
     records = [record for file in files for record in (file.shard, file.fragment)]

@@ -7,9 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from parti_data.manifest import ShardRecord, record_shard, shard_name
-from parti_data.storage import is_file, join
+from parti_data.metrics import WRITTEN_BYTES
+from parti_data.step_times import count, timed
+from parti_data.storage import file_size, is_file, join
 from parti_data.token_shard import order_hash, read_metadata, read_row_group, write_token_shard
 from pipelines.encode_images import Encoding, fragment_path
+from pipelines.run_metrics import reported_steps
 
 
 @dataclass(eq=False)
@@ -30,11 +33,13 @@ def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> ShardRe
     """Write a final shard unless it is there, and return its record."""
     name = shard_name("tokens", number, encoding.num_shards, "parquet")
     path = join(encoding.output, name)
-    if not is_file(path):
-        fragments = [fragment_path(encoding.output, fragment) for fragment in range(num_fragments)]
-        table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
-        write_token_shard(path, order_rows(table, encoding.seed), encoding.metadata)
-    return record_shard(encoding.output, name, sum(read_metadata(path)[1]))
+    with reported_steps(), timed("gather"):
+        if not is_file(path):
+            fragments = [fragment_path(encoding.output, fragment) for fragment in range(num_fragments)]
+            table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
+            write_token_shard(path, order_rows(table, encoding.seed), encoding.metadata)
+            count(WRITTEN_BYTES, file_size(path))
+        return record_shard(encoding.output, name, sum(read_metadata(path)[1]))
 
 
 def order_rows(table: pa.Table, seed: int) -> pa.Table:

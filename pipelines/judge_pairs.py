@@ -13,9 +13,11 @@ import apache_beam as beam
 from parti_data.benchmarks import BenchmarkHashes
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
+from parti_data.step_times import timed
 from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
 from pipelines.candidates import Packing, deal_out, pack
-from pipelines.measure_pairs import FRAGMENTS, fragment_path
+from pipelines.fragments import FRAGMENTS, fragment_path
+from pipelines.run_metrics import report_steps
 
 _ROWS_A_BATCH = 4096
 
@@ -45,15 +47,25 @@ class JudgePairs(beam.PTransform):
 def judge_split(split: int, judging: Judging, packing: Packing) -> Iterator[tuple[int, tuple[int, bytes]]]:
     """Yield what the rules keep of a split, packed, by bucket."""
     rows = enumerate(judged_rows(split, judging))
-    yield from deal_out(split, pack(((place, row) for place, row in rows if row.outcome == KEPT), packing), packing)
+    with timed("pack"):
+        packed = pack(((place, row) for place, row in rows if row.outcome == KEPT), packing)
+    report_steps()
+    yield from deal_out(split, packed, packing)
 
 
 def judged_rows(split: int, judging: Judging, with_thumbnails: bool = False) -> Iterator[LedgerRow]:
     """Yield the rows of a split's fragment with their outcome by the rules and the benchmarks."""
     rows = read_ledger(fragment_path(judging.output, split), with_thumbnails)
     repeated = read_repeated(judging.output)
-    while batch := list(islice(rows, _ROWS_A_BATCH)):
-        yield from judge_batch(batch, judging, repeated)
+    while batch := _next_batch(rows):
+        with timed("rules"):
+            judged = judge_batch(batch, judging, repeated)
+        yield from judged
+
+
+def _next_batch(rows: Iterator[LedgerRow]) -> list[LedgerRow]:
+    with timed("read"):
+        return list(islice(rows, _ROWS_A_BATCH))
 
 
 def judge_batch(batch: list[LedgerRow], judging: Judging, repeated: frozenset[str]) -> list[LedgerRow]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 
 from parti_data.errors import SourceError
-from parti_data.ledger import KEPT, MEASURED_SCHEMA, LedgerRow, read_ledger, read_outcomes, write_ledger
+from parti_data.ledger import KEPT, LedgerRow, read_ledger, read_outcomes, write_measures
 from parti_data.sources.pairs import Location, SourceSplit
+from parti_data.step_times import timed
 from parti_data.storage import is_file
 from pipelines.measure_pairs import (
     SOURCE_UNREADABLE,
@@ -24,6 +25,7 @@ from pipelines.measure_pairs import (
     write_fragment,
 )  # fmt: skip
 from pipelines.retry import Retry
+from pipelines.run_metrics import reported_steps
 
 
 class FileChangedError(Exception):
@@ -48,15 +50,16 @@ def measure_split_again(split: SourceSplit, measuring: Measuring, retry: Retry) 
     reasons = [reason for _, reason in read_outcomes(path)] if is_file(path) else []
     numbers = {number for number, reason in enumerate(reasons) if reason in retry.reasons}
     never_skipped = replace(measuring, skips_bad_splits=False)  # its rows would be lost
-    if reasons == [SOURCE_UNREADABLE] and numbers:
-        write_fragment(split, measuring)
-    elif split.number in retry.changed and is_file(path):
-        write_ledger(path, measure_file_again(split, never_skipped), MEASURED_SCHEMA)
-    elif numbers:
-        try:
-            write_ledger(path, measure_rows_again(split, never_skipped, numbers), MEASURED_SCHEMA)
-        except FileChangedError:
-            write_ledger(path, measure_file_again(split, never_skipped), MEASURED_SCHEMA)
+    with reported_steps(), timed("write"):
+        if reasons == [SOURCE_UNREADABLE] and numbers:
+            write_fragment(split, measuring)
+        elif split.number in retry.changed and is_file(path):
+            write_measures(path, measure_file_again(split, never_skipped))
+        elif numbers:
+            try:
+                write_measures(path, measure_rows_again(split, never_skipped, numbers))
+            except FileChangedError:
+                write_measures(path, measure_file_again(split, never_skipped))
     return split
 
 

@@ -15,17 +15,19 @@ import apache_beam as beam
 from parti_data.captions import clean_caption
 from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
-from parti_data.ledger import DROPPED, KEPT, MEASURED_SCHEMA, LedgerRow, read_ledger, write_ledger
+from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_measures
+from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
 from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash, shrink
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
-from parti_data.storage import is_file, join
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_marker, file_size, is_file
 from parti_data.thumbnails import make_thumbnail
+from pipelines.fragments import fragment_path, keep_parts, read_parts, remove_parts
+from pipelines.run_metrics import reported_steps
 
-FRAGMENTS = "measured"
-"""The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
 SOURCE_UNREADABLE = "source_unreadable"
 """Why the one row is dropped that stands for a split whose file is broken."""
 MEASURED_REASONS = (
@@ -74,7 +76,9 @@ def measure_split(split: SourceSplit, measuring: Measuring, counts_captions: boo
     """Write the split's fragment unless it is there, and yield the hashes of its captions if they are counted."""
     path = fragment_path(measuring.output, split.number)
     if not is_file(path):
-        write_fragment(split, measuring)
+        with reported_steps(), timed("write"):
+            write_fragment(split, measuring)
+            count(WRITTEN_BYTES, file_size(path))
     if counts_captions:
         for row in read_ledger(path):
             if row.outcome == KEPT:
@@ -88,10 +92,21 @@ def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
     """
     path = fragment_path(measuring.output, split.number)
     try:
-        pairs = read_pairs(split, measuring)
-        write_ledger(path, (measure_pair(pair, split.path, measuring) for pair in pairs), MEASURED_SCHEMA)
+        write_measures(path, measured_rows(split, measuring))
     except BadSplitError as error:
-        write_ledger(path, [unreadable_split(split, str(error))], MEASURED_SCHEMA)
+        write_measures(path, [unreadable_split(split, str(error))])
+    remove_parts(measuring.output, split.number)
+
+
+def measured_rows(split: SourceSplit, measuring: Measuring) -> Iterator[LedgerRow]:
+    """Yield the rows of a split; what an earlier run measured is not measured again."""
+    num_done = 0
+    for number, row in enumerate(read_parts(measuring.output, split.number)):
+        num_done = number + 1
+        yield row
+    pairs = timed_each("read", read_pairs(split, measuring, range(num_done, sys.maxsize) if num_done else None))
+    rows = (measure_pair(pair, split.path, measuring) for pair in pairs)
+    yield from keep_parts(measuring.output, split.number, rows, num_done)
 
 
 def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | None = None) -> Iterator[RawPair]:
@@ -110,6 +125,16 @@ def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | 
         if not measuring.skips_bad_splits:
             raise
         raise BadSplitError(str(error)) from None
+    refuse_changed(split)
+
+
+def refuse_changed(split: SourceSplit) -> None:
+    """Raise SourceError where a split that is a whole file is not what it was when the run began."""
+    if split.marker and not split.count and tuple(file_marker(split.path)) != split.marker:
+        raise SourceError(
+            f"{split.path}: expected the file as it was when the run began, found it changed since; let it come to "
+            "rest and filter into a new output"
+        )
 
 
 def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
@@ -119,26 +144,24 @@ def unreadable_split(split: SourceSplit, error: str) -> LedgerRow:
     return empty._replace(path=split.path)
 
 
-def fragment_name(split: int) -> str:
-    """Return the name of a split's fragment in its directory."""
-    return f"{FRAGMENTS}/split-{split:05d}.parquet"
-
-
-def fragment_path(output: str, split: int) -> str:
-    """Return the path of a split's fragment."""
-    return join(output, fragment_name(split))
-
-
 def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
     """Return the ledger row of one pair: its measures, dropped where there is no image to use."""
-    captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
+    with timed("caption"):
+        captions = [clean_caption(caption) for caption in pair.captions[:MAX_CAPTIONS]]
     header, picture = NO_HEADER, Drop("image_missing")
     if pair.image is not None:
-        header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
+        with timed("decode"):
+            header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
+    with timed("hash"):
+        key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
+        small = None if isinstance(picture, Drop) else shrink(picture)
+        likeness = perceptual_hash(small) if small else ""
+        thumbnail = make_thumbnail(small) if small else b""
+    count(ROWS)
+    count(IMAGE_BYTES, pair.location.size)
     drop = picture if isinstance(picture, Drop) else None
-    small = None if isinstance(picture, Drop) else shrink(picture)
     return LedgerRow(
-        key=image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else "",
+        key=key,
         source=source,
         source_key=pair.source_key,
         outcome=DROPPED if drop else KEPT,
@@ -150,13 +173,13 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         height=header.height,
         num_bytes=pair.location.size,
         format=header.format,
-        perceptual_hash=perceptual_hash(small) if small else "",
+        perceptual_hash=likeness,
         scores=_scores(pair.fields, measuring.fields),
         attributes=_attributes(pair.fields, measuring.fields),
         path=pair.location.path,
         offset=pair.location.offset,
         size=pair.location.size,
-        thumbnail=make_thumbnail(small) if small else b"",
+        thumbnail=thumbnail,
     )
 
 

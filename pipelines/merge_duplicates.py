@@ -28,6 +28,7 @@ from pipelines.duplicates import Duplicates
 from pipelines.group_copies import Look, group_copies
 from pipelines.judge_pairs import Judging, judged_rows
 from pipelines.link_near_duplicates import LinkNearDuplicates
+from pipelines.run_metrics import report_steps
 
 PLACEHOLDER = "image_placeholder"
 
@@ -105,6 +106,7 @@ def gather_rows(
             look = (row.perceptual_hash, row.thumbnail) if with_looks and row.key not in seen else ("", b"")
             seen.add(row.key)
             yield roots[number], Candidate(split, number, row.key, row.captions, row.width * row.height, look)
+    report_steps()
 
 
 def merge_alike(group: tuple[int, Iterable[Candidate]], duplicates: Duplicates) -> Iterator[tuple[int, Merge]]:

@@ -16,7 +16,8 @@ from parti_data.ledger import KEPT, read_outcomes
 from parti_data.manifest import Beginning, read_beginning, reopen, require_reopening
 from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import canonical_json, is_file, join, publish_bytes, read_bytes, remove
-from pipelines.measure_pairs import FRAGMENTS, MEASURED_REASONS, SOURCE_UNREADABLE, fragment_path
+from pipelines.fragments import FRAGMENTS, fragment_path
+from pipelines.measure_pairs import MEASURED_REASONS, SOURCE_UNREADABLE
 
 RULE_REASONS = (
     "image_too_small", "image_too_elongated", "image_blank", "image_placeholder", "opted_out", "licence_not_allowed",

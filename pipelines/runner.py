@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
@@ -89,6 +89,13 @@ def _refuse_unknown(arguments: list[str], options: PipelineOptions) -> None:
                 f"{word}: expected a run that waits for its jobs, found one that does not; a stage ends after its last "
                 "job, so leave it out"
             )
+
+
+def local_workers(options: PipelineOptions) -> int:
+    """Return how many workers this machine would have; raises ConfigError for another engine."""
+    if runner := options.view_as(StandardOptions).runner:
+        raise ConfigError(f"--runner: expected none, since a plan is of this machine, found {runner}; leave it out")
+    return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
 
 
 def make_pipeline(options: PipelineOptions) -> beam.Pipeline:

@@ -22,9 +22,12 @@ from parti_data.manifest import (
     record_shard,
     shard_name,
 )  # fmt: skip
-from parti_data.progress import watch_files
-from parti_data.storage import is_file, join, publish
-from pipelines.runner import make_pipeline, run
+from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_size, is_file, join, publish
+from parti_data.watch import Watched, watch
+from pipelines.run_metrics import reported_steps, run_recorded
+from pipelines.runner import make_pipeline
 
 
 class ShardConfig(StageConfig):
@@ -71,18 +74,26 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
     ledger = shard_name("ledger", plan.number, plan.total, "parquet")
     if not (is_file(join(output, tar)) and is_file(join(output, ledger))):
         pairs = PairDirectory(source)
-        with publish(join(output, tar)) as file, tarfile.open(
-            fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
-        ) as archive:  # fmt: skip
-            rows = list(_copy(archive, pairs, plan, tar))
-        write_ledger(join(output, ledger), rows)
+        with reported_steps(), timed("write"):
+            with publish(join(output, tar)) as file, tarfile.open(
+                fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
+            ) as archive:  # fmt: skip
+                kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
+                rows = list(append_pairs(archive, pairs, kept, plan.first, tar))
+            write_ledger(join(output, ledger), rows)
+            count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
-    return record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
+    with reported_steps(), timed("digest"):
+        return record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
 
 
-def _copy(archive: tarfile.TarFile, pairs: PairDirectory, plan: ShardPlan, tar: str) -> Iterator[LedgerRow]:
-    for number, row in enumerate(pairs.kept(plan.first, plan.last), plan.first):
-        image = pairs.fetch(row)
+def append_pairs(
+    archive: tarfile.TarFile, pairs: PairDirectory, rows: Iterable[LedgerRow], first: int, tar: str
+) -> Iterator[LedgerRow]:
+    """Append kept pairs, numbered from `first` on, to an open tar; yield the row of each, with where it now lies."""
+    for number, (row, image) in enumerate(timed_each("fetch", pairs.fetch_each(rows)), first):
+        count(ROWS)
+        count(IMAGE_BYTES, len(image))
         name = f"{number:09d}"
         offset = _add(archive, f"{name}.{row.format.lower()}", image)
         _add(archive, f"{name}.txt", row.captions[0].encode())
@@ -117,8 +128,9 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records, limits))
     )
-    with watch_files("shard", config.output, ("ledger-",), len(plans)):
-        run(pipeline)
+    rows = {shard_name("ledger", plan.number, plan.total, "parquet"): plan.last - plan.first for plan in plans}
+    with watch(Watched("shard", config.output, rows, "rows")):
+        run_recorded(pipeline, "shard", config.output)
     return begun.finished()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from parti_data.claim import give_back_leases
 from parti_data.storage import is_local, sweep
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -30,6 +31,7 @@ def stop_in_one_line(directory: str) -> Iterator[None]:
             signal.signal(again, signal.SIG_IGN)
         threading.excepthook = lambda _: None  # threads that find their files gone have nothing to tell
         _sweep_all(directory)
+        give_back_leases()
         line = "stopped; run the same command again to go on, what is finished is kept\n"
         os.write(2, ((_SHOW_CURSOR if sys.stderr.isatty() else "") + line).encode())  # print is not to be called twice
         os._exit(128 + number)

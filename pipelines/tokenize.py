@@ -12,18 +12,20 @@ from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
-from parti_data.progress import watch_files
 from parti_data.storage import digest_json, join, remove, sweep
+from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
     FRAGMENTS,
     EncodeImages,
     EncodePlan,
     Encoding,
+    fragment_name,
     open_tokenizers,
     shard_metadata,
 )
 from pipelines.gather_tokens import GatherTokens
-from pipelines.runner import make_pipeline, run
+from pipelines.run_metrics import run_recorded
+from pipelines.runner import make_pipeline
 
 
 class Resources(StrictModel):
@@ -120,8 +122,9 @@ def _run_pipeline(
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
     )
-    with watch_files("tokenize", join(encoding.output, FRAGMENTS), ("slice-",), len(plans)):
-        run(pipeline)
+    rows = {fragment_name(plan.number): plan.last - plan.first for plan in plans}
+    with watch(Watched("tokenize", join(encoding.output, FRAGMENTS), rows, "rows")):
+        run_recorded(pipeline, "tokenize", encoding.output)
 
 
 def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: Encoding) -> Manifest:

@@ -23,10 +23,14 @@ from parti_data.ledger import (
     write_ledger,
 )  # fmt: skip
 from parti_data.manifest import ShardRecord, record_shard, shard_name
-from parti_data.storage import is_file, join
+from parti_data.metrics import ROWS, WRITTEN_BYTES
+from parti_data.step_times import count, timed, timed_each
+from parti_data.storage import file_size, is_file, join
+from pipelines.fragments import fragment_name
 from pipelines.judge_pairs import Judging, judged_rows
-from pipelines.measure_pairs import SOURCE_UNREADABLE, fragment_name
+from pipelines.measure_pairs import SOURCE_UNREADABLE
 from pipelines.merge_duplicates import Merge
+from pipelines.run_metrics import report_steps
 
 
 class SkippedSplit(TypedDict):
@@ -39,12 +43,14 @@ class SkippedSplit(TypedDict):
 class LedgerFile(NamedTuple):
     """A finished ledger file, the fragment it was made of, and how many rows ended how: by outcome and reason.
 
-    And what benchmarks removed, a line of JSON each; and the file of the source where it was skipped.
+    And what all rows together hold, and what benchmarks removed, a line of JSON each; and the file of the source where
+    it was skipped.
     """
 
     shard: ShardRecord
     fragment: ShardRecord
     counts: dict[str, int]
+    totals: dict[str, int]
     removed: list[str]
     skipped: SkippedSplit | None
 
@@ -72,22 +78,41 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
     path = join(judging.output, name)
     if not is_file(path):
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
-        write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
+        with timed("write"):
+            write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
+        count(WRITTEN_BYTES, file_size(path))
     counts: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     removed, skipped = [], None
-    for row in read_ledger(path):
+    for row in timed_each("read", read_ledger(path)):
         counts[f"{row.outcome} {row.reason}".strip()] += 1
+        totals.update(_amounts(row))
         if row.reason in (BENCHMARK_IMAGE, BENCHMARK_CAPTION):
             removed.append(describe_removed(row))
         elif row.reason == SOURCE_UNREADABLE:
             skipped = SkippedSplit(path=row.path, error=row.detail)
+    with timed("digest"):
+        shard = record_shard(judging.output, name, counts.total())
+        fragment = record_shard(judging.output, fragment_name(split), counts.total())
+    count(ROWS, counts.total())
+    report_steps()
     return LedgerFile(
-        record_shard(judging.output, name, counts.total()),
-        record_shard(judging.output, fragment_name(split), counts.total()),
+        shard,
+        fragment,
         dict(sorted(counts.items())),
+        dict(sorted(totals.items())),
         removed,
         skipped,
     )
+
+
+def _amounts(row: LedgerRow) -> dict[str, int]:
+    """Return what one row adds to the totals of the manifest: bytes read, images decoded, captions kept."""
+    return {
+        "image_bytes": row.num_bytes,
+        "images_decoded": int(bool(row.perceptual_hash)),
+        "captions_kept": len(row.captions) if row.outcome == KEPT else 0,
+    }
 
 
 def describe_removed(row: LedgerRow) -> str:

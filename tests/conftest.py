@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from local_stores import gcs_server, s3, s3_server, store  # noqa: F401
 
 ONE_WORKER = "--direct_num_workers=1"
 SHARED = Path(__file__).parents[2] / "shared"
@@ -45,11 +46,13 @@ def beam_options() -> Callable:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[object], dict[str, bytes]]:
-    """Every file under a directory, by its relative name."""
+    """Every file under a directory, by its relative name, but for the one that tells the time of its run."""
+    from parti_data.metrics import METRICS
 
     def read(directory: object) -> dict[str, bytes]:
         root = Path(str(directory))
-        return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+        files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != METRICS]
+        return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
     return read
 

@@ -1,7 +1,6 @@
 """The file of a trained prior: weights, architecture, and the fingerprints of the tokenizers that it belongs to."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from model.priors.parti import Parti, PartiShape
 from model.weights import read_weights, write_weights
 from parti_data.errors import CheckpointError
+from parti_data.storage import is_file
 from parti_data.token_shard import ShardMetadata
 
 KIND = "parti"
@@ -35,7 +35,7 @@ def save_prior(model: Parti, metadata: ShardMetadata, path: str) -> None:
 
 def load_prior(path: str) -> LoadedPrior:
     """Return the prior in a file that `save_prior` wrote; raises CheckpointError."""
-    if not Path(path).is_file():
+    if not is_file(path):
         raise CheckpointError(f"{path}: expected a prior's file, found none; make one with parti train prior")
     try:
         header, weights = read_weights(path)

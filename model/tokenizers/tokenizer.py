@@ -6,7 +6,6 @@ and fingerprint cannot come apart.
 
 import hashlib
 from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
 from model.weights import read_weights, write_weights
 from parti_data.errors import TokenizerError
 from parti_data.images import RESIZE_RECIPE
-from parti_data.storage import canonical_json
+from parti_data.storage import canonical_json, is_file
 
 KIND = "vit_vqgan"
 BATCH_SIZE = 64
@@ -109,7 +108,7 @@ def save_tokenizer(network: ViTVQGAN, path: str) -> str:
 
 def load_tokenizer(path: str, device: str = "cpu") -> ImageTokenizer:
     """Return the tokenizer in a file that `save_tokenizer` wrote; raises TokenizerError."""
-    if not Path(path).is_file():
+    if not is_file(path):
         raise TokenizerError(f"{path}: expected a tokenizer file, found none; make one with parti train tokenizer")
     try:
         header, weights = read_weights(path)

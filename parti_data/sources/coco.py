@@ -64,6 +64,11 @@ class CocoSource(StrictModel):
         return ImageFolder(self.root).fetch(location)
 
 
+def count_images(path: str) -> int:
+    """Return how many images a file lists; reads it whole, but no image."""
+    return sum(1 for _ in _items(path, ("images",)))
+
+
 class _Said(NamedTuple):
     """What a file says of its images, by their ids, and the names of its licences."""
 

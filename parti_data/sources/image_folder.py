@@ -7,7 +7,7 @@ import re
 
 from parti_data.errors import SourceError
 from parti_data.sources.pairs import Location
-from parti_data.storage import absolute, is_local, open_file, regular_file_size
+from parti_data.storage import absolute, is_local, read_range, regular_file_size
 
 _LEADS_ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:|.*(://|::|\0)", re.DOTALL)
 """A name that starts at the root, at a home or at a drive, or that is a URL, a chain of them, or holds a NUL."""
@@ -33,8 +33,7 @@ class ImageFolder:
             size = regular_file_size(path) if path and self._is_inside(path) else None
             if path is None or size is None:
                 return None
-            with open_file(path) as file:
-                return Location(path, 0, size), file.read(min(size, max_bytes + 1))
+            return Location(path, 0, size), read_range(path, 0, min(size, max_bytes + 1))
         except OSError as error:
             if isinstance(error, _MISSING) or error.errno in _MISSING_CODES:
                 return None

@@ -53,6 +53,20 @@ def _unpack(path: str, max_tar_bytes: int) -> BinaryIO:
         return unpacked
 
 
+def unpack_first(path: str, num_bytes: int) -> tuple[bytes, int]:
+    """Return the first bytes that a compressed tar unpacks to, and how many of its own that took.
+
+    Raises SourceError where it cannot be unpacked.
+    """
+    try:
+        with open_file(path) as file, closing(_decompressor(file, path)) as blocks:
+            return blocks.read(num_bytes), file.tell()
+    except (zlib.error, EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise SourceError(
+            f"{path}: expected a whole compressed tar, found {error}; download it again, or remove it"
+        ) from None
+
+
 def _copy(path: str, unpacked: BinaryIO, max_tar_bytes: int) -> None:
     """Unpack block by block; raises SourceError before more than `max_tar_bytes` are written."""
     size = 0

@@ -21,7 +21,7 @@ from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, is_compressed, open_tar
-from parti_data.storage import open_file
+from parti_data.storage import read_range
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 MAX_CAPTION_BYTES = 1 << 20
@@ -30,12 +30,13 @@ _SHOWN_CHARS = 120
 
 
 @dataclass
-class _Members:
+class Members:
     """Offset and size of each member of one pair, by extension."""
 
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def image(self) -> tuple[int, int] | None:
+        """Return where the image lies."""
         return next((place for name, place in self.ranges.items() if name in IMAGE_EXTENSIONS), None)
 
 
@@ -69,11 +70,7 @@ class WebDatasetSource(StrictModel):
                     "write the captions into the tar"
                 )
             for key, members in choose_rows(pairs.items(), rows):
-                place = members.image()
-                location = Location(split.path, *(place or (0, 0)))
-                image = _read_range(file, place[0], min(place[1], max_image_bytes + 1)) if place else None
-                stated = _read_json(file, members)
-                yield RawPair(key, location, image, _read_captions(file, members, stated), to_fields(stated))
+                yield read_pair(file, Location(split.path, *(members.image() or (0, 0))), key, members, max_image_bytes)
 
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where the tar has gone."""
@@ -81,8 +78,7 @@ class WebDatasetSource(StrictModel):
             if is_compressed(location.path):
                 file = _LAST_UNPACKED.get(location.path, self.max_tar_bytes)
                 return _read_range(file, location.offset, location.size)
-            with open_file(location.path) as file:
-                return _read_range(file, location.offset, location.size)
+            return read_range(location.path, location.offset, location.size)
         except FileNotFoundError:
             raise SourceError(
                 f"{location.path}: expected the tar that filter read, found none; put it back or run filter again"
@@ -92,9 +88,17 @@ class WebDatasetSource(StrictModel):
 _LAST_UNPACKED = LastOpened(open_tar)
 
 
-def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
+def read_pair(file: BinaryIO, location: Location, key: str, members: Members, max_image_bytes: int) -> RawPair:
+    """Return a pair of an open tar; an image over the limit is cut off there."""
+    has_image = members.image() is not None
+    image = _read_range(file, location.offset, min(location.size, max_image_bytes + 1)) if has_image else None
+    stated = _read_json(file, members)
+    return RawPair(key, location, image, _read_captions(file, members, stated), to_fields(stated))
+
+
+def _index(file: BinaryIO, path: str) -> dict[str, Members]:
     """Return the members of each pair; raises SourceError where the tar is cut short or is none."""
-    pairs: dict[str, _Members] = {}
+    pairs: dict[str, Members] = {}
     size = file.seek(0, 2)
     file.seek(0)
     if size == 0:
@@ -112,7 +116,7 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
                         f"{_shorten(member.name)!r}); download it again, or remove it"
                     )
                 if member.isfile():
-                    _add_member(pairs, member, path)
+                    add_member(pairs, member, path)
                 place = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
             end = tar.offset
@@ -128,10 +132,11 @@ def _index(file: BinaryIO, path: str) -> dict[str, _Members]:
     return pairs
 
 
-def _add_member(pairs: dict[str, _Members], member: tarfile.TarInfo, path: str) -> None:
+def add_member(pairs: dict[str, Members], member: tarfile.TarInfo, path: str) -> None:
+    """Add a member to those of its pair; raises SourceError where the pair has it already."""
     name = member.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
     key, _, extension = _split_name(name)
-    ranges = pairs.setdefault(key, _Members()).ranges
+    ranges = pairs.setdefault(key, Members()).ranges
     if extension in ranges:
         raise SourceError(
             f"{path}: expected each member once, found {_shorten(name)!r} twice; give every pair its own name"
@@ -159,7 +164,7 @@ def _read_range(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _read_json(file: BinaryIO, members: _Members) -> dict[str, Any]:
+def _read_json(file: BinaryIO, members: Members) -> dict[str, Any]:
     """Return the .json member; nothing where there is none, or no object in it."""
     place = members.ranges.get("json")
     if not place or place[1] > MAX_CAPTION_BYTES:
@@ -171,7 +176,7 @@ def _read_json(file: BinaryIO, members: _Members) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_captions(file: BinaryIO, members: _Members, fields: dict[str, Any]) -> list[str]:
+def _read_captions(file: BinaryIO, members: Members, fields: dict[str, Any]) -> list[str]:
     """Return the json's `captions`, else the .txt member, else the json's `caption`."""
     several = fields.get("captions")
     if isinstance(several, list) and several:

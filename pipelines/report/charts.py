@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipelines.report.figures import say_count, say_figure
+from parti_data.figures import say_count, say_figure
 
 WIDTH, HEIGHT = 320, 180
 LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 146

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from parti_data import figures
 from parti_data.errors import ShardError, SourceError
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
-from pipelines.report import charts, figures
+from pipelines.report import charts
 from pipelines.report.funnel import read_funnel
 from pipelines.report.samples import read_samples
 from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages
+from pipelines.report.times import read_times
 from pipelines.report.tokens import read_tokens
 from pipelines.report.training import read_prior, read_tokenizer
 
@@ -86,6 +88,7 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         token_shards=_read_each(read_tokens, stages.of("tokenize")),
         priors=_read_each(read_prior, stages.of("train_prior")),
         samples=_read_each(lambda stage: read_samples(stage, evaluations), stages.of("sample")),
+        times=_flatten(_read_each(read_times, stages.finished)),
         chart_area=charts,
     )
 
@@ -136,6 +139,11 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
             ]
         case _:
             return []
+
+
+def _flatten(views: list[Any]) -> list[Any]:
+    """Return the items of the lists among the views, and what is no list as it is."""
+    return [item for view in views for item in (view if isinstance(view, list) else [view])]
 
 
 def _read_each(read: Callable[[FinishedStage], Any], stages: list[FinishedStage]) -> list[Any]:

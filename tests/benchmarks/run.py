@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
-NAMES = ("judge", "languages", "shards", "filter", "duplicates", "emoji", "kill", "demo")
+NAMES = ("judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "kill", "demo")
 
 
 class Figure(NamedTuple):

@@ -3,7 +3,7 @@ import pytest
 
 from parti_data import image_dataset
 from parti_data.errors import SourceError
-from parti_data.image_dataset import ImageDataset, load_picture
+from parti_data.image_dataset import ImageDataset, load_pictures
 from parti_data.images import Drop
 from parti_data.ledger import PairDirectory
 from parti_data.scenes import draw_scene, make_scene
@@ -69,4 +69,4 @@ def test_an_image_that_no_longer_decodes_is_refused(filtered, monkeypatch):
     with pytest.raises(
         SourceError, match=f"expected image {row.key} as filter read it, found OSError: another Pillow; use"
     ):
-        load_picture(pairs, row, 32)
+        next(load_pictures(pairs, [row], 32))

@@ -10,7 +10,7 @@ import pytest
 
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import image_key
-from parti_data.ledger import MEASURED_SCHEMA, LedgerRow, PairDirectory, read_ledger, to_json, write_ledger
+from parti_data.ledger import LedgerRow, PairDirectory, read_ledger, to_json, write_ledger, write_measures
 from parti_data.manifest import read_manifest
 from parti_data.sources.pairs import Location
 
@@ -49,7 +49,7 @@ def test_any_parquet_reader_opens_a_ledger(tmp_path):
 def test_measures_hold_thumbnails_that_are_read_only_where_asked_for(tmp_path):
     rows = [ROW._replace(thumbnail=b"a jpeg"), ROW._replace(thumbnail=b"")]
     path = f"{tmp_path}/split.parquet"
-    assert write_ledger(path, rows, MEASURED_SCHEMA) == 2
+    assert write_measures(path, rows) == 2
     assert list(read_ledger(path, with_thumbnails=True)) == rows
     assert list(read_ledger(path)) == [ROW, ROW]
 

@@ -2,7 +2,7 @@ import io
 import sys
 import time
 
-from parti_data.progress import show_progress, watch_files
+from parti_data.progress import show_progress
 
 
 def test_a_log_gets_a_plain_line_now_and_then(monkeypatch, capsys):
@@ -25,43 +25,3 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         bar.update(4, "files")
     assert "tokenize" in terminal.getvalue()
     assert "4/4" in terminal.getvalue()
-
-
-def test_watching_files_counts_finished_ones_only(tmp_path, monkeypatch):
-    from parti_data import progress
-
-    for name in ("split-0", "split-1", "split-2.tmp-0", "other"):
-        (tmp_path / name).write_bytes(b"")
-    seen = []
-
-    class Event:
-        """One look, then the end."""
-
-        def __init__(self):
-            self.looked = False
-
-        def wait(self, _: float) -> bool:
-            self.looked, before = True, self.looked
-            return before
-
-        def set(self) -> None:
-            pass
-
-    monkeypatch.setattr(progress.threading, "Thread", _RunsAtOnce)
-    monkeypatch.setattr(progress.threading, "Event", Event)
-    monkeypatch.setattr(progress.ProgressBar, "update", lambda _, done, note: seen.append((done, note)))
-    with watch_files("filter", str(tmp_path), ("split-",), 3):
-        pass
-    assert seen == [(2, "files")]
-
-
-class _RunsAtOnce:
-    def __init__(self, target, args, daemon):
-        assert daemon
-        self._run = lambda: target(*args)
-
-    def start(self) -> None:
-        self._run()
-
-    def join(self) -> None:
-        pass

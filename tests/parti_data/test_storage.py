@@ -1,8 +1,6 @@
 import errno
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -11,7 +9,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from parti_data import storage
 from parti_data.errors import ConfigError, ShardError
-from parti_data.storage import claim, list_directory
 
 
 def test_a_published_file_is_there_whole_and_nothing_else(tmp_path, contents):
@@ -190,58 +187,28 @@ def test_remove_takes_files_and_directories_and_minds_nothing_missing(tmp_path, 
     assert contents(tmp_path) == {}
 
 
-def test_a_claimed_directory_is_refused_to_others_until_the_claim_ends(tmp_path):
-    place = f"{tmp_path}/a/b"
-    with claim(place), claim(f"{tmp_path}/a"):
-        Path(place, "file").touch()
-        expected = r"a/b: expected no other run in the directory, found one at work"
-        with pytest.raises(ShardError, match=expected), claim(place):
-            raise AssertionError
-    with claim(place):
-        assert list_directory(place) == ["file"]
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_the_sizes_of_many_files_are_listed_a_folder_at_a_time(tmp_path, monkeypatch, place):
+    root = str(tmp_path) if place == "disk" else f"memory:/{tmp_path}"
+    paths = [f"{root}/{name}" for name in ("a/3", "b/1", "a/2", "a/3", "top", "a/deep/5")]
+    for path in paths:
+        storage.publish_bytes(path, b"x" * (len(path) - len(root)))
+    asked, file_size = [], storage.file_size
+    monkeypatch.setattr(storage, "file_size", lambda path: (asked.append(path), file_size(path))[1])
+    assert storage.file_sizes(paths) == [len(path) - len(root) for path in paths]
+    assert asked == [paths[1], paths[4], paths[5]]  # alone in their folders
+    assert storage.file_sizes([]) == []
 
 
-def test_a_claim_ends_with_its_process(tmp_path):
-    program = f"""
-import os, signal
-from parti_data.storage import claim
-with claim({str(tmp_path)!r}):
-    print("claimed", flush=True)
-    signal.pause()
-"""
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"claimed\n"
-        with pytest.raises(ShardError), claim(str(tmp_path)):
-            raise AssertionError
-        other.kill()
-        other.wait()
-        with claim(str(tmp_path)):
-            pass
+def test_the_size_of_a_file_that_is_not_there_is_not_made_up(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError):
+        storage.file_sizes([f"{tmp_path}/a", f"{tmp_path}/b"])
 
 
-def test_a_claim_leaves_no_empty_directory_and_no_lock_in_a_full_one(tmp_path):
-    with claim(f"{tmp_path}/empty"):
-        assert (tmp_path / "empty").is_dir()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_cannot_be_claimed(tmp_path):
-    (tmp_path / "out").touch()
-    expected = r"/out: expected a directory that can be written, found .*; choose another"
-    with pytest.raises(ShardError, match=expected), claim(f"{tmp_path}/out"):
-        raise AssertionError
-
-
-def test_a_disk_that_locks_no_directory_is_not_claimed(tmp_path, monkeypatch):
-    def refuse(*_: int) -> None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    monkeypatch.setattr(storage.fcntl, "flock", refuse)
-    with claim(str(tmp_path)), claim(str(tmp_path)):
-        pass
-
-
-def test_an_object_store_is_not_claimed():
-    with claim("memory://somewhere"), claim("memory://somewhere"):
-        pass
+def test_files_at_the_root_of_a_storage_have_sizes():
+    for name in ("parti-root-a", "parti-root-b"):
+        storage.publish_bytes(f"memory://{name}", name.encode())
+    assert storage.file_sizes(["memory://parti-root-a", "memory://parti-root-b"]) == [12, 12]
+    for name in ("parti-root-a", "parti-root-b"):
+        storage.remove(f"memory://{name}")

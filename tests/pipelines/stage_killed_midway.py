@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from parti_data import storage
+from pipelines import fragments
 from pipelines.runner import parse_options
 
 MODULE: str
@@ -45,6 +46,7 @@ def run() -> None:
         pass_moment()
 
     storage._publish_local = publish_or_die
+    fragments.PART_ROWS = 10
     getattr(module, JOB)(config, parse_options(["--direct_num_workers=1"]), *OTHERS)
     Path(REPORT).write_text(str(passed))
 

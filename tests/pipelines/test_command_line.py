@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from parti_data.claim import claim
 from parti_data.manifest import MANIFEST, read_manifest
-from parti_data.storage import claim
 from pipelines import command_line
 from pipelines.command_line import main
 
 COMMANDS = [
     ["filter"], ["shard"], ["tokenize"], ["train", "text"], ["train", "tokenizer"], ["train", "prior"], ["sample"],
-    ["evaluate"], ["verify"], ["report"], ["demo"],
+    ["evaluate"], ["plan"], ["verify"], ["report"], ["demo"],
 ]  # fmt: skip
-JOBS = [command for command in COMMANDS if command[0] not in ("verify", "report")]
+JOBS = [command for command in COMMANDS if command[0] not in ("plan", "verify", "report")]
 SMALL = ["source.num_pairs=8", "source.side_px=32"]
 
 
@@ -80,6 +80,28 @@ def test_beams_options_go_after_two_dashes(parti, tmp_path, contents):
     assert contents(places[0]) == contents(places[1])
 
 
+@pytest.mark.parametrize("stage", [[], ["filter"]])
+def test_a_plan_is_printed_and_nothing_written(parti, tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = parti("plan", *stage, "output=a", *SMALL, "--pairs=4", "--", "--direct_num_workers=3")
+    assert (code, err) == (0, "")
+    assert out.startswith("filter\n  source     synthetic, 1 splits, 8 pairs\n  sampled    4 pairs of 1 splits\n")
+    assert "3 threads are " in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_each_stage_is_printed(parti, tmp_path, image_file, text_file, filtered):
+    files = [f"image_tokenizer={image_file}", f"text_tokenizer={text_file}"]
+    assert parti("plan", f"source={filtered}", *files, "--pairs=64")[1].startswith("tokenize\n")
+    assert parti("plan", "shard", f"source={filtered}")[1].startswith("shard\n")
+
+
+def test_a_plan_of_no_source_exits_1_in_one_line(parti, tmp_path):
+    code, out, err = parti("plan", "source.kind=webdataset", f"source.path={tmp_path}/none")
+    expected = f"error: {tmp_path}/none/*.tar: expected tar files, found none; check source.path\n"
+    assert (code, out, err) == (1, "", expected)
+
+
 def test_what_went_wrong_exits_1_in_one_line(parti, tmp_path):
     code, out, err = parti("filter", f"output={tmp_path}/a", "source.kind=webdataset", f"source.path={tmp_path}/none")
     expected = f"error: {tmp_path}/none/*.tar: expected tar files, found none; check source.path\n"
@@ -105,6 +127,10 @@ def test_a_directory_that_is_none_exits_1(parti, tmp_path, command):
         (["filter", "a.toml", "b.toml"], "b.toml: expected one config file, found 2; give overrides as key=value\n"),
         (["filter", "output"], "error: output: expected key=value, found no '='"),
         (["filter", "output=x", "--", "--nothing=1"], "--nothing=1: expected an option of Beam's after --, found"),
+        (["plan", "source.num_pair=1"], "did you mean 'source.num_pairs'?\n"),
+        (["plan", "none.toml"], "error: none.toml: expected a TOML file, found none (No such file or directory)"),
+        (["plan", "tokenize"], "expected a value for 'source', found none; add it to the file or as source=…\n"),
+        (["plan", "--", "--runner=FlinkRunner"], "--runner: expected none, since a plan is of this machine, found "),
     ],
 )  # fmt: skip
 def test_a_wrong_config_exits_2_in_one_line(parti, arguments, message):

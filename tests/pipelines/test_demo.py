@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from parti_data.errors import PartiError
+from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.scenes import has_new_combination, is_held_out_prompt, parse_caption
 from pipelines import demo
-from pipelines.demo import CATEGORIES, DemoConfig, configs_directory, demo_commands, scene_prompts
+from pipelines.demo import CATEGORIES, DemoConfig, configs_directory, demo_commands, rows_per_s, scene_prompts
 
 
 def test_prompts_are_as_many_as_asked_for_and_none_occurs_in_training():
@@ -44,3 +45,14 @@ def test_a_step_that_fails_ends_the_demo(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(PartiError, match="parti filter: expected to finish, found exit code 1; see above"):
         demo._run(["filter"])
+
+
+def test_the_speed_of_each_pipeline_is_in_the_summary(tmp_path):
+    values = {
+        "ended": "", "engine": "local", "workers": 1, "counts": {"rows": 30}, "peak_memory_bytes": 1,
+        "peak_child_memory_bytes": 0,
+    }  # fmt: skip
+    runs = [PipelineRun(pipeline=name, seconds=seconds, **values) for name, seconds in (("measure", 3), ("judge", 1))]
+    write_metrics(f"{tmp_path}/pairs", StageMetrics(runs=runs))
+    write_metrics(f"{tmp_path}/tokens", StageMetrics(runs=[PipelineRun(pipeline="tokenize", seconds=6, **values)]))
+    assert rows_per_s(str(tmp_path)) == {"pairs measure": 10, "pairs judge": 30, "tokens tokenize": 5}

@@ -18,6 +18,7 @@ import pytest
 from dataflow_service import install_wheels
 
 from parti_data.errors import EngineError
+from parti_data.metrics import read_metrics
 
 STARTS_WITHIN_S = 60
 
@@ -93,6 +94,9 @@ def test_a_worker_pool_writes_the_same_bytes(
     config = make_config(stage, tmp_path / "out")
     run_stage(config, *portable)
     assert contents(config.output) == contents(request.getfixturevalue(finished))
+    told, local = (read_metrics(directory).runs for directory in (config.output, request.getfixturevalue(finished)))
+    assert [(run.engine, run.workers) for run in told] == [("PortableRunner", None)] * len(local)
+    assert [(run.counts, run.steps.keys()) for run in told] == [(run.counts, run.steps.keys()) for run in local]
 
 
 def test_a_pool_without_our_package_says_what_to_install(job_service, make_config, run_stage, tmp_path):

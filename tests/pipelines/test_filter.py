@@ -49,6 +49,7 @@ def test_counts_are_the_recorded_ones(filtered):
     assert manifest.counts == {"read": 96, "kept": 72, "merged": 6, "dropped": 18}
     assert manifest.details == {
         "kept": [24, 24, 24],
+        "totals": {"captions_kept": 75, "image_bytes": 38_271, "images_decoded": 87},
         "reasons": {
             "kept": 72, "merged exact_duplicate": 6, "dropped caption_boilerplate": 3, "dropped caption_missing": 3,
             "dropped image_too_many_pixels": 3, "dropped image_too_small": 3, "dropped image_undecodable": 3,

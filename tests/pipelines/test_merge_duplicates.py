@@ -16,6 +16,7 @@ from parti_data.perceptual_hash import HASH_BITS, HASH_HEX, band_values, mirrore
 from parti_data.rules import Rules
 from pipelines.candidates import Packing
 from pipelines.duplicates import Duplicates
+from pipelines.fragments import fragment_path
 from pipelines.judge_pairs import Judging, judge_split
 from pipelines.link_near_duplicates import (
     EDGES,
@@ -27,7 +28,6 @@ from pipelines.link_near_duplicates import (
     near_pairs,
     spread_over_bands,
 )
-from pipelines.measure_pairs import fragment_path
 from pipelines.merge_duplicates import Merge, MergeDuplicates, gather_rows, link_same, merge_alike
 from pipelines.runner import make_pipeline
 

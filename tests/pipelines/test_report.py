@@ -9,17 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from parti_data.errors import ShardError
+from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
 from parti_data.ledger import LedgerRow, write_ledger
 from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
 from pipelines.report import write_report
 from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
-from pipelines.report.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
 from pipelines.report.stages import find_stages
+from pipelines.report.times import read_times
 from pipelines.report.tokens import column_bytes, entropy, read_tokens
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
@@ -159,6 +161,57 @@ def test_a_stage_that_is_not_there_has_no_section(tmp_path):
 def test_a_stage_s_own_directory_is_reported_too(tmp_path):
     make_prior(tmp_path / "prior")
     assert "1.23 million" in read_page(tmp_path / "prior")
+
+
+def pipeline_run(pipeline: str, **changes) -> PipelineRun:
+    values = {
+        "pipeline": pipeline, "ended": "2026-01-02T03:04:05+00:00", "engine": "local", "workers": 2, "seconds": 80.0,
+        "counts": {"rows": 1000, "image_bytes": 8_000_000, "written_bytes": 5000},
+        "steps": {"read": 30.0, "decode": 90.0, "caption": 0.01}, "peak_memory_bytes": 250_000_000,
+        "peak_child_memory_bytes": 0,
+    }  # fmt: skip
+    return PipelineRun(**values | changes)
+
+
+def test_a_stage_tells_where_its_time_went(run):
+    runs = [pipeline_run("measure"), pipeline_run("measure", seconds=20.0), pipeline_run("judge", seconds=0.25)]
+    write_metrics(f"{run}/pairs", StageMetrics(runs=runs))
+    stage = find_stages(str(run)).of("filter")[0]
+    measure, judge = read_times(stage)
+    assert dict(measure.figures) == {
+        "time": "1 min 40 s", "rows": "2,000", "rows a second": "20", "images": "160 kB/s", "written": "10 kB",
+        "peak memory": "250 MB",
+    }  # fmt: skip
+    assert dict(judge.figures)["time"] == "0.25 s"
+    assert [(step.name, step.time, round(step.share, 3)) for step in measure.steps] == [
+        ("decode", "180 s", 0.75), ("read", "60 s", 0.25), ("caption", "0.02 s", 0.0),
+    ]  # fmt: skip
+    assert (measure.note, judge.note) == ("2 workers on this machine, in 2 runs", "2 workers on this machine")
+    page = read_page(run)
+    assert "<h2>Where the time went" in page
+    assert page.count("pairs: measure") == page.count("pairs: judge") == 1
+    assert "75.0 %, 180 s" in page
+
+
+def test_an_engine_that_tells_no_steps_has_its_time_shown(run):
+    silent = pipeline_run("measure", engine="FlinkRunner", workers=None, counts={}, steps={})
+    write_metrics(f"{run}/pairs", StageMetrics(runs=[silent]))
+    (measure,) = read_times(find_stages(str(run)).of("filter")[0])
+    assert dict(measure.figures) == {"time": "1 min 20 s", "peak memory": "250 MB"}
+    assert measure.note == "workers as the engine decided on FlinkRunner"
+    assert "The engine tells no steps." in read_page(run)
+
+
+def test_without_metrics_nothing_is_said_of_time(run):
+    assert "Where the time went" not in read_page(run)
+
+
+def test_broken_metrics_cost_only_their_own_place(run):
+    (run / "pairs/metrics.json").write_text("{}}")
+    page = read_page(run)
+    assert "The times of pairs cannot be shown. " in page
+    assert "/pairs/metrics.json: expected metrics, found" in page
+    assert "What became of the pairs" in page
 
 
 def test_two_reports_are_the_same_bytes(run):

@@ -12,7 +12,7 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import MANIFEST
 from parti_data.rules import Rules
 from parti_data.sources import CocoSource, TableSource, WebDatasetSource, image_folder, table
-from parti_data.storage import open_file
+from parti_data.storage import open_file, read_range
 from pipelines import measure_pairs, merge_duplicates
 from pipelines.command_line import main
 from pipelines.filter import FilterConfig, filter_pairs
@@ -80,8 +80,8 @@ def test_images_that_have_arrived_are_read_and_nothing_else_is_opened(make, run,
     arrive()
     (data / "1-0.png").unlink()  # was read before; a retry does not look
     opened = set()
-    for module in (table, image_folder):
-        monkeypatch.setattr(module, "open_file", lambda path: opened.add(Path(path).name) or open_file(path))
+    monkeypatch.setattr(table, "open_file", lambda path: opened.add(Path(path).name) or open_file(path))
+    monkeypatch.setattr(image_folder, "read_range", lambda p, *part: opened.add(Path(p).name) or read_range(p, *part))
     manifest = run(config, False, MISSING)
     assert opened == {"1.jsonl", "2.jsonl"} | ARRIVING
     assert manifest.counts == {"read": 12, "kept": 9, "merged": 2, "dropped": 1}
@@ -126,7 +126,7 @@ def test_every_kill_in_a_retry_is_mended_by_the_same_command_or_by_one_without_t
     assert run_child("filter", begin("whole"), -1, tmp_path / "moments", (False, MISSING)) == 0
     assert contents(make("whole").output) == expected
     num_moments = int((tmp_path / "moments").read_text())
-    assert num_moments == 3 * 9  # retrying, begun, two fragments, splits, three ledgers, manifest
+    assert num_moments == 3 * 11  # retrying, begun, two fragments, splits, three ledgers, manifest, metrics twice
     has_manifest = set()
     for moment in range(0, num_moments, 2):
         config = begin(f"killed-{moment}")

@@ -8,7 +8,7 @@ import webdataset
 from PIL import Image
 
 from parti_data.errors import ConfigError
-from parti_data.image_dataset import load_picture
+from parti_data.image_dataset import load_pictures
 from parti_data.images import ImageLimits
 from parti_data.ledger import PairDirectory, read_ledger
 from parti_data.manifest import read_manifest
@@ -90,7 +90,7 @@ def test_what_filter_decoded_under_goes_with_the_pairs(make_tar, tmp_path, beam_
     for name in ("pairs", "shards", "again"):
         pairs = PairDirectory(f"{tmp_path}/{name}")
         assert pairs.limits == limits
-        picture, _ = load_picture(pairs, next(pairs.kept()), 32)
+        picture, _ = next(load_pictures(pairs, [next(pairs.kept())], 32))
         assert (picture == (10, 11, 12)).all()
 
 

@@ -14,8 +14,9 @@ from parti_data.sources import SyntheticSource
 from parti_data.sources.pairs import Location, RawPair
 from parti_data.thumbnails import make_thumbnail
 from pipelines.candidates import Packing, pack
+from pipelines.fragments import fragment_path
 from pipelines.judge_pairs import JudgePairs, Judging, judge_split
-from pipelines.measure_pairs import MeasurePairs, Measuring, fragment_path, measure_pair, measure_split
+from pipelines.measure_pairs import MeasurePairs, Measuring, measure_pair, measure_split
 from pipelines.merge_duplicates import Merge
 from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import WriteLedgers, apply_merges, write_split_ledger

@@ -9,7 +9,7 @@ from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.sources import FolderSource, folder, image_folder
 from parti_data.sources.pairs import Location, RawPair
-from parti_data.storage import open_file, publish_bytes
+from parti_data.storage import publish_bytes, read_range
 from pipelines.filter import FilterConfig, filter_pairs
 
 
@@ -63,7 +63,7 @@ def test_what_lies_there_without_an_image_or_a_caption_has_its_row(tmp_path):
 def test_large_folders_are_split_by_listing_alone(tmp_path, monkeypatch):
     write(tmp_path, {f"{part}/{row}.{kind}": f"{row}" for part in "ab" for row in range(5) for kind in ("jpg", "txt")})
     with monkeypatch.context() as patch:
-        patch.setattr(image_folder, "open_file", None)
+        patch.setattr(image_folder, "read_range", None)
         splits = source(tmp_path, pairs_per_split=2).splits()
     assert [(split.number, Path(split.path).name, split.first, split.count) for split in splits] == [
         (0, "a", 0, 2), (1, "a", 2, 2), (2, "a", 4, 1), (3, "b", 0, 2), (4, "b", 2, 2), (5, "b", 4, 1),
@@ -76,7 +76,9 @@ def test_large_folders_are_split_by_listing_alone(tmp_path, monkeypatch):
 def test_only_the_rows_asked_for_are_opened(tmp_path, monkeypatch):
     write(tmp_path, {f"{row}.{kind}": f"{row}" for row in range(4) for kind in ("jpg", "txt")})
     opened = []
-    monkeypatch.setattr(image_folder, "open_file", lambda path: opened.append(Path(path).name) or open_file(path))
+    monkeypatch.setattr(
+        image_folder, "read_range", lambda path, *part: opened.append(Path(path).name) or read_range(path, *part)
+    )
     pairs = source(tmp_path)
     found = list(pairs.read(pairs.splits()[0], 100, {1, 3}))
     assert [pair.source_key for pair in found] == ["1.jpg", "3.jpg"]

@@ -48,24 +48,24 @@ def test_names_below_the_folder_are_read(root, name, file):
 def test_other_names_are_no_images_and_nothing_is_opened_for_them(root, monkeypatch, name):
     from parti_data.sources import image_folder
 
-    monkeypatch.setattr(image_folder, "open_file", None)
+    monkeypatch.setattr(image_folder, "read_range", None)
     publish_bytes("memory://secret/a.png", b"secret")
     assert ImageFolder(str(root)).read(name.replace("{root}", str(root)), 100) is None
 
 
 def test_a_file_that_may_not_be_read_is_no_image(root, monkeypatch):
-    def refuse(_: str) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("parti_data.sources.image_folder.open_file", refuse)
+    monkeypatch.setattr("parti_data.sources.image_folder.read_range", refuse)
     assert ImageFolder(str(root)).read("a.png", 100) is None
 
 
 def test_a_fault_of_the_disk_is_no_missing_image(root, monkeypatch):
-    def fail(_: str) -> None:
+    def fail(*_: object) -> None:
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr("parti_data.sources.image_folder.open_file", fail)
+    monkeypatch.setattr("parti_data.sources.image_folder.read_range", fail)
     with pytest.raises(OSError, match="input/output error"):
         ImageFolder(str(root)).read("a.png", 100)
 

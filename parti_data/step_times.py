@@ -1,0 +1,100 @@
+"""Where a worker's time goes: the seconds of each step and what it counted, gathered a thread at a time.
+
+Steps nest: while an inner one runs, the clock of the outer stands still, so that the seconds of all steps add up to
+the time that the thread was busy with them. Who reports takes them, once for many pairs.
+
+Measured: 0.8 us for a timed block on one core of an AMD Zen 5, 0.3% of measuring an emoji of 128 px.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+
+class StepTimes(NamedTuple):
+    """Busy seconds by step, and what was counted, by name."""
+
+    seconds: dict[str, float]
+    counts: dict[str, int]
+
+
+class _Thread:
+    """What one thread has gathered; `ever` is never taken."""
+
+    def __init__(self):
+        self.busy_ns: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.ever: Counter[str] = Counter()
+        self.running: list[str] = []
+        self.since_ns = 0
+
+
+class _Mine(threading.local):
+    def __init__(self):
+        self.thread = _Thread()
+        _threads.append(self.thread)
+
+
+_threads: list[_Thread] = []
+"""Those of this process; a few hundred bytes each, so the ended ones stay."""
+_mine = _Mine()
+
+
+class timed:  # noqa: N801  # read as a word: with timed("decode")
+    """Adds the seconds of a block to a step; the block must not yield to another thread's code or to its caller."""
+
+    __slots__ = ("_step", "_thread")
+
+    def __init__(self, step: str):
+        self._step = step
+
+    def __enter__(self) -> None:
+        self._thread = thread = _mine.thread
+        now = time.perf_counter_ns()
+        if thread.running:
+            thread.busy_ns[thread.running[-1]] += now - thread.since_ns
+        thread.running.append(self._step)
+        thread.since_ns = now
+
+    def __exit__(self, *_: object) -> None:
+        thread = self._thread
+        now = time.perf_counter_ns()
+        thread.busy_ns[thread.running.pop()] += now - thread.since_ns
+        thread.since_ns = now
+
+
+def timed_each(step: str, items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items; the seconds that it takes to get each count for the step, those spent on it do not."""
+    iterator = iter(items)
+    while True:
+        with timed(step):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+def count(name: str, number: int = 1) -> None:
+    """Add to what this thread has counted."""
+    thread = _mine.thread
+    thread.counts[name] += number
+    thread.ever[name] += number
+
+
+def take_steps() -> StepTimes:
+    """Return what this thread gathered since the last call, and begin anew."""
+    thread = _mine.thread
+    taken = StepTimes({step: ns / 1e9 for step, ns in thread.busy_ns.items()}, dict(thread.counts))
+    thread.busy_ns.clear()
+    thread.counts.clear()
+    return taken
+
+
+def counted_here(name: str) -> int:
+    """Return how much all threads of this process have ever counted under a name: what progress looks at."""
+    return sum(thread.ever[name] for thread in list(_threads))

@@ -1,0 +1,86 @@
+"""What `parti tokenize` would take: batches of kept pairs encoded on one thread, then on all."""
+
+import torch
+
+from model.tokenizers.tokenizer import BATCH_SIZE
+from parti_data.errors import SourceError
+from parti_data.figures import say_bytes, say_count
+from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.step_times import take_steps
+from parti_data.storage import file_size
+from parti_data.token_shard import TokenRow, to_table, write_token_shard
+from pipelines.encode_images import encode_rows, open_tokenizers, shard_metadata
+from pipelines.plan.estimate import START_S, Block, Plan, Step, measure_speedup, seconds_a_pair, steps_of
+from pipelines.plan.pair_slices import read_slices, rows_read
+from pipelines.plan.say import say_means, say_time
+from pipelines.plan.scratch import marginal
+from pipelines.tokenize import TokenizeConfig, plan_fragments
+
+BASE_BYTES = 500 << 20
+"""What the program with torch takes before it has read anything."""
+PIXEL_BYTES = 6
+"""What a worker holds of a pixel while a picture is decoded and resized."""
+TORCH_START_S = 2.0
+"""What importing torch adds to the start, measured on one core of an AMD Zen 5."""
+_TIMES_WRITTEN = 2
+"""A row goes into a fragment, and from there into its shard."""
+
+
+def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
+    """Encode some pairs and return what the stage would take; raises SourceError where none is kept."""
+    pairs = PairDirectory(config.source)
+    if not len(pairs):
+        raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
+    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer, config.device)
+    metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "")
+    torch.set_num_threads(1)
+
+    def encode(rows: list[LedgerRow]) -> tuple[Block, list[TokenRow]]:
+        take_steps()
+        encoded = list(encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer))
+        seconds = take_steps().seconds
+        del seconds["ledger"]  # the rows are here already
+        return Block(len(rows), seconds), encoded
+
+    def write(path: str, count: int) -> float:
+        write_token_shard(path, to_table(encoded[:count], metadata), metadata)
+        return file_size(path)
+
+    slices = read_slices(pairs, num_pairs, BATCH_SIZE)
+    encode(slices.rows[0][:1])  # what is loaded at the first use is no part of a pair's time
+    results = [encode(rows) for rows in slices.rows]
+    encoded = [row for _, rows in results for row in rows]
+    speedup = measure_speedup(encode, slices.rows, workers)
+    write_s, row_bytes = marginal(write, len(encoded))
+    plans = plan_fragments(len(pairs), config.rows_per_fragment)
+    read_s = slices.ledger_row_s * rows_read(pairs, [(plan.first, plan.last) for plan in plans]) / len(pairs)
+    blocks = [[block] for block, _ in results]
+    seconds = seconds_a_pair(blocks).scaled(len(pairs) / speedup, len(pairs) * (read_s + _TIMES_WRITTEN * write_s))
+    num_shards = -(-len(pairs) // config.rows_per_shard)
+    rows = slices.all()
+    return Plan(
+        "tokenize",
+        [
+            ("source", f"{config.source}, {say_count(len(pairs))} kept pairs"),
+            ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {BATCH_SIZE}"),
+            ("a pair", f"{say_means(rows)}, {say_count(metadata.num_tokens)} tokens"),
+        ],
+        [Step("ledger", read_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
+        workers,
+        speedup,
+        [
+            ("time", say_time(seconds.scaled(1, START_S + TORCH_START_S))),
+            (
+                "tokens",
+                f"{say_bytes(len(pairs) * row_bytes)} in {say_count(num_shards)} shards, twice that meanwhile",
+            ),
+            ("memory", f"about {say_bytes(_memory(rows, row_bytes, config, workers))}"),
+        ],
+        [],
+    )
+
+
+def _memory(rows: list[LedgerRow], row_bytes: float, config: TokenizeConfig, workers: int) -> float:
+    """Return the bytes held at once: a fragment's rows or a shard's, and a large picture, for each worker."""
+    held = max(config.rows_per_fragment, config.rows_per_shard) * 4 * row_bytes
+    return BASE_BYTES + workers * (held + PIXEL_BYTES * max(row.width * row.height for row in rows))

@@ -1,0 +1,112 @@
+"""S3 and GCS as servers in this process, with what they were asked, and faults on request."""
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+_numbers = itertools.count()
+
+
+class LocalStore:
+    """A server of one of both, as an object store's protocol reaches it."""
+
+    def __init__(self, protocol: str, options: dict):
+        self.protocol, self.options, self._bucket = protocol, options, ""
+        self.requests: list[str] = []
+        """"GET /bucket/key?query" of every request for the newest bucket; of S3 only."""
+        self.fault: Callable[[str], str | None] = lambda request: None
+        """Told each of them; a status such as "503 Slow Down" is answered instead of what was asked; of S3 only."""
+
+    def new_bucket(self) -> str:
+        """Make an empty bucket, and forget requests and faults; return its URL."""
+        self.fault = lambda request: None
+        self._bucket = f"bucket-{next(_numbers)}"
+        fsspec.filesystem(self.protocol).mkdir(self._bucket)
+        self.requests.clear()
+        return f"{self.protocol}://{self._bucket}"
+
+    def contents(self, url: str) -> dict[str, bytes]:
+        """Return every object below a URL, by its relative name."""
+        files = fsspec.filesystem(self.protocol, use_listings_cache=False)
+        root = url.removeprefix(f"{self.protocol}://")
+        return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in sorted(files.find(root))}
+
+    def upload(self, folder: object, url: str) -> None:
+        """Copy the files of a folder below a URL."""
+        for path in sorted(Path(str(folder)).iterdir()):
+            fsspec.filesystem(self.protocol).pipe_file(f"{url}/{path.name}", path.read_bytes())
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that point another process here."""
+        return dict(os.environ) | {f"FSSPEC_{self.protocol}_{name}".upper(): it for name, it in self.options.items()}
+
+    def watch(self, application: Callable) -> Callable:
+        """Return a WSGI application that answers as this one but for faults."""
+
+        def answer(environ, start_response):
+            query = environ["QUERY_STRING"]
+            request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}" + (f"?{query}" if query else "")
+            if environ["PATH_INFO"].split("/")[1] != self._bucket:  # parts of an upload that failed come late
+                return application(environ, start_response)
+            self.requests.append(request)
+            if status := self.fault(request):
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                body = f"<Error><Code>{status[4:].replace(' ', '')}</Code><Message>made up</Message></Error>".encode()
+                body = b"" if request.startswith("HEAD") else body
+                start_response(status, [("Content-Length", str(len(body)))])
+                return [body]
+            return application(environ, start_response)
+
+        return answer
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[LocalStore]:
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "key", "secret": "secret"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fsspec.config.conf, "s3", options)
+        store = LocalStore("s3", options)
+        server._server.app = store.watch(server._server.app)
+        yield store
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[LocalStore]:
+    from gcp_storage_emulator.server import create_server
+
+    server = create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    server._api._httpd.handle_error = lambda *_: None  # a client that hangs up is no error
+    options = {"endpoint_url": f"http://127.0.0.1:{server._api._httpd.server_port}", "token": "anon"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for more than the emulator knows
+        patch.setitem(fsspec.config.conf, "gs", options)
+        yield LocalStore("gs", options)
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server) -> LocalStore:
+    """The S3 server without requests and faults."""
+    s3_server.new_bucket()
+    return s3_server
+
+
+@pytest.fixture(params=["s3", "gs"])
+def store(request) -> LocalStore:
+    """Either server, without requests and faults."""
+    server = request.getfixturevalue({"s3": "s3_server", "gs": "gcs_server"}[request.param])
+    server.new_bucket()
+    return server
