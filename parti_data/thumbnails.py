@@ -15,7 +15,7 @@ _QUALITY = 95
 
 
 def make_thumbnail(picture: Image.Image) -> bytes:
-    """Return an RGB picture, squeezed into a square, as a JPEG file.
+    """Return an RGB picture, squeezed into a square, as a JPEG file; as decoded pixels, the same with one libjpeg.
 
     Measured: 0.03 ms for 125x100 pixels on one core of an AMD Zen 5.
     """
