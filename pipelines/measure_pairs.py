@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from PIL import Image
 
 from parti_data.captions import clean_caption
 from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_measures
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
-from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash, shrink
+from parti_data.perceptual_hash import LEAST_SIDE_PX, hash_and_squeeze
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
@@ -154,9 +155,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
             header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
     with timed("hash"):
         key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
-        small = None if isinstance(picture, Drop) else shrink(picture)
-        likeness = perceptual_hash(small) if small else ""
-        thumbnail = make_thumbnail(small) if small else b""
+        likeness, thumbnail = _look_at(picture) if isinstance(picture, Image.Image) else ("", b"")
     count(ROWS)
     count(IMAGE_BYTES, pair.location.size)
     drop = picture if isinstance(picture, Drop) else None
@@ -181,6 +180,11 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         size=pair.location.size,
         thumbnail=thumbnail,
     )
+
+
+def _look_at(picture: Image.Image) -> tuple[str, bytes]:
+    text, squeezed = hash_and_squeeze(picture)
+    return text, make_thumbnail(squeezed)
 
 
 def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:
