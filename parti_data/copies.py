@@ -106,7 +106,7 @@ def _improve(before: Fit, moved: np.ndarray, fixed: np.ndarray, *, is_robust: bo
     change = _solve(products[..., :5] + _ridge(side), products[..., 5])
     units = np.array([1, side, 1, side]) * 2.0 * _ONE
     moves = before.moves + np.rint(change[:, :4] * units)
-    most = np.tile([_MAX_OFFSET, _MAX_STRETCH], 2) * side * _ONE
+    most = np.floor(np.tile([_MAX_OFFSET, _MAX_STRETCH], 2) * side * _ONE)
     gain = np.clip(np.rint(before.gain * (1 + change[:, 4])), *_GAINS)
     return Fit(np.clip(moves, -most, most), gain)
 
