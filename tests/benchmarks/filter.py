@@ -31,7 +31,7 @@ from tests.benchmarks.run import OUTPUT, Figure
 
 ROUNDS = 3
 SIDE = 256
-NUM_PAIRS, PAIRS_PER_TAR = 8_000, 500
+NUM_PAIRS, PAIRS_PER_TAR = 16_000, 500
 FEW, MANY = 5_000, 50_000
 PEER = Path(__file__).with_name("img2dataset_resize.py")
 PEER_VENV = OUTPUT / "img2dataset"

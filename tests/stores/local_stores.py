@@ -9,6 +9,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from parti_data.metrics import METRICS
+
 _numbers = itertools.count()
 
 
@@ -31,10 +33,11 @@ class LocalStore:
         return f"{self.protocol}://{self._bucket}"
 
     def contents(self, url: str) -> dict[str, bytes]:
-        """Return every object below a URL, by its relative name."""
+        """Return every object below a URL, by its relative name, but for those that tell the time of a run."""
         files = fsspec.filesystem(self.protocol, use_listings_cache=False)
         root = url.removeprefix(f"{self.protocol}://")
-        return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in sorted(files.find(root))}
+        paths = [path for path in sorted(files.find(root)) if not path.endswith(f"/{METRICS}")]
+        return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in paths}
 
     def upload(self, folder: object, url: str) -> None:
         """Copy the files of a folder below a URL."""
