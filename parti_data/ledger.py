@@ -45,6 +45,8 @@ LEDGER_SCHEMA = pa.schema(
         ("size", pa.int64()),
     ]
 )
+MEASURED_SCHEMA = LEDGER_SCHEMA.append(pa.field("thumbnail", pa.binary()))
+"""Of the files of measures that ledgers are made of."""
 _ROWS_A_BATCH = 4096
 FETCHES_AT_ONCE = 16
 """Images on their way from an object store, each some 30 ms."""
@@ -74,6 +76,8 @@ class LedgerRow(NamedTuple):
     path: str
     offset: int
     size: int
+    thumbnail: bytes = b""
+    """A small JPEG; empty where the image was not decoded, and in every ledger: only files of measures hold it."""
 
     @property
     def location(self) -> Location:
@@ -81,25 +85,31 @@ class LedgerRow(NamedTuple):
         return Location(self.path, self.offset, self.size)
 
 
-def write_ledger(path: str, rows: Iterable[LedgerRow]) -> int:
+def write_measures(path: str, rows: Iterable[LedgerRow]) -> int:
+    """Write a file of measures, which hold thumbnails, whole or not at all; return how many rows it has."""
+    return write_ledger(path, rows, MEASURED_SCHEMA)
+
+
+def write_ledger(path: str, rows: Iterable[LedgerRow], schema: pa.Schema = LEDGER_SCHEMA) -> int:
     """Write a ledger file whole or not at all; return how many rows it has."""
     total = 0
-    with publish(path) as file, pq.ParquetWriter(file, LEDGER_SCHEMA, compression="zstd") as writer:
+    with publish(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in _batches(rows):
-            writer.write_table(pa.Table.from_pylist([_to_record(row) for row in batch], LEDGER_SCHEMA))
+            writer.write_table(pa.Table.from_pylist([_to_record(row) for row in batch], schema))
             total += len(batch)
     return total
 
 
-def read_ledger(path: str) -> Iterator[LedgerRow]:
-    """Yield the rows of a ledger file, in order."""
+def read_ledger(path: str, with_thumbnails: bool = False) -> Iterator[LedgerRow]:
+    """Yield the rows of a ledger file or of one of measures, in order; thumbnails are read only where asked for."""
+    schema = MEASURED_SCHEMA if with_thumbnails else LEDGER_SCHEMA
     try:
         with open_file(path) as file:
             parquet = pq.ParquetFile(file)
-            if not parquet.schema_arrow.equals(LEDGER_SCHEMA):
-                missing = [field.name for field in LEDGER_SCHEMA if field not in list(parquet.schema_arrow)]
+            if parquet.schema_arrow not in (schema, MEASURED_SCHEMA):
+                missing = [field.name for field in schema if field not in list(parquet.schema_arrow)]
                 raise ShardError(f"{path}: expected a ledger file, found none of its {missing}; run its stage again")
-            for batch in parquet.iter_batches(_ROWS_A_BATCH):
+            for batch in parquet.iter_batches(_ROWS_A_BATCH, columns=schema.names):
                 yield from (_from_record(record) for record in batch.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None

@@ -75,9 +75,15 @@ def perceptual_hash(picture: Image.Image) -> str:
 
     Measured: 0.3 ms for 500x400 pixels on one core of an AMD Zen 5.
     """
+    return hash_and_squeeze(picture)[0]
+
+
+def hash_and_squeeze(picture: Image.Image) -> tuple[str, Image.Image]:
+    """Return the hash of an RGB picture, and the square of 64 px that the whole of it was squeezed into for that."""
     if (factor := min(picture.size) // LEAST_SIDE_PX) > 1:
         picture = picture.reduce(factor)
-    searched = np.asarray(picture.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX))
+    squeezed = picture.resize((_SEARCH_SIDE, _SEARCH_SIDE), Image.Resampling.BOX)
+    searched = np.asarray(squeezed)
     brightest = _largest_channel(searched).ravel()
     white = max(int(np.partition(brightest, brightest.size * 98 // 100)[brightest.size * 98 // 100]), 32)
     levels = (np.arange(256) * 255 // white).astype(np.int16)
@@ -85,7 +91,7 @@ def perceptual_hash(picture: Image.Image) -> str:
     width, height = picture.size
     box = (left * width, top * height, right * width, bottom * height)
     square = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, box=box))
-    return np.packbits(_code(np.minimum(levels, 255)[square].astype(np.int32))).tobytes().hex()
+    return np.packbits(_code(np.minimum(levels, 255)[square].astype(np.int32))).tobytes().hex(), squeezed
 
 
 def _content_window(pixels: np.ndarray) -> tuple[float, float, float, float]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
-from parti_data.ledger import LedgerRow, read_ledger, write_ledger
+from parti_data.ledger import LedgerRow, read_ledger, write_measures
 from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import digest_json, file_version, is_file, join, list_directory, remove
 
@@ -50,7 +50,7 @@ class Parts:
     def read(self) -> Iterator[LedgerRow]:
         """Yield the rows that an earlier run left."""
         while is_file(path := self._path()):
-            rows = list(read_ledger(path))
+            rows = list(read_ledger(path, with_thumbnails=True))
             self._count(path, rows)
             yield from rows
 
@@ -60,7 +60,7 @@ class Parts:
         while batch := list(islice(rows, PART_ROWS)):
             if len(batch) == PART_ROWS:
                 path = self._path()
-                write_ledger(path, batch)
+                write_measures(path, batch)
                 self._count(path, batch)
             yield from batch
 

@@ -53,9 +53,10 @@ def judge_split(split: int, judging: Judging, packing: Packing) -> Iterator[tupl
     yield from deal_out(split, packed, packing)
 
 
-def judged_rows(split: int, judging: Judging) -> Iterator[LedgerRow]:
+def judged_rows(split: int, judging: Judging, with_thumbnails: bool = False) -> Iterator[LedgerRow]:
     """Yield the rows of a split's fragment with their outcome by the rules and the benchmarks."""
-    rows, repeated = read_ledger(fragment_path(judging.output, split)), read_repeated(judging.output)
+    rows = read_ledger(fragment_path(judging.output, split), with_thumbnails)
+    repeated = read_repeated(judging.output)
     while batch := _next_batch(rows):
         with timed("rules"):
             judged = judge_batch(batch, judging, repeated)

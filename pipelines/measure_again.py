@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 
 from parti_data.errors import SourceError
-from parti_data.ledger import KEPT, LedgerRow, read_ledger, read_outcomes, write_ledger
+from parti_data.ledger import KEPT, LedgerRow, read_ledger, read_outcomes, write_measures
 from parti_data.sources.pairs import Location, SourceSplit
 from parti_data.step_times import timed
 from parti_data.storage import is_file
@@ -54,12 +54,12 @@ def measure_split_again(split: SourceSplit, measuring: Measuring, retry: Retry) 
         if reasons == [SOURCE_UNREADABLE] and numbers:
             write_fragment(split, measuring)
         elif split.number in retry.changed and is_file(path):
-            write_ledger(path, measure_file_again(split, never_skipped))
+            write_measures(path, measure_file_again(split, never_skipped))
         elif numbers:
             try:
-                write_ledger(path, measure_rows_again(split, never_skipped, numbers))
+                write_measures(path, measure_rows_again(split, never_skipped, numbers))
             except FileChangedError:
-                write_ledger(path, measure_file_again(split, never_skipped))
+                write_measures(path, measure_file_again(split, never_skipped))
     return split
 
 
@@ -69,7 +69,8 @@ def measure_rows_again(split: SourceSplit, measuring: Measuring, numbers: Contai
     Raises FileChangedError where one of them is not in its place any more, so that the others may not be either.
     """
     pairs = read_pairs(split, measuring, numbers)
-    for number, row in enumerate(read_ledger(fragment_path(measuring.output, split.number))):
+    rows = read_ledger(fragment_path(measuring.output, split.number), with_thumbnails=True)
+    for number, row in enumerate(rows):
         if number not in numbers:
             yield row
             continue

@@ -16,15 +16,16 @@ from PIL import Image
 from parti_data.captions import MAX_CAPTION_CHARS, clean_caption
 from parti_data.errors import SourceError
 from parti_data.images import NO_HEADER, Drop, ImageLimits, image_key, inspect
-from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_ledger
+from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger, write_measures
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
-from parti_data.perceptual_hash import LEAST_SIDE_PX, perceptual_hash
+from parti_data.perceptual_hash import LEAST_SIDE_PX, hash_and_squeeze
 from parti_data.rules import caption_hash
 from parti_data.sources import Source
 from parti_data.sources.pairs import RawPair, SourceSplit
 from parti_data.sources.text_rows import number_or_text
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_marker, file_size, is_file
+from parti_data.thumbnails import make_thumbnail
 from pipelines.fragments import Parts, fragment_path
 from pipelines.run_metrics import reported_steps
 
@@ -94,9 +95,9 @@ def write_fragment(split: SourceSplit, measuring: Measuring) -> None:
     """
     path, parts = fragment_path(measuring.output, split.number), Parts(measuring.output, split)
     try:
-        write_ledger(path, measured_rows(split, measuring, parts))
+        write_measures(path, measured_rows(split, measuring, parts))
     except BadSplitError as error:
-        write_ledger(path, [unreadable_split(split, str(error))])
+        write_measures(path, [unreadable_split(split, str(error))])
     parts.remove()
 
 
@@ -155,7 +156,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
             header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
     with timed("hash"):
         key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
-        likeness = perceptual_hash(picture) if isinstance(picture, Image.Image) else ""
+        likeness, thumbnail = _look_at(picture) if isinstance(picture, Image.Image) else ("", b"")
     count(ROWS)
     count(IMAGE_BYTES, pair.location.size)
     drop = picture if isinstance(picture, Drop) else None
@@ -178,6 +179,7 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
         path=pair.location.path,
         offset=pair.location.offset,
         size=pair.location.size,
+        thumbnail=thumbnail,
     )
 
 
@@ -192,6 +194,11 @@ def clean_captions(captions: list[str]) -> list[str]:
             break
         kept += [cleaned] if cleaned else []
     return kept
+
+
+def _look_at(picture: Image.Image) -> tuple[str, bytes]:
+    text, squeezed = hash_and_squeeze(picture)
+    return text, make_thumbnail(squeezed)
 
 
 def _scores(fields: dict[str, Any], names: tuple[str, ...]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from parti_data.benchmarks import read_benchmarks
 from parti_data.errors import SourceError
 from parti_data.figures import say_bytes, say_count
-from parti_data.ledger import EXACT_DUPLICATE, KEPT, MERGED, LedgerRow, write_ledger
+from parti_data.ledger import EXACT_DUPLICATE, KEPT, MERGED, LedgerRow, write_measures
 from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.sampling import Sample, count_pairs, sample_split, spread_splits
 from parti_data.step_times import take_steps, timed
@@ -140,7 +140,7 @@ def judge_rows(config: FilterConfig, rows: list[LedgerRow]) -> Judged:
     outcomes: Counter[str] = Counter()
 
     def write(directory: str, count: int) -> float:
-        write_ledger(fragment_path(directory, 0), rows[:count])
+        write_measures(fragment_path(directory, 0), rows[:count])
         return file_size(fragment_path(directory, 0))
 
     def write_and_judge(directory: str, count: int) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import image_key
-from parti_data.ledger import LedgerRow, PairDirectory, read_ledger, to_json, write_ledger
+from parti_data.ledger import LedgerRow, PairDirectory, read_ledger, to_json, write_ledger, write_measures
 from parti_data.manifest import read_manifest
 from parti_data.sources.pairs import Location
 
@@ -40,8 +40,25 @@ def test_any_parquet_reader_opens_a_ledger(tmp_path):
     path = f"{tmp_path}/ledger.parquet"
     write_ledger(path, [ROW])
     as_pairs = {"scores": list(ROW.scores.items()), "attributes": list(ROW.attributes.items())}
-    assert pq.read_table(path).to_pylist() == [ROW._asdict() | as_pairs]
-    assert duckdb.sql(f"SELECT * FROM '{path}'").fetchall() == [tuple(ROW)]
+    record = ROW._asdict() | as_pairs
+    del record["thumbnail"]
+    assert pq.read_table(path).to_pylist() == [record]
+    assert duckdb.sql(f"SELECT * FROM '{path}'").fetchall() == [ROW[:-1]]
+
+
+def test_measures_hold_thumbnails_that_are_read_only_where_asked_for(tmp_path):
+    rows = [ROW._replace(thumbnail=b"a jpeg"), ROW._replace(thumbnail=b"")]
+    path = f"{tmp_path}/split.parquet"
+    assert write_measures(path, rows) == 2
+    assert list(read_ledger(path, with_thumbnails=True)) == rows
+    assert list(read_ledger(path)) == [ROW, ROW]
+
+
+def test_measures_without_thumbnails_are_refused_where_they_are_asked_for(tmp_path):
+    path = f"{tmp_path}/split.parquet"
+    write_ledger(path, [ROW])
+    with pytest.raises(ShardError, match=r"split.parquet: .* found none of its \['thumbnail'\]; run its stage again"):
+        list(read_ledger(path, with_thumbnails=True))
 
 
 def test_a_row_knows_where_its_bytes_lie():

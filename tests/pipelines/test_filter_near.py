@@ -111,6 +111,47 @@ def test_the_bytes_are_the_same_for_any_workers_and_after_judging_again(make, be
     assert contents(judged.output) == contents(near.output)
 
 
+def with_spot(image: Image.Image) -> Image.Image:
+    """A variant that the hash does not tell: a spot of another colour."""
+    image = image.copy()
+    image.paste((250, 60, 60), (30, 30, 42, 42))
+    return image
+
+
+def test_variants_stay_unless_they_are_asked_to_go(make_tar, tmp_path, beam_options, contents):
+    images = {
+        "plain": png(picture(1)), "spotted": png(with_spot(picture(1))), "small": jpeg(picture(1).resize((60, 50))),
+        "small spotted": jpeg(with_spot(picture(1)).resize((90, 75))), "alone": png(picture(3)),
+        "spotted again": png(with_spot(picture(1))),
+    }  # fmt: skip
+    for number, names in enumerate((["small", "spotted", "alone"], ["plain", "small spotted", "spotted again"])):
+        members = [(f"{name}.png", images[name]) for name in names] + [(f"{n}.txt", n.encode()) for n in names]
+        make_tar(f"variants/{number}.tar", members)
+
+    def filtered(output: str, duplicates: Duplicates, *arguments: str) -> FilterConfig:
+        source = WebDatasetSource(kind="webdataset", path=f"{tmp_path}/variants")
+        config = FilterConfig(
+            output=f"{tmp_path}/{output}", source=source, duplicates=duplicates, max_dropped_fraction=1
+        )
+        filter_pairs(config, beam_options(*arguments), rejudge="rejudged" in output)
+        return config
+
+    kept = filtered("kept", NEAR)
+    assert outcomes(kept) == {
+        "plain": "kept", "small": "merged near_duplicate", "spotted": "kept", "alone": "kept",
+        "small spotted": "merged near_duplicate", "spotted again": "merged exact_duplicate",
+    }  # fmt: skip
+    rows = rows_of(kept)
+    assert rows["spotted"].captions == ["spotted", "spotted again", "small spotted"]
+    assert rows["plain"].captions == ["plain", "small"]
+    assert rows["alone"].captions == ["alone"]
+    assert contents(filtered("two workers", NEAR, "--direct_num_workers=2").output) == contents(kept.output)
+    merged = filtered("merged", Duplicates(near=True, keep_variants=False))
+    assert sum(outcome == "kept" for outcome in outcomes(merged).values()) == 2
+    (tmp_path / "merged").rename(tmp_path / "rejudged")
+    assert contents(filtered("rejudged", NEAR).output) == contents(kept.output)
+
+
 @pytest.fixture
 def benchmarks(tmp_path) -> list[Benchmark]:
     (tmp_path / "evaluation").mkdir()

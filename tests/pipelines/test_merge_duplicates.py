@@ -9,11 +9,13 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
 from pydantic import ValidationError
 
-from parti_data.ledger import LedgerRow, write_ledger
+from parti_data.ledger import LedgerRow, write_measures
 from parti_data.perceptual_hash import HASH_BITS, HASH_HEX, band_values, mirrored_hash, pack_hashes
 from parti_data.rules import Rules
+from parti_data.thumbnails import make_thumbnail
 from pipelines.candidates import Packing
 from pipelines.duplicates import Duplicates
 from pipelines.fragments import fragment_path
@@ -31,7 +33,7 @@ from pipelines.link_near_duplicates import (
 from pipelines.merge_duplicates import Merge, MergeDuplicates, gather_rows, link_same, merge_alike
 from pipelines.runner import make_pipeline
 
-EXACT, NEAR = Duplicates(), Duplicates(near=True)
+EXACT, NEAR = Duplicates(), Duplicates(near=True, keep_variants=False, max_distance=15)
 ZERO = HASH_HEX * "0"
 A, B, C, X = (digit * 32 for digit in "abcf")
 
@@ -102,8 +104,9 @@ def merge_all(tmp_path):
 
     def merge(rows: list[list[LedgerRow]], duplicates: Duplicates, draw: random.Random | None = None, num_buckets=3):
         for split, content in enumerate(rows):
-            write_ledger(fragment_path(str(tmp_path), split), content)
+            write_measures(fragment_path(str(tmp_path), split), content)
         judging, packing = Judging(ALL_PASS, str(tmp_path)), Packing(num_buckets, duplicates.near, duplicates.near)
+        with_looks = duplicates.compares_looks()
         judged = [pair for split in range(len(rows)) for pair in judge_split(split, judging, packing)]
         if duplicates.near:
             spread = [pair for one in group(judged, draw) for pair in spread_over_bands(one, duplicates, packing)]
@@ -112,7 +115,7 @@ def merge_all(tmp_path):
             members = [pair for one in group(found, draw) for pair in assign_roots(one)]
         else:
             members = [pair for one in group(judged, draw) for pair in link_same(one, packing)]
-        gathered = [pair for one in group(members, draw) for pair in gather_rows(one, judging)]
+        gathered = [pair for one in group(members, draw) for pair in gather_rows(one, judging, with_looks)]
         return sorted(merge for one in group(gathered, draw) for merge in merge_alike(one, duplicates))
 
     return merge
@@ -177,7 +180,7 @@ def test_an_image_of_one_row_is_no_placeholder_however_many_its_captions(merge_a
 @pytest.mark.parametrize("max_distance", [0, 4, 15])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_what_is_merged_is_what_comparing_every_pair_connects(merge_all, max_distance, mirrored):
-    duplicates = Duplicates(near=True, max_distance=max_distance, mirrored=mirrored)
+    duplicates = NEAR.model_copy(update={"max_distance": max_distance, "mirrored": mirrored})
     num_components = set()
     for seed in range(6):
         draw = random.Random(seed)
@@ -271,7 +274,7 @@ def test_the_image_with_most_pixels_survives_then_the_smallest_key_and_takes_the
         marker(2),
         (2, Merge(0, ["caption 2"], B, is_near=True)),
     ]
-    capped = merge_all(rows, Duplicates(near=True, max_captions=2))
+    capped = merge_all(rows, NEAR.model_copy(update={"max_captions": 2}))
     assert capped[1] == (0, Merge(0, ["caption 0", "caption 2"], ""))
 
 
@@ -298,6 +301,36 @@ def test_where_nothing_looks_alike_merging_is_that_of_exact_duplicates_alone(mer
     expected = merge_all(rows, EXACT)
     assert merge_all(rows, NEAR) == expected
     assert len(expected) == 3 + 2
+
+
+def thumbnail(seed: int, side: int = 100) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    return make_thumbnail(Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def test_variants_that_only_their_hashes_connect_are_left_as_they_are(merge_all):
+    """An image of one row keeps all its captions and is no placeholder; rows of one image are merged as ever."""
+    duplicates = Duplicates(near=True, max_captions=2, max_captions_per_image=2)
+    captions = ["1", "2", "3"]
+    rows = [
+        [kept(A, captions)._replace(thumbnail=thumbnail(1)), kept(B, ["b"])._replace(thumbnail=thumbnail(2))],
+        [kept(B, ["b2"])._replace(thumbnail=thumbnail(2)), kept(C, captions, 50)._replace(thumbnail=thumbnail(3))],
+    ]
+    markers = [marker(0), marker(1)]
+    assert merge_all(rows, duplicates) == sorted([*markers, (0, Merge(1, ["b", "b2"], "")), (1, Merge(0, ["b2"], B))])
+    rows[1][1] = rows[1][1]._replace(thumbnail=thumbnail(1, 60))
+    assert (1, Merge(1, captions, A, is_near=True)) in merge_all(rows, duplicates)
+
+
+def test_copies_are_merged_whatever_the_order_of_arrival(merge_all):
+    seeds = [number % 5 for number in range(20)]
+    hashes = {f"{number:032x}": ZERO for number in range(20)}
+    rows = dealt_out(hashes)
+    rows = [[row._replace(thumbnail=thumbnail(seeds[int(row.key, 16)])) for row in split] for split in rows]
+    expected = merge_all(rows, Duplicates(near=True))
+    assert sum(merge.is_near for _, merge in expected) == 15
+    for seed in range(5):
+        assert merge_all(rows, Duplicates(near=True), random.Random(seed), num_buckets=1 + seed) == expected
 
 
 def many_rows() -> list[list[LedgerRow]]:

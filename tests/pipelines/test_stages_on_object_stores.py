@@ -113,7 +113,7 @@ def read_without_place(name: str, content: bytes, place: str) -> object:
     if not name.endswith(".parquet"):
         return content
     table = pq.read_table(io.BytesIO(content))
-    rows = json.loads(json.dumps(table.to_pylist()).replace(json.dumps(place)[1:-1], "SOURCE"))
+    rows = json.loads(json.dumps(table.to_pylist(), default=bytes.hex).replace(json.dumps(place)[1:-1], "SOURCE"))
     metadata = json.loads((table.schema.metadata or {}).get(b"parti", b"{}"))
     metadata.pop("input_digest", None)  # of a manifest that says where its source lies
     return rows, table.schema.remove_metadata(), metadata

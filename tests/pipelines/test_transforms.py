@@ -12,6 +12,7 @@ from parti_data.ledger import LedgerRow, read_ledger, write_ledger
 from parti_data.rules import Rules, caption_hash
 from parti_data.sources import SyntheticSource
 from parti_data.sources.pairs import Location, RawPair
+from parti_data.thumbnails import make_thumbnail
 from pipelines.candidates import Packing, pack
 from pipelines.fragments import fragment_path
 from pipelines.judge_pairs import JudgePairs, Judging, judge_split
@@ -47,6 +48,7 @@ def test_a_kept_pair_is_measured_in_full(plain_png):
         key=image_key(image), source="x.tar", source_key="row 1", outcome="kept", reason="", detail="", merged_into="",
         captions=["two words"], width=32, height=32, num_bytes=len(image), format="PNG",
         perceptual_hash="0" + 63 * "c", scores={}, attributes={}, path="x.tar", offset=512, size=len(image),
+        thumbnail=make_thumbnail(Image.new("RGB", (32, 32), (3, 3, 3))),
     )  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def test_the_fields_that_are_named_become_scores_and_attributes(plain_png):
 def test_a_pair_without_a_usable_image_is_dropped_first_for_that(raw, reason):
     row = measure(raw._replace(captions=[" "]))
     assert (row.outcome, row.reason, row.captions, row.width) == ("dropped", reason, [], 0)
+    assert (row.perceptual_hash, row.thumbnail) == ("", b"")
 
 
 def test_an_image_that_was_cut_off_has_no_key(plain_png):
