@@ -15,7 +15,7 @@ from parti_data.storage import file_size
 from pipelines.filter import FilterConfig
 from pipelines.plan.choose_stage import choose_stage
 from pipelines.plan.estimate import Estimate, Plan, Step
-from pipelines.plan.pair_slices import read_slices, rows_read
+from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.plan_filter import estimate_memory, plan_filter, sample_source
 from pipelines.plan.plan_shard import copy_slice, plan_shard
 from pipelines.plan.plan_tokenize import plan_tokenize
@@ -184,14 +184,6 @@ def test_slices_lie_evenly_over_the_kept_pairs(filtered):
     assert found == [kept[:10], kept[31:41], kept[62:72]]
     assert [len(rows) for rows in read_slices(pairs, 5, 10).rows] == [5]
     assert [len(rows) for rows in read_slices(pairs, 1000, 100).rows] == [72]
-
-
-@pytest.mark.parametrize(
-    ("slices", "rows"),
-    [([(0, 72)], 96), ([(0, 24)], 32), ([(0, 25)], 64), ([(23, 24), (24, 25)], 64), ([(71, 90)], 32)],
-)
-def test_a_slice_costs_the_ledger_files_that_it_touches(filtered, slices, rows):
-    assert rows_read(PairDirectory(filtered), slices) == rows
 
 
 def test_a_copied_slice_is_as_large_as_in_a_tar(filtered, sharded):
