@@ -200,6 +200,14 @@ def test_the_sizes_of_many_files_are_listed_a_folder_at_a_time(tmp_path, monkeyp
     assert storage.file_sizes([]) == []
 
 
+def test_files_at_the_root_of_the_disk_are_not_taken_for_those_of_the_working_directory(tmp_path, monkeypatch):
+    for name in ("etc", "usr"):
+        (tmp_path / name).write_bytes(b"xyz")
+    monkeypatch.chdir(tmp_path)
+    assert storage.file_sizes(["/etc", "/usr"]) == [Path(path).stat().st_size for path in ("/etc", "/usr")]
+    assert storage.file_sizes(["etc", "usr"]) == [3, 3]
+
+
 def test_the_size_of_a_file_that_is_not_there_is_not_made_up(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     with pytest.raises(FileNotFoundError):
