@@ -312,7 +312,8 @@ def sweep(directory: str) -> None:
     """Remove what killed writers left aside in a directory, and nothing that `publish` did not name."""
     for name in list_directory(directory):
         if _ASIDE.search(name) and is_file(join(directory, name)):
-            remove(join(directory, name))
+            with suppress(FileNotFoundError):  # its writer was faster
+                remove(join(directory, name))
 
 
 def remove(path: str) -> None:
