@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
@@ -127,7 +126,7 @@ def _kept_by_group(path: str, version: tuple[int | str, ...]) -> list[int]:
     with _ledger_errors(path), open_file(path) as file:
         parquet = _open_ledger(path, file)
         groups = (parquet.read_row_group(n, columns=["outcome"]) for n in range(parquet.num_row_groups))
-        return [pc.sum(pc.equal(group["outcome"], KEPT)).as_py() or 0 for group in groups]
+        return [group["outcome"].to_pylist().count(KEPT) for group in groups]
 
 
 def _open_ledger(path: str, file: Any) -> pq.ParquetFile:

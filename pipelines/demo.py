@@ -89,15 +89,16 @@ class Stops:
 
     def run(self, command: list[str]) -> int:
         """Run a command to its end and return its exit code; exits where it, or this process, was asked to stop."""
-        if not self.number:
-            with subprocess.Popen(command) as self._child:
-                if self.number:  # it came before there was a child
-                    self._child.send_signal(self.number)
-                code = self._child.wait()
-            self._child = None
-            if not self.number and code not in _STOPPED:
-                return code
-        sys.exit(128 + self.number if self.number else code)
+        code = 0 if self.number else self._wait_for(command)
+        if self.number or code in _STOPPED:
+            sys.exit(128 + self.number if self.number else code)
+        return code
+
+    def _wait_for(self, command: list[str]) -> int:
+        with subprocess.Popen(command) as self._child:
+            if self.number:  # it came before there was a child
+                self._child.send_signal(self.number)
+            return self._child.wait()
 
 
 def _resident(process: psutil.Process) -> int:
