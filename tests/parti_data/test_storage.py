@@ -83,6 +83,21 @@ def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path, cont
     storage.sweep(f"{tmp_path}/not_there")
 
 
+def test_a_file_whose_writer_removes_it_first_does_not_end_a_sweep(tmp_path, contents, monkeypatch):
+    for number in range(3):
+        (tmp_path / f"a.tmp-{number:032x}").write_bytes(b"half")
+    rm = LocalFileSystem.rm
+
+    def remove_late(self, path, recursive=False):
+        if path.endswith("0"):
+            Path(path).unlink()
+        rm(self, path, recursive)
+
+    monkeypatch.setattr(LocalFileSystem, "rm", remove_late)
+    storage.sweep(str(tmp_path))
+    assert contents(tmp_path) == {}
+
+
 def test_a_protocol_that_cannot_be_opened_is_refused():
     with pytest.raises(ConfigError, match="nope://x/y: expected a path that fsspec opens, found"):
         storage.read_bytes("nope://x/y")
