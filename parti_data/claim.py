@@ -35,6 +35,7 @@ from parti_data.storage import (
 )  # fmt: skip
 
 LEASE = "lease.json"
+_LOCK_TRIES = 100
 _MAX_LEASE_BYTES = 1 << 16
 _INTERRUPT = signal.SIGUSR1
 """Not SIGINT, which a shell has its background jobs ignore."""
@@ -65,8 +66,13 @@ def claim(directory: str, times: LeaseTimes | None = None) -> Iterator[None]:
 
 @contextmanager
 def _lock(directory: str, name: str) -> Iterator[None]:
-    while (lock := _try_lock(directory, name)) is None:
-        pass
+    tries = (_try_lock(directory, name) for _ in range(_LOCK_TRIES))
+    lock = next((lock for lock in tries if lock is not None), None)
+    if lock is None:
+        raise ShardError(
+            f"{directory}: expected a directory that stays, found another under its name {_LOCK_TRIES} times; see what "
+            "removes it or choose another output"
+        )
     try:
         yield
     finally:

@@ -85,6 +85,13 @@ def test_a_directory_that_the_run_before_removed_is_made_and_locked_anew(tmp_pat
     assert len(seen) == 3
 
 
+def test_a_directory_that_never_stays_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims.os.path, "samestat", lambda *_: False)
+    expected = "/out: expected a directory that stays, found another under its name 100 times; see what removes it"
+    with pytest.raises(ShardError, match=expected), claim(f"{tmp_path}/out"):
+        raise AssertionError
+
+
 SHORT = LeaseTimes(expires_s=2.5, renew_every_s=0.1, settle_s=0.05)
 
 
