@@ -35,6 +35,7 @@ from parti_data.storage import (
 )  # fmt: skip
 
 LEASE = "lease.json"
+_LOCK_TRIES = 100
 _MAX_LEASE_BYTES = 1 << 16
 _INTERRUPT = signal.SIGUSR1
 """Not SIGINT, which a shell has its background jobs ignore."""
@@ -65,29 +66,52 @@ def claim(directory: str, times: LeaseTimes | None = None) -> Iterator[None]:
 
 @contextmanager
 def _lock(directory: str, name: str) -> Iterator[None]:
+    tries = (_try_lock(directory, name) for _ in range(_LOCK_TRIES))
+    lock = next((lock for lock in tries if lock is not None), None)
+    if lock is None:
+        raise ShardError(
+            f"{directory}: expected a directory that stays, found another under its name {_LOCK_TRIES} times; see what "
+            "removes it or choose another output"
+        )
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(name).rmdir()  # only where the block left it empty
+        os.close(lock)
+
+
+def _try_lock(directory: str, name: str) -> int | None:
+    """Return the open and locked directory, None where the run before it has removed it meanwhile."""
     try:
         Path(name).mkdir(parents=True, exist_ok=True)
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise not_writable(directory, error) from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ShardError(
-                f"{directory}: expected no other run in the directory, found one at work; wait for its end or choose "
-                "another output"
-            ) from None
-        except OSError as error:  # some shared disks lock no directory
-            if error.errno not in _NO_LOCKS:
-                raise
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                Path(name).rmdir()  # only where the block left it empty
-    finally:
+        _flock(directory, lock)
+        if os.path.samestat(os.fstat(lock), os.stat(name)):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
         os.close(lock)
+        raise
+    os.close(lock)
+    return None
+
+
+def _flock(directory: str, lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ShardError(
+            f"{directory}: expected no other run in the directory, found one at work; wait for its end or choose "
+            "another output"
+        ) from None
+    except OSError as error:  # some shared disks lock no directory
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 class _Terms(BaseModel):
@@ -101,8 +125,9 @@ class _Terms(BaseModel):
     expires_s: float
 
     def left_s(self) -> float:
-        """Return the seconds until it expires."""
-        return self.renewed_s + self.expires_s - time.time()
+        """Return the seconds until it expires; none where its clock is further ahead than a lease stands."""
+        left_s = self.renewed_s + self.expires_s - time.time()
+        return left_s if left_s <= 2 * self.expires_s else 0.0
 
     def describe(self) -> str:
         """Return which run holds it."""
@@ -142,6 +167,7 @@ class _Lease:
     def __init__(self, directory: str, times: LeaseTimes):
         self._directory, self._path, self._times = directory, join(directory, LEASE), times
         self._owner, self._ended = uuid.uuid4().hex, threading.Event()
+        self._changing = threading.Lock()
         main = threading.main_thread()
         self._main = main.ident if threading.current_thread() is main else None
         self.lost: ShardError | None = None
@@ -188,15 +214,22 @@ class _Lease:
         renewed = time.monotonic()
         while self.lost is None and not self._ended.wait(self._times.renew_every_s):
             try:
-                standing = self._read()
-                if standing is None or standing.owner != self._owner:
-                    self._lose(f"found {standing.describe() if standing else 'none'}")
-                else:
-                    self._write("overwrite")
-                    renewed = time.monotonic()
+                with self._changing:
+                    self._renew()
+                renewed = time.monotonic()
             except PartiError as error:
                 if time.monotonic() - renewed > self._times.expires_s:
                     self._lose(f"could not renew it ({error})")
+
+    def _renew(self) -> None:
+        """Write the lease anew, unless it is given back; where it is another's, stop the run."""
+        if self._ended.is_set():
+            return
+        standing = self._read()
+        if standing is None or standing.owner != self._owner:
+            self._lose(f"found {standing.describe() if standing else 'none'}")
+        else:
+            self._write("overwrite")
 
     def _lose(self, found: str) -> None:
         self.lost = ShardError(
@@ -210,7 +243,7 @@ class _Lease:
     def give_back(self) -> None:
         """Remove the lease, where it is still this run's; one that cannot be removed now expires by itself."""
         self._ended.set()
-        with suppress(PartiError):
+        with self._changing, suppress(PartiError):
             standing = self._read()
             if standing and standing.owner == self._owner:
                 remove(self._path)

@@ -4,6 +4,8 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,7 +19,7 @@ from parti_data.sources import Source
 from parti_data.sources.pairs import Location
 from parti_data.sources.unpacked_tar import is_compressed
 from parti_data.sources.webdataset import WebDatasetSource
-from parti_data.storage import is_local, join, open_file, publish
+from parti_data.storage import file_version, is_local, join, open_file, publish
 
 KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
 OUTCOMES = (KEPT, MERGED, DROPPED)
@@ -47,7 +49,8 @@ LEDGER_SCHEMA = pa.schema(
 )
 MEASURED_SCHEMA = LEDGER_SCHEMA.append(pa.field("thumbnail", pa.binary()))
 """Of the files of measures that ledgers are made of."""
-_ROWS_A_BATCH = 4096
+ROW_GROUP_ROWS = 4096
+_SLICE_BLOCK_BYTES = 4 << 20
 FETCHES_AT_ONCE = 16
 """Images on their way from an object store, each some 30 ms."""
 
@@ -103,24 +106,55 @@ def write_ledger(path: str, rows: Iterable[LedgerRow], schema: pa.Schema = LEDGE
 def read_ledger(path: str, with_thumbnails: bool = False) -> Iterator[LedgerRow]:
     """Yield the rows of a ledger file or of one of measures, in order; thumbnails are read only where asked for."""
     schema = MEASURED_SCHEMA if with_thumbnails else LEDGER_SCHEMA
-    try:
-        with open_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            if parquet.schema_arrow not in (schema, MEASURED_SCHEMA):
-                missing = [field.name for field in schema if field not in list(parquet.schema_arrow)]
-                raise ShardError(f"{path}: expected a ledger file, found none of its {missing}; run its stage again")
-            for batch in parquet.iter_batches(_ROWS_A_BATCH, columns=schema.names):
-                yield from (_from_record(record) for record in batch.to_pylist())
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
+    with _ledger_errors(path), open_file(path) as file:
+        for batch in _open_ledger(path, file, schema).iter_batches(ROW_GROUP_ROWS, columns=schema.names):
+            yield from (_from_record(record) for record in batch.to_pylist())
+
+
+def read_kept(path: str, start: int, stop: int) -> Iterator[LedgerRow]:
+    """Yield the kept rows of a ledger file from number `start` to before `stop`; row groups without any stay unread."""
+    first = 0
+    with _ledger_errors(path), open_file(path, block_size=_SLICE_BLOCK_BYTES) as file:
+        parquet = _open_ledger(path, file)
+        for group, count in enumerate(_kept_by_group(path, file_version(path))):
+            if max(first, start) < min(first + count, stop):
+                rows = [row for row in map(_from_record, _read_records(parquet, group)) if row.outcome == KEPT]
+                yield from rows[max(start - first, 0) : stop - first]
+            first += count
 
 
 def read_outcomes(path: str) -> Iterator[tuple[str, str]]:
     """Yield the outcome and the reason of each row of a ledger file, in order, reading nothing else of it."""
+    with _ledger_errors(path), open_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP_ROWS, columns=["outcome", "reason"]):
+            yield from zip(batch["outcome"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+
+
+@lru_cache(256)
+def _kept_by_group(path: str, version: tuple[int | str, ...]) -> list[int]:
+    """Return how many kept rows each row group of a ledger file has; counted once a process for each state of it."""
+    with _ledger_errors(path), open_file(path) as file:
+        parquet = _open_ledger(path, file)
+        groups = (parquet.read_row_group(n, columns=["outcome"]) for n in range(parquet.num_row_groups))
+        return [group["outcome"].to_pylist().count(KEPT) for group in groups]
+
+
+def _open_ledger(path: str, file: Any, schema: pa.Schema = LEDGER_SCHEMA) -> pq.ParquetFile:
+    parquet = pq.ParquetFile(file)
+    if parquet.schema_arrow not in (schema, MEASURED_SCHEMA):
+        missing = [field.name for field in schema if field not in list(parquet.schema_arrow)]
+        raise ShardError(f"{path}: expected a ledger file, found none of its {missing}; run its stage again")
+    return parquet
+
+
+def _read_records(parquet: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
+    return parquet.read_row_group(group).to_pylist()
+
+
+@contextmanager
+def _ledger_errors(path: str) -> Iterator[None]:
     try:
-        with open_file(path) as file:
-            for batch in pq.ParquetFile(file).iter_batches(_ROWS_A_BATCH, columns=["outcome", "reason"]):
-                yield from zip(batch["outcome"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+        yield
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise ShardError(f"{path}: expected a ledger file, found {error}; run its stage again") from None
 
@@ -139,7 +173,7 @@ def _batches(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:
     batch: list[LedgerRow] = []
     for row in rows:
         batch.append(row)
-        if len(batch) == _ROWS_A_BATCH:
+        if len(batch) == ROW_GROUP_ROWS:
             yield batch
             batch = []
     if batch:
@@ -174,14 +208,16 @@ class PairDirectory:
             yield from read_ledger(join(self.path, file.name))
 
     def kept(self, start: int = 0, stop: int | None = None) -> Iterator[LedgerRow]:
-        """Yield the kept rows from number `start` to before `stop`; only the ledger files that hold them are read."""
+        """Yield the kept rows from number `start` to before `stop`; only row groups that hold them are read whole."""
         first, stop = 0, len(self) if stop is None else stop
         for file, count in zip(self._files, self._kept, strict=True):
             if first < stop and first + count > start:
-                rows = (row for row in read_ledger(join(self.path, file.name)) if row.outcome == KEPT)
-                for number, row in enumerate(rows, first):
-                    if start <= number < stop:
-                        yield self._resolve(row)
+                path = join(self.path, file.name)
+                if start <= first and first + count <= stop:
+                    rows = (row for row in read_ledger(path) if row.outcome == KEPT)
+                else:
+                    rows = read_kept(path, start - first, stop - first)
+                yield from map(self._resolve, rows)
             first += count
 
     def _resolve(self, row: LedgerRow) -> LedgerRow:

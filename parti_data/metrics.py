@@ -87,11 +87,17 @@ def read_metrics(directory: str) -> StageMetrics:
     if not is_file(path):
         return StageMetrics()
     try:
-        return StageMetrics.model_validate_json(read_bytes(path))
+        metrics = StageMetrics.model_validate_json(read_bytes(path))
     except ValidationError as error:
         raise ShardError(
             f"{path}: expected metrics, found {error.errors()[0]['msg']}; remove the file, nothing else needs it"
         ) from None
+    if metrics.format_version != FORMAT_VERSION:
+        raise ShardError(
+            f"{path}: expected format version {FORMAT_VERSION}, found {metrics.format_version}; remove the "
+            "file, nothing else needs it"
+        )
+    return metrics
 
 
 def write_metrics(directory: str, metrics: StageMetrics) -> None:

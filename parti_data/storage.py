@@ -131,20 +131,21 @@ def file_sizes(paths: list[str]) -> list[int]:
     """Return the sizes of many files in bytes, with one listing for each folder that holds several."""
     folders: dict[str, list[str]] = {}
     for path in paths:
-        folders.setdefault(path.rpartition("/")[0], []).append(path)
+        folders.setdefault(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."), []).append(path)
     sizes: dict[str, int] = {}
     for folder, inside in folders.items():
-        listed = listed_sizes(folder or ".") if len(set(inside)) > 1 and not folder.endswith(":/") else {}
+        listed = listed_sizes(folder) if len(set(inside)) > 1 and not folder.endswith(":/") else {}
         sizes |= {path: listed[name] if (name := Path(path).name) in listed else file_size(path) for path in inside}
     return [sizes[path] for path in paths]
 
 
 def listed_sizes(directory: str) -> dict[str, int]:
     """Return the sizes in bytes of what is in a directory, by name; nothing where there is no directory."""
-    filesystem, name = open_filesystem(directory)
-    if not filesystem.isdir(name):
+    if not is_directory(directory):
         return {}
-    return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
+    filesystem, name = open_filesystem(directory)
+    with reading(directory):
+        return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
 
 
 class Entry(NamedTuple):
@@ -335,7 +336,8 @@ def sweep(directory: str) -> None:
     """Remove what killed writers left aside in a directory, and nothing that `publish` did not name."""
     for name in list_directory(directory):
         if _ASIDE.search(name) and is_file(join(directory, name)):
-            remove(join(directory, name))
+            with suppress(FileNotFoundError):  # its writer was faster
+                remove(join(directory, name))
 
 
 def remove(path: str) -> None:

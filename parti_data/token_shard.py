@@ -22,6 +22,8 @@ from parti_data.storage import open_file, publish
 FORMAT_VERSION = 1
 ROW_GROUP_ROWS = 4096
 _METADATA_KEY = b"parti"
+_BLOCK_BYTES = 1 << 18
+"""Read ahead of an object store: a row group is a few ranges, each asked for whole, and what follows is another's."""
 _TOKEN_ITEMS = "image_tokens.list.element"
 
 
@@ -149,7 +151,7 @@ def read_metadata(path: str) -> tuple[ShardMetadata, list[int]]:
 def read_row_group(path: str, group: int, columns: list[str] | None = None) -> pa.Table:
     """Return one row group, page checksums checked; raises ShardError."""
     try:
-        with open_file(path) as file:
+        with open_file(path, block_size=_BLOCK_BYTES) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             return parquet.read_row_group(group, columns=columns, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:

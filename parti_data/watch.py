@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import BarColumn, Progress, TextColumn
 
+from parti_data.errors import PartiError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.progress import LINE_EVERY_S, print_line
@@ -140,12 +141,21 @@ def watch(watched: Watched) -> Iterator[None]:
         thread.join()
 
 
+def _look(watcher: Watcher, now: float) -> State | None:
+    """Return what is seen, None where the files cannot be looked at now: who works with them says why."""
+    try:
+        return watcher.look(now)
+    except (PartiError, OSError):
+        return None
+
+
 def _states(watcher: Watcher, done: threading.Event) -> Iterator[tuple[float, State]]:
     """Yield what is seen, and when, until the work is done."""
     rest = _LOOK_EVERY_S
     while not done.wait(rest):
         began = time.monotonic()
-        yield began, watcher.look(began)
+        if state := _look(watcher, began):
+            yield began, state
         rest = max(_LOOK_EVERY_S, _LEAST_REST * (time.monotonic() - began))
 
 
@@ -161,7 +171,8 @@ def _draw(watcher: Watcher, done: threading.Event) -> None:
 
         for _, state in _states(watcher, done):
             show(state)
-        show(watcher.look(time.monotonic()))
+        if state := _look(watcher, time.monotonic()):
+            show(state)
 
 
 def _print(watcher: Watcher, done: threading.Event) -> None:

@@ -193,7 +193,9 @@ def _run_stage(
     *others: Any,
 ) -> Manifest:
     options, config = _load("pipelines.runner").parse_options(context.obj), _config(model, arguments)
-    _load("pipelines.engines").refuse_local_output(options, config.output)
+    source = getattr(config.source, "path", config.source)
+    paths = {"output": config.output} | ({"source": source} if isinstance(source, str) else {})  # scenes have no path
+    _load("pipelines.engines").refuse_local_paths(options, paths)
     return _run(stage, config, options, *others)
 
 

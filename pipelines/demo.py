@@ -4,11 +4,15 @@ Each command is a process of its own. A demo that was stopped goes on where it w
 """
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -30,6 +34,7 @@ CATEGORIES = {
 }
 """The split and the number of objects of each kind of prompt."""
 _READ_MEMORY_EVERY_S = 0.25
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 class DemoConfig(StageConfig):
@@ -58,6 +63,42 @@ class PeakMemory(threading.Thread):
         self._stopped.set()
         self.join()
         return self.peak_bytes
+
+
+class Stops:
+    """Ctrl-C and SIGTERM: handed on to the command at work, which follows them and says so, and remembered."""
+
+    def __init__(self):
+        self.number = 0
+        self._child: subprocess.Popen | None = None
+
+    @contextmanager
+    def handed_on(self) -> Iterator[None]:
+        """While the block runs, a signal ends the command at work and not this process."""
+        before = {number: signal.signal(number, self._hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hand_on(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        if self._child:
+            self._child.send_signal(number)
+
+    def run(self, command: list[str]) -> int:
+        """Run a command to its end and return its exit code; exits where it, or this process, was asked to stop."""
+        code = 0 if self.number else self._wait_for(command)
+        if self.number or code in _STOPPED:
+            sys.exit(128 + self.number if self.number else code)
+        return code
+
+    def _wait_for(self, command: list[str]) -> int:
+        with subprocess.Popen(command) as self._child:
+            if self.number:  # it came before there was a child
+                self._child.send_signal(self.number)
+            return self._child.wait()
 
 
 def _resident(process: psutil.Process) -> int:
@@ -119,6 +160,12 @@ def run_demo(config: DemoConfig) -> None:
     A finished step returns at once, and refuses a config that has changed since; times and the peak of a demo that was
     stopped are added to those of its earlier runs.
     """
+    stops = Stops()
+    with stops.handed_on():
+        _run_commands(config, stops)
+
+
+def _run_commands(config: DemoConfig, stops: Stops) -> None:
     before = _read_times(config.output)
     seconds: dict[str, float] = before["seconds"]
     memory = PeakMemory()
@@ -127,14 +174,14 @@ def run_demo(config: DemoConfig) -> None:
     commands = demo_commands(config) | {"verify": ["verify", join(config.output, "tokens")]}
     for name, arguments in commands.items():
         is_new = not is_file(join(join(config.output, name), MANIFEST)) and not (name == "verify" and name in seconds)
-        taken = _run(arguments)
+        taken = _run(arguments, stops)
         seconds[name] = round(seconds.get(name, 0) + taken, 1) if is_new else seconds.get(name, 0)
         before["peak"] = max(before["peak"], memory.peak_bytes)
         publish_bytes(join(config.output, TIMES), json.dumps(before).encode())
     peak_bytes = max(memory.stop(), before["peak"])
     summary = summarise(config.output, seconds, peak_bytes)
     publish_bytes(join(config.output, SUMMARY), (json.dumps(summary, indent=1) + "\n").encode())
-    _run(["report", config.output])
+    _run(["report", config.output], stops)
     print(json.dumps(summary, indent=1))
 
 
@@ -171,11 +218,10 @@ def rows_per_s(output: str) -> dict[str, float]:
     }
 
 
-def _run(arguments: list[str]) -> float:
+def _run(arguments: list[str], stops: Stops) -> float:
     """Run `parti` with arguments and return the seconds it took; raises PartiError where it fails."""
     print(f"$ parti {' '.join(arguments)}", flush=True)
     started = time.monotonic()
-    result = subprocess.run([sys.executable, "-m", "pipelines.command_line", *arguments], check=False)
-    if result.returncode:
-        raise PartiError(f"parti {arguments[0]}: expected to finish, found exit code {result.returncode}; see above")
+    if code := stops.run([sys.executable, "-m", "pipelines.command_line", *arguments]):
+        raise PartiError(f"parti {arguments[0]}: expected to finish, found exit code {code}; see above")
     return time.monotonic() - started

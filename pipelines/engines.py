@@ -71,12 +71,15 @@ def refuse_unreachable(options: PipelineOptions, runner: PipelineRunner) -> None
         _refuse_no_credentials()
 
 
-def refuse_local_output(options: PipelineOptions, output: str) -> None:
-    """Raise ConfigError where Dataflow's workers would write to disks of their own."""
+def refuse_local_paths(options: PipelineOptions, paths: dict[str, str]) -> None:
+    """Raise ConfigError where Dataflow's workers would read or write disks of their own; paths by what they are of."""
     dataflow = "dataflow" in (options.view_as(StandardOptions).runner or "").lower()
     stands_in = "localhost" in options.view_as(GoogleCloudOptions).dataflow_endpoint
-    if dataflow and not stands_in and is_local(output):
-        raise ConfigError(f"output: expected a path that Dataflow's workers reach, found {output!r}; give a gs:// one")
+    for name, path in paths.items() if dataflow and not stands_in else ():
+        if is_local(path):
+            raise ConfigError(
+                f"{name}: expected a path that Dataflow's workers reach, found {path!r}; give a gs:// one"
+            )
 
 
 def _refuse_no_credentials() -> None:

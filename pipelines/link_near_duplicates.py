@@ -2,8 +2,9 @@
 
 Packed candidates enter by bucket. Images whose perceptual hashes share a band are compared; pairs within the distance
 are edges; what edges connect is one. Every step is a GroupByKey, and what is not its concern passes through it, so the
-pipeline stays one chain. Each band sees all hashes, 40 bytes an image. The work in a band grows with the square of the
-different hashes that share its value, which begins to tell at about half a million images.
+pipeline stays one chain. Each band sees all hashes: 40 bytes an image cross a shuffle in each of `max_distance` + 1
+bands, of which the local engine makes 2.9 KB of memory at the default distance. The work in a band grows with the
+square of the different hashes that share its value, which begins to tell at about half a million images.
 """
 
 from collections import defaultdict

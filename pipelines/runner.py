@@ -49,6 +49,7 @@ def parse_options(arguments: list[str]) -> PipelineOptions:
     options = _read_options([*(defaults if local else []), *arguments])
     name = options.view_as(StandardOptions).runner
     runner = find_runner(name) if name else None
+    _refuse_unwaited(arguments)
     if not isinstance(runner, PortableRunner):  # whose job service may know more options
         _refuse_unknown(arguments, options)
     if name and runner:
@@ -76,15 +77,24 @@ def _read_options(arguments: list[str]) -> PipelineOptions:
 
 
 def _refuse_unknown(arguments: list[str], options: PipelineOptions) -> None:
-    """Raise ConfigError for an option that Beam does not know, or that would leave a stage before its end."""
+    """Raise ConfigError for an option that Beam does not know."""
     flags: set[str] = set()
     options.get_all_options(add_extra_args_fn=lambda parser: flags.update(parser._option_string_actions))
     for word, before in zip(arguments, ["", *arguments], strict=False):
-        flag = word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+        flag = _flag(word)
         is_value = not word.startswith("--") and before.startswith("--") and "=" not in before
         if not is_value and flag not in flags:
             raise ConfigError(f"{word}: expected an option of Beam's after --, found none of that name; check it")
-        if flag in _NOT_WAITED_FOR:
+
+
+def _flag(word: str) -> str:
+    return word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+
+
+def _refuse_unwaited(arguments: list[str]) -> None:
+    """Raise ConfigError for an option that would leave a stage before its end."""
+    for word in arguments:
+        if _flag(word) in _NOT_WAITED_FOR:
             raise ConfigError(
                 f"{word}: expected a run that waits for its jobs, found one that does not; a stage ends after its last "
                 "job, so leave it out"

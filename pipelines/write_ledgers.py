@@ -76,7 +76,8 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
     split, merges = group
     name = shard_name("ledger", split, num_splits, "parquet")
     path = join(judging.output, name)
-    if not is_file(path):
+    is_new = not is_file(path)
+    if is_new:
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
         with timed("write"):
             write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
@@ -94,7 +95,8 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
     with timed("digest"):
         shard = record_shard(judging.output, name, counts.total())
         fragment = record_shard(judging.output, fragment_name(split), counts.total())
-    count(ROWS, counts.total())
+    if is_new:
+        count(ROWS, counts.total())
     report_steps()
     return LedgerFile(
         shard,

@@ -10,7 +10,7 @@ from parti_data.ledger import LedgerRow, PairDirectory, write_ledger
 from parti_data.step_times import take_steps, timed
 from parti_data.storage import file_size
 from pipelines.plan.estimate import START_S, Block, Estimate, Plan, Step, measure_speedup, seconds_a_pair, steps_of
-from pipelines.plan.pair_slices import read_slices, rows_read
+from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.say import say_means, say_time
 from pipelines.plan.scratch import marginal
 from pipelines.shard import ShardConfig, append_pairs, plan_shards
@@ -34,8 +34,7 @@ def plan_shard(config: ShardConfig, num_pairs: int, workers: int) -> Plan:
     tar_bytes = sum(size for _, size in copied) / len(rows)
     ledger_s, ledger_bytes = marginal(lambda path, count: _write_ledger(path, rows[:count]), len(rows))
     plans = plan_shards(len(pairs), config.pairs_per_shard)
-    read_s = slices.ledger_row_s * rows_read(pairs, [(plan.first, plan.last) for plan in plans]) / len(pairs)
-    a_pair = seconds_a_pair(blocks).scaled(1 / speedup, ledger_s + read_s)
+    a_pair = seconds_a_pair(blocks).scaled(1 / speedup, ledger_s + slices.ledger_row_s)
     seconds = Estimate(len(pairs)).times(a_pair).scaled(1, START_S)
     return Plan(
         "shard",
@@ -44,7 +43,7 @@ def plan_shard(config: ShardConfig, num_pairs: int, workers: int) -> Plan:
             ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places"),
             ("a pair", say_means(rows)),
         ],
-        [Step("ledger", read_s + ledger_s), *steps_of(blocks)],
+        [Step("ledger", slices.ledger_row_s + ledger_s), *steps_of(blocks)],
         workers,
         speedup,
         [

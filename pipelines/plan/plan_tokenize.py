@@ -11,10 +11,10 @@ from parti_data.storage import file_size
 from parti_data.token_shard import TokenRow, to_table, write_token_shard
 from pipelines.encode_images import encode_rows, open_tokenizers, shard_metadata
 from pipelines.plan.estimate import START_S, Block, Plan, Step, measure_speedup, seconds_a_pair, steps_of
-from pipelines.plan.pair_slices import read_slices, rows_read
+from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.say import say_means, say_time
 from pipelines.plan.scratch import marginal
-from pipelines.tokenize import TokenizeConfig, plan_fragments
+from pipelines.tokenize import TokenizeConfig
 
 BASE_BYTES = 500 << 20
 """What the program with torch takes before it has read anything."""
@@ -52,10 +52,9 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     encoded = [row for _, rows in results for row in rows]
     speedup = measure_speedup(encode, slices.rows, workers)
     write_s, row_bytes = marginal(write, len(encoded))
-    plans = plan_fragments(len(pairs), config.rows_per_fragment)
-    read_s = slices.ledger_row_s * rows_read(pairs, [(plan.first, plan.last) for plan in plans]) / len(pairs)
+    alone_s = slices.ledger_row_s + _TIMES_WRITTEN * write_s
     blocks = [[block] for block, _ in results]
-    seconds = seconds_a_pair(blocks).scaled(len(pairs) / speedup, len(pairs) * (read_s + _TIMES_WRITTEN * write_s))
+    seconds = seconds_a_pair(blocks).scaled(len(pairs) / speedup, len(pairs) * alone_s)
     num_shards = -(-len(pairs) // config.rows_per_shard)
     rows = slices.all()
     return Plan(
@@ -65,7 +64,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
             ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {BATCH_SIZE}"),
             ("a pair", f"{say_means(rows)}, {say_count(metadata.num_tokens)} tokens"),
         ],
-        [Step("ledger", read_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
+        [Step("ledger", slices.ledger_row_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
         workers,
         speedup,
         [

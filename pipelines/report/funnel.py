@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parti_data.errors import SourceError
+from parti_data.errors import ConfigError, PartiError, StorageError
 from parti_data.images import decode
 from parti_data.ledger import NEAR_DUPLICATE, OUTCOMES, LedgerRow, PairDirectory
 from pipelines.report.pictures import Picture, embed
@@ -48,11 +48,15 @@ class Funnel(NamedTuple):
 
 
 class _Fetcher:
-    """Thumbnails of ledger rows; remembers why the first bytes that could not be fetched could not."""
+    """Thumbnails of ledger rows; remembers why the first bytes that could not be fetched could not.
+
+    Of a source that cannot be reached nothing more is asked: each answer would be long in coming.
+    """
 
     def __init__(self, pairs: PairDirectory):
         self._pairs = pairs
         self.note = ""
+        self._is_out_of_reach = False
 
     def example(self, row: LedgerRow) -> Example:
         """Return a row as the page shows it."""
@@ -65,11 +69,12 @@ class _Fetcher:
         return Example(None if pixels is None else embed(pixels, _THUMBNAIL_PX), _cut(caption), _cut(detail))
 
     def _pixels(self, row: LedgerRow) -> np.ndarray | None:
-        if not 0 < row.size <= self._pairs.limits.max_bytes:
+        if self._is_out_of_reach or not 0 < row.size <= self._pairs.limits.max_bytes:
             return None
         try:
             image = self._pairs.fetch(row)
-        except (SourceError, OSError) as error:
+        except (PartiError, OSError) as error:
+            self._is_out_of_reach = isinstance(error, StorageError | ConfigError)
             self.note = self.note or f"Some pictures could not be fetched from the source: {error}"
             return None
         pixels = decode(image, self._pairs.limits)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from parti_data import figures
-from parti_data.errors import ShardError, SourceError
+from parti_data.errors import PartiError, ShardError
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
 from pipelines.report import charts
 from pipelines.report.funnel import read_funnel
@@ -147,11 +147,11 @@ def _flatten(views: list[Any]) -> list[Any]:
 
 
 def _read_each(read: Callable[[FinishedStage], Any], stages: list[FinishedStage]) -> list[Any]:
-    """Return what each stage shows, in its place an `Unread` where a file of it is gone or broken."""
+    """Return what each stage shows, in its place an `Unread` where a file of it is gone, broken or out of reach."""
     views = []
     for stage in stages:
         try:
             views.append(read(stage))
-        except (ShardError, SourceError, OSError) as error:
+        except (PartiError, OSError) as error:
             views.append(Unread(stage.name, str(error)))
     return views

@@ -58,7 +58,7 @@ def read_stage_file(stage: FinishedStage, name: str) -> bytes:
     place = join(stage.path, name)
     try:
         return read_bytes(place)
-    except OSError:
+    except FileNotFoundError:
         raise ShardError(
             f"{place}: expected a file that {stage.manifest.stage} wrote, found none; put it back or run "
             f"{stage.manifest.stage} into a new directory"

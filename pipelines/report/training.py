@@ -14,7 +14,7 @@ from pipelines.report.charts import Chart, Scale, Series, draw_curves
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage, read_stage_file
 
-METRICS = "metrics.jsonl"
+STEPS = "metrics.jsonl"
 """As the training loop calls it, whose module would import torch."""
 RECONSTRUCTIONS = "reconstructions.png"
 _RECONSTRUCTION_PX = 512
@@ -52,7 +52,7 @@ class TrainedPrior(NamedTuple):
 
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
     """Return a finished train_tokenizer stage; raises ShardError where a file of it is gone or broken."""
-    metrics = read_metrics(stage)
+    metrics = read_steps(stage)
     details = stage.manifest.details
     losses, measured = _names(metrics)
     return TrainedTokenizer(
@@ -68,7 +68,7 @@ def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
 
 def read_prior(stage: FinishedStage) -> TrainedPrior:
     """Return a finished train_prior stage; raises ShardError where its metrics are gone or broken."""
-    metrics = read_metrics(stage)
+    metrics = read_steps(stage)
     details = stage.manifest.details
     loss, held_out = find_series(metrics, "total"), find_series(metrics, "held_out_loss")
     guess = math.log(details["shape"]["codebook_size"])
@@ -85,17 +85,17 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
     )
 
 
-def read_metrics(stage: FinishedStage) -> list[dict[str, Any]]:
+def read_steps(stage: FinishedStage) -> list[dict[str, Any]]:
     """Return the lines of a job's metrics; raises ShardError for a line that is none."""
     lines = []
-    for number, text in enumerate(read_stage_file(stage, METRICS).splitlines(), 1):
+    for number, text in enumerate(read_stage_file(stage, STEPS).splitlines(), 1):
         try:
             line = json.loads(text)
         except ValueError:
             line = None
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             raise ShardError(
-                f"{join(stage.path, METRICS)}: expected JSON with a step in each line, found something else in line "
+                f"{join(stage.path, STEPS)}: expected JSON with a step in each line, found something else in line "
                 f"{number}; run {stage.manifest.stage} into a new directory"
             )
         lines.append(line)

@@ -68,6 +68,30 @@ def test_a_disk_that_locks_no_directory_is_not_claimed(tmp_path, monkeypatch):
         pass
 
 
+def test_a_directory_that_the_run_before_removed_is_made_and_locked_anew(tmp_path, monkeypatch):
+    place, flock, seen = tmp_path / "out", claims.fcntl.flock, []
+
+    def flock_late(*arguments):
+        if not seen:
+            place.rmdir()  # as the end of the run before
+        seen.append(arguments)
+        return flock(*arguments)
+
+    monkeypatch.setattr(claims.fcntl, "flock", flock_late)
+    with claim(str(place)):
+        assert place.is_dir()
+        with pytest.raises(ShardError, match="expected no other run"), claim(str(place)):
+            raise AssertionError
+    assert len(seen) == 3
+
+
+def test_a_directory_that_never_stays_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims.os.path, "samestat", lambda *_: False)
+    expected = "/out: expected a directory that stays, found another under its name 100 times; see what removes it"
+    with pytest.raises(ShardError, match=expected), claim(f"{tmp_path}/out"):
+        raise AssertionError
+
+
 SHORT = LeaseTimes(expires_s=2.5, renew_every_s=0.1, settle_s=0.05)
 
 
@@ -101,6 +125,37 @@ def test_a_lease_is_renewed_for_as_long_as_the_block_runs(s3):
         assert later["renewed_s"] > first["renewed_s"] + 0.5
         assert later["owner"] == first["owner"]
         with pytest.raises(ShardError, match="expected no other run"), claim(place, times):
+            raise AssertionError
+
+
+def test_a_lease_that_is_given_back_while_it_is_renewed_does_not_come_again(s3, monkeypatch):
+    place, reads, read = f"{s3.new_bucket()}/a", threading.Event(), claims._Lease._read
+
+    def read_slowly(self):
+        standing = read(self)
+        if threading.current_thread() is not threading.main_thread() and not reads.is_set():
+            reads.set()
+            time.sleep(0.5)  # before it writes
+        return standing
+
+    with claim(place, SHORT):
+        monkeypatch.setattr(claims._Lease, "_read", read_slowly)
+        assert reads.wait(10)
+        claims.give_back_leases()
+        time.sleep(1)
+        assert list_directory(place) == []
+
+
+@pytest.mark.parametrize(("ahead_s", "is_free"), [(2, False), (1e9, True)])
+def test_a_lease_from_the_far_future_does_not_stand_for_ever(s3, ahead_s, is_free):
+    place = f"{s3.new_bucket()}/a"
+    terms = {"owner": "0", "host": "elsewhere", "pid": 1, "renewed_s": time.time() + ahead_s, "expires_s": 60}
+    publish_bytes(f"{place}/{LEASE}", json.dumps(terms).encode())
+    if is_free:
+        with claim(place, SHORT):
+            assert read_lease(place)["pid"] == os.getpid()
+    else:
+        with pytest.raises(ShardError, match=r"if it was killed, 6[12] s until"), claim(place, SHORT):
             raise AssertionError
 
 

@@ -45,6 +45,15 @@ def test_every_picture_comes_once_an_epoch(filtered):
     np.testing.assert_array_equal(np.concatenate(parts), numbers[: len(parts) * 7])
 
 
+def test_an_epoch_is_shuffled_once(filtered, monkeypatch):
+    dataset, made = ImageDataset(filtered, 32, 7), []
+    make = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or make(seed))
+    for step in range(2 * len(dataset) // 7):
+        dataset.batch(step)
+    assert made == [[0, 0], [0, 1]]
+
+
 def test_other_seeds_give_other_orders(filtered):
     a, b = (ImageDataset(filtered, 32, 16, seed=seed).batch(0) for seed in (0, 1))
     assert not np.array_equal(a, b)

@@ -1,16 +1,25 @@
 import json
 import shutil
 from collections import Counter
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from parti_data import ledger
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import image_key
-from parti_data.ledger import LedgerRow, PairDirectory, read_ledger, to_json, write_ledger, write_measures
+from parti_data.ledger import (
+    LedgerRow,
+    PairDirectory,
+    read_kept,
+    read_ledger,
+    to_json,
+    write_ledger,
+    write_measures,
+)
 from parti_data.manifest import read_manifest
 from parti_data.sources.pairs import Location
 
@@ -90,6 +99,8 @@ def test_a_parquet_file_of_other_columns_is_refused(tmp_path):
 def test_a_ledger_that_is_gone_is_refused(tmp_path):
     with pytest.raises(ShardError, match="none.parquet: expected a ledger file, found .*No such file"):
         list(read_ledger(f"{tmp_path}/none.parquet"))
+    with pytest.raises(ShardError, match="none.parquet: expected a ledger file, found .*No such file"):
+        list(read_kept(f"{tmp_path}/none.parquet", 0, 1))
 
 
 def test_every_slice_of_the_kept_rows_is_that_slice_of_all(filtered):
@@ -99,6 +110,30 @@ def test_every_slice_of_the_kept_rows_is_that_slice_of_all(filtered):
     for start in (0, 1, 23, 24, 25, len(every) - 1, len(every)):
         for stop in (start, start + 1, start + 30, len(every)):
             assert list(pairs.kept(start, stop)) == every[start:stop]
+
+
+def test_a_slice_of_the_kept_rows_decodes_no_row_group_beside_it(tmp_path, monkeypatch):
+    path, decoded = f"{tmp_path}/ledger.parquet", []
+    rows = [ROW._replace(source_key=str(n), outcome="kept" if n % 3 else "dropped") for n in range(5 * 4096)]
+    write_ledger(path, rows)
+    read = ledger._read_records
+    monkeypatch.setattr(ledger, "_read_records", lambda parquet, n: decoded.append(n) or read(parquet, n))
+    kept = [row for row in rows if row.outcome == "kept"]
+    ends = list(accumulate(sum(row.outcome == "kept" for row in rows[n : n + 4096]) for n in range(0, len(rows), 4096)))
+    for start, stop, groups in [
+        (0, 1, [0]), (ends[0] - 1, ends[0], [0]), (ends[0] - 1, ends[0] + 1, [0, 1]), (ends[2], ends[3], [3]),
+        (ends[1] + 5, ends[4] + 9, [2, 3, 4]), (-3, 2, [0]), (7, 7, []), (len(kept), len(kept) + 9, []),
+    ]:  # fmt: skip
+        decoded.clear()
+        assert list(read_kept(path, start, stop)) == kept[max(start, 0) : stop]
+        assert decoded == groups
+
+
+def test_a_ledger_that_was_written_again_is_counted_again(tmp_path):
+    path = f"{tmp_path}/ledger.parquet"
+    for outcome, count in (("kept", 3), ("dropped", 0)):
+        write_ledger(path, [ROW._replace(outcome=outcome)] * 3)
+        assert len(list(read_kept(path, 0, 9))) == count
 
 
 @pytest.mark.parametrize("stage", ["filtered", "sharded"])

@@ -57,5 +57,11 @@ def test_a_broken_file_is_refused(tmp_path, content):
         read_metrics(str(tmp_path))
 
 
+def test_another_version_of_the_file_is_refused(tmp_path):
+    write_metrics(str(tmp_path), StageMetrics(format_version=2))
+    with pytest.raises(ShardError, match=r"metrics.json: expected format version 1, found 2; remove the file"):
+        read_metrics(str(tmp_path))
+
+
 def test_this_process_has_a_peak_of_memory():
     assert 10 << 20 < peak_memory().own < 1 << 40

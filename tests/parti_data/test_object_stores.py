@@ -15,6 +15,8 @@ from parti_data.object_stores import _bound_memory
 BIG = 40 << 20
 """More than one part of an upload."""
 
+READS = (storage.read_bytes, storage.expand, storage.listed_sizes)
+
 
 def content(size: int = BIG) -> bytes:
     return (os.urandom(1 << 16) * (1 + (size >> 16)))[:size]
@@ -102,7 +104,7 @@ def test_missing_credentials_are_told(s3, monkeypatch):
     expected = r"/file: expected to {} it, found NoCredentialsError \(Unable to locate credentials\); give credentials"
     with pytest.raises(StorageError, match=expected.format("write")):
         storage.publish_bytes(f"{bucket}/file", b"x")
-    for read in (storage.is_file, storage.read_bytes, storage.file_marker, storage.list_directory, storage.expand):
+    for read in (storage.is_file, storage.file_marker, storage.list_directory, *READS):
         with pytest.raises(StorageError, match=expected.format("read")):
             read(f"{bucket}/file")
 
@@ -114,7 +116,7 @@ def test_what_is_forbidden_is_told_and_not_taken_for_missing(s3):
     expected = r"/file: expected to {} it, found PermissionError \(.*\); give credentials that may"
     with pytest.raises(StorageError, match=expected.format("write")):
         storage.publish_bytes(f"{bucket}/file", b"x")
-    for read in (storage.is_file, storage.is_directory, storage.read_bytes, storage.expand, storage.remove):
+    for read in (storage.is_file, storage.is_directory, *READS, storage.remove):
         with pytest.raises(StorageError, match=expected.format("read")):
             read(f"{bucket}/file")
 

@@ -83,6 +83,21 @@ def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path, cont
     storage.sweep(f"{tmp_path}/not_there")
 
 
+def test_a_file_whose_writer_removes_it_first_does_not_end_a_sweep(tmp_path, contents, monkeypatch):
+    for number in range(3):
+        (tmp_path / f"a.tmp-{number:032x}").write_bytes(b"half")
+    rm = LocalFileSystem.rm
+
+    def remove_late(self, path, recursive=False):
+        if path.endswith("0"):
+            Path(path).unlink()
+        rm(self, path, recursive)
+
+    monkeypatch.setattr(LocalFileSystem, "rm", remove_late)
+    storage.sweep(str(tmp_path))
+    assert contents(tmp_path) == {}
+
+
 def test_a_protocol_that_cannot_be_opened_is_refused():
     with pytest.raises(ConfigError, match="nope://x/y: expected a path that fsspec opens, found"):
         storage.read_bytes("nope://x/y")
@@ -198,6 +213,14 @@ def test_the_sizes_of_many_files_are_listed_a_folder_at_a_time(tmp_path, monkeyp
     assert storage.file_sizes(paths) == [len(path) - len(root) for path in paths]
     assert asked == [paths[1], paths[4], paths[5]]  # alone in their folders
     assert storage.file_sizes([]) == []
+
+
+def test_files_at_the_root_of_the_disk_are_not_taken_for_those_of_the_working_directory(tmp_path, monkeypatch):
+    for name in ("etc", "usr"):
+        (tmp_path / name).write_bytes(b"xyz")
+    monkeypatch.chdir(tmp_path)
+    assert storage.file_sizes(["/etc", "/usr"]) == [Path(path).stat().st_size for path in ("/etc", "/usr")]
+    assert storage.file_sizes(["etc", "usr"]) == [3, 3]
 
 
 def test_the_size_of_a_file_that_is_not_there_is_not_made_up(tmp_path):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from parti_data import watch as watch_module
+from parti_data.errors import StorageError
 from parti_data.step_times import count, take_steps
 from parti_data.watch import State, Watched, Watcher, say_state, watch
 
@@ -148,8 +149,31 @@ def test_a_log_gets_a_line_now_and_then_and_a_terminal_a_bar(tmp_path, finish, m
     assert "75.0 %, 1/2 files" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_look_that_fails_is_made_again_later(tmp_path, finish, monkeypatch, capsys, is_terminal):
+    monkeypatch.setattr(watch_module, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(watch_module, "LINE_EVERY_S", 0.0)
+    finish("a.parquet", 30)
+    seen, looks, look = threading.Event(), [], Watcher.look
+
+    def fail_now_and_then(self, now):
+        looks.append(now)
+        if len(looks) > 3:
+            seen.set()
+        if len(looks) != 2:
+            raise (StorageError, OSError)[len(looks) % 2]("gone")
+        return look(self, now)
+
+    monkeypatch.setattr(Watcher, "look", fail_now_and_then)
+    monkeypatch.setattr(sys, "stderr", Terminal() if is_terminal else sys.stderr)
+    run_until(seen, Watched("measure", str(tmp_path), {"a.parquet": 30, "b.parquet": 10}, "rows"))
+    said = sys.stderr.getvalue() if isinstance(sys.stderr, Terminal) else capsys.readouterr().err
+    assert "75.0 %, 1/2 files" in said
+    assert "Traceback" not in said
+
+
 def test_the_next_look_waits_longer_than_the_last_one_took(monkeypatch):
-    now = iter([0.0, 3.0])
+    now, state = iter([0.0, 3.0]), State(0, 0.0, 0, None, None, None)
     rests = []
 
     class Done:
@@ -158,9 +182,9 @@ def test_the_next_look_waits_longer_than_the_last_one_took(monkeypatch):
             return len(rests) > 1
 
     class Looks:
-        def look(self, _: float) -> None:
-            pass
+        def look(self, _: float) -> State:
+            return state
 
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    assert list(watch_module._states(Looks(), Done())) == [(0.0, None)]
+    assert list(watch_module._states(Looks(), Done())) == [(0.0, state)]
     assert rests == [0.5, 30.0]

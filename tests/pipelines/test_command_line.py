@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from parti_data.claim import claim
 from parti_data.manifest import MANIFEST, read_manifest
-from pipelines import command_line
+from pipelines import command_line, runner
 from pipelines.command_line import main
 
 COMMANDS = [
@@ -55,6 +56,17 @@ def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, conte
         code, _, err = parti("filter", f"output={tmp_path}/a", *SMALL)
         assert (code, contents(tmp_path / "a")) == (1, {})
     assert err.startswith(f"error: {tmp_path}/a: expected no other run in the directory, found one at work; ")
+
+
+@pytest.mark.parametrize(
+    ("stage", "source"), [("shard", ["source=runs/x"]), ("filter", ["source.kind=webdataset", "source.path=runs/x"])]
+)
+def test_a_source_on_this_machine_is_refused_for_dataflow(parti, monkeypatch, stage, source):
+    options = PipelineOptions(["--runner=DataflowRunner"])
+    monkeypatch.setattr(runner, "parse_options", lambda _: options)  # without asking Google
+    code, _, err = parti(stage, *source, "output=memory://bucket/x", "--", "--runner=DataflowRunner")
+    expected = "error: source: expected a path that Dataflow's workers reach, found 'runs/x'; give a gs:// one\n"
+    assert (code, err) == (2, expected)
 
 
 def test_a_filter_directory_is_judged_again(parti, tmp_path):

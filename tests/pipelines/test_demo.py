@@ -1,11 +1,17 @@
 import csv
 import io
+import signal
 import subprocess
+import sys
+import time
 from collections import Counter
 
+import psutil
 import pytest
 
+from parti_data.claim import claim
 from parti_data.errors import PartiError
+from parti_data.manifest import BEGUN
 from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.scenes import has_new_combination, is_held_out_prompt, parse_caption
 from pipelines import demo
@@ -41,10 +47,42 @@ def test_a_step_reads_what_steps_before_it_wrote(tmp_path):
         made.add(name)
 
 
-def test_a_step_that_fails_ends_the_demo(monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
-    with pytest.raises(PartiError, match="parti filter: expected to finish, found exit code 1; see above"):
-        demo._run(["filter"])
+def test_a_step_that_fails_ends_the_demo(capfd):
+    with pytest.raises(PartiError, match="parti none: expected to finish, found exit code 2; see above"):
+        demo._run(["none"], demo.Stops())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_stopped_ends_its_step_in_one_line_and_frees_its_directories(tmp_path, number):
+    command = [sys.executable, "-m", "pipelines.command_line", "demo", f"output={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if (tmp_path / "pairs" / BEGUN).exists():
+                break
+            time.sleep(0.1)
+        (child,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait() == 128 + number
+    assert not child.is_running()
+    assert said == "stopped; run the same command again to go on, what is finished is kept\n"
+    with claim(str(tmp_path)), claim(f"{tmp_path}/pairs"):
+        pass
+
+
+def test_a_step_that_was_stopped_alone_stops_the_demo():
+    with pytest.raises(SystemExit) as stopped:
+        demo.Stops().run(["sh", "-c", "exit 143"])
+    assert stopped.value.code == 143
+
+
+def test_no_step_begins_after_a_stop():
+    stops = demo.Stops()
+    with pytest.raises(SystemExit) as stopped, stops.handed_on():
+        signal.raise_signal(signal.SIGTERM)
+        stops.run(["false"])
+    assert stopped.value.code == 143
 
 
 def test_the_speed_of_each_pipeline_is_in_the_summary(tmp_path):

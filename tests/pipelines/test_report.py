@@ -3,19 +3,21 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from parti_data.errors import ShardError
+from parti_data.errors import ShardError, StorageError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
-from parti_data.ledger import LedgerRow, write_ledger
+from parti_data.ledger import LedgerRow, PairDirectory, write_ledger
 from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, record_shard
 from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
+from pipelines.report import page as page_module
 from pipelines.report import write_report
 from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
 from pipelines.report.funnel import find_examples, read_funnel
@@ -56,7 +58,9 @@ def ledger_row(source: SyntheticSource, number: int, reason: str, **changes) -> 
     return row._replace(**changes)
 
 
-def make_pairs(path: Path, caption: str = "a plain caption", kept: int = 8, source: dict | None = None) -> None:
+def make_pairs(
+    path: Path, caption: str = "a plain caption", kept: int = 8, source: dict | None = None, place: str = "synthetic"
+) -> None:
     synthetic = SyntheticSource(num_pairs=20)
     begun = directory(path, "filter", {"source": source or synthetic.model_dump(mode="json")})
     rows = [ledger_row(synthetic, number, "kept", captions=[caption]) for number in range(kept)]
@@ -65,6 +69,7 @@ def make_pairs(path: Path, caption: str = "a plain caption", kept: int = 8, sour
         ledger_row(synthetic, 9, "dropped caption_missing", captions=[]),
         ledger_row(synthetic, 10, "dropped image_too_many_bytes", size=1 << 40, key="", detail="far too large"),
     ]
+    rows = [row._replace(path=place) for row in rows]
     write_ledger(str(path / "ledger-00000-of-00001.parquet"), rows)
     reasons = {"kept": kept, "merged exact_duplicate": 1, "dropped caption_missing": 1}
     begun.finish(
@@ -271,6 +276,36 @@ def test_a_source_that_has_gone_leaves_placeholders_and_one_note(tmp_path):
     page = read_page(tmp_path)
     assert page.count('class="nothing"') == 9
     assert page.count("Some pictures could not be fetched from the source: ") == 1
+
+
+@pytest.mark.parametrize(("path", "problem"), [("s3://a/b.tar", "to read it, found"), ("no://a/b.tar", "no")])
+def test_a_source_out_of_reach_leaves_placeholders_and_is_asked_once(tmp_path, monkeypatch, path, problem):
+    fetched, fetch = [], PairDirectory.fetch
+    nowhere = {"endpoint_url": "http://localhost:1", "key": "k", "secret": "s"}
+    monkeypatch.setitem(fsspec.config.conf, "s3", nowhere | {"config_kwargs": {"retries": {"max_attempts": 1}}})
+    monkeypatch.setattr(PairDirectory, "fetch", lambda self, row: fetched.append(row) or fetch(self, row))
+    make_pairs(tmp_path / "pairs", source={"kind": "webdataset", "path": path}, place=path)
+    page = read_page(tmp_path)
+    assert page.count('class="nothing"') == 9
+    assert page.count("Some pictures could not be fetched from the source: ") == 1
+    assert problem in page
+    assert len(fetched) == 1
+
+
+def test_a_file_out_of_reach_costs_only_its_own_section(run, monkeypatch):
+    def refuse(stage: object) -> None:
+        raise StorageError("s3://a: expected to read it, found PermissionError (no); give credentials that may")
+
+    monkeypatch.setattr(page_module, "read_prior", refuse)
+    page = read_page(run)
+    assert page.count("This stage cannot be shown.") == 1
+    assert "found PermissionError (no)" in page
+
+
+def test_a_stage_s_file_that_cannot_be_read_is_not_said_to_be_gone(run):
+    (run / "prior/metrics.jsonl").unlink()
+    (run / "prior/metrics.jsonl").mkdir()
+    assert "Is a directory" in read_page(run)
 
 
 def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):

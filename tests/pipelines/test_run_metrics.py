@@ -123,6 +123,11 @@ def test_a_stage_that_goes_on_tells_what_it_did_itself(tmp_path, make_config, ru
     run_stage(config)
     told = [(run.pipeline, run.counts.get("rows", 0)) for run in read_metrics(config.output).runs]
     assert told == [("measure", 96), ("measure", 32), ("judge", 96)]
+    (tmp_path / "out" / MANIFEST).unlink()
+    (tmp_path / "out/ledger-00001-of-00003.parquet").unlink()
+    run_stage(config)
+    last = read_metrics(config.output).runs[-1]
+    assert (last.pipeline, last.counts["rows"]) == ("judge", 32)
 
 
 def test_broken_metrics_stop_a_stage_before_it_works(tmp_path, make_config, run_stage):

@@ -8,7 +8,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 
 from parti_data import errors
 from parti_data.errors import ConfigError, EngineError, PartiError
-from pipelines.engines import last_raised, refuse_local_output
+from pipelines.engines import last_raised, refuse_local_paths
 from pipelines.runner import make_pipeline, parse_options, run
 
 
@@ -119,22 +119,24 @@ def test_a_job_service_may_know_more_options():
     parse_options(["--runner=PortableRunner", "--job_endpoint=embed", "--checkpointing_interval=1"])
 
 
+@pytest.mark.parametrize("engine", [[*DATAFLOW, "--temp_location=gs://b/t"], ["--runner=FlinkRunner"]])
 @pytest.mark.parametrize("option", ["--template_location=gs://b/t", "--dry_run=true", "--no_wait_until_finish"])
-def test_what_would_not_wait_for_a_job_is_refused(option):
+def test_what_would_not_wait_for_a_job_is_refused(engine, option):
     with pytest.raises(
         ConfigError, match=f"^{option}: expected a run that waits for its jobs, found one that does not"
     ):
-        parse_options([*DATAFLOW, "--temp_location=gs://b/t", option])
+        parse_options([*engine, option])
 
 
-def test_an_output_on_this_machine_is_refused_for_dataflow():
+@pytest.mark.parametrize("name", ["source", "output"])
+def test_a_path_on_this_machine_is_refused_for_dataflow(name):
     options = PipelineOptions([*DATAFLOW, "--temp_location=gs://b/t"])
-    refuse_local_output(options, "memory://bucket/pairs")
-    refuse_local_output(PipelineOptions([]), "runs/pairs")
+    refuse_local_paths(options, {"source": "gs://bucket/x", "output": "memory://bucket/pairs"})
+    refuse_local_paths(PipelineOptions([]), {"output": "runs/pairs"})
     with pytest.raises(
-        ConfigError, match="^output: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
+        ConfigError, match=f"^{name}: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
     ):
-        refuse_local_output(options, "runs/pairs")
+        refuse_local_paths(options, {name: "runs/pairs"})
 
 
 PORTABLE = ["--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"]

@@ -12,17 +12,19 @@ import time
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from parti_data import storage
+from parti_data import object_stores, storage
 from parti_data.claim import LEASE, LeaseTimes, claim
 from parti_data.errors import ShardError, SourceError
 from parti_data.ledger import FETCHES_AT_ONCE, PairDirectory
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
 from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
-from parti_data.storage import list_directory, publish_bytes, read_bytes
+from parti_data.storage import file_size, list_directory, publish_bytes, read_bytes
+from parti_data.token_shard import ShardMetadata, TokenRow, read_row_group, to_table, write_tables
 from pipelines.command_line import main
 from pipelines.filter import FilterConfig, filter_pairs
 from pipelines.shard import ShardConfig
@@ -117,6 +119,28 @@ def read_without_place(name: str, content: bytes, place: str) -> object:
     metadata = json.loads((table.schema.metadata or {}).get(b"parti", b"{}"))
     metadata.pop("input_digest", None)  # of a manifest that says where its source lies
     return rows, table.schema.remove_metadata(), metadata
+
+
+def test_of_a_fragment_a_row_group_is_downloaded_and_little_more(s3, tmp_path, monkeypatch):
+    metadata = ShardMetadata(
+        image_tokenizer="a", image_tokenizer_name="vit_vqgan", codebook_size=8192, grid_side=16, image_side=32,
+        resize_recipe="r", resize_library="p", precision="float32", text_tokenizer="b", text_vocabulary_size=64,
+        config_digest="c", input_digest="d",
+    )  # fmt: skip
+    codes = np.random.default_rng(0).integers(0, 8192, (1000, 256))
+    rows = [TokenRow(f"{n:032x}", 0, [0, 0, 8, 8], False, ["x"], [[1]], codes[n], "s", "k") for n in range(1000)]
+    path = f"{s3.new_bucket()}/fragment.parquet"
+    write_tables(path, [to_table(rows, metadata)] * 20, metadata)
+    sizes, fetch = [], object_stores._fetch
+
+    def fetch_and_tell(*arguments):
+        content = fetch(*arguments)
+        sizes.append(len(content))
+        return content
+
+    monkeypatch.setattr(object_stores, "_fetch", fetch_and_tell)
+    assert len(read_row_group(path, 3)) == 1000
+    assert sum(sizes) < 2 * file_size(path) / 20 + (1 << 19)
 
 
 def test_two_workers_on_a_store_write_the_bytes_of_one(store, tars, run_stage):

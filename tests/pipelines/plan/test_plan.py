@@ -12,10 +12,11 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.storage import file_size
+from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig
 from pipelines.plan.choose_stage import choose_stage
 from pipelines.plan.estimate import Estimate, Plan, Step
-from pipelines.plan.pair_slices import read_slices, rows_read
+from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.plan_filter import estimate_memory, plan_filter, sample_source
 from pipelines.plan.plan_shard import copy_slice, plan_shard
 from pipelines.plan.plan_tokenize import plan_tokenize
@@ -170,10 +171,25 @@ def test_what_the_search_leaves_out_is_said():
 
 def test_memory_grows_with_rows_workers_and_the_largest_picture(filtered):
     rows = list(PairDirectory(filtered).kept())
-    least = estimate_memory(0, rows, 1)
-    assert estimate_memory(1000, rows, 1) - least == 1000 * 200
-    assert estimate_memory(0, rows, 3) - least == 2 * 32 * 32 * 12
-    assert estimate_memory(0, [], 3) < least
+    exact = Duplicates()
+    least = estimate_memory(0, rows, 1, exact)
+    assert estimate_memory(1000, rows, 1, exact) - least == 1000 * 400
+    assert estimate_memory(0, rows, 3, exact) - least == 2 * 32 * 32 * 12
+    assert estimate_memory(0, [], 3, exact) < least
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "measured"),
+    [
+        (Duplicates(), 425),
+        (Duplicates(near=True, max_distance=3), 2100),
+        (Duplicates(near=True), 2900),
+        (Duplicates(near=True, mirrored=True), 5600),
+    ],
+)
+def test_a_row_takes_the_memory_that_was_measured(duplicates, measured):
+    a_row = (estimate_memory(1000, [], 1, duplicates) - estimate_memory(0, [], 1, duplicates)) / 1000
+    assert abs(a_row / measured - 1) < 0.1
 
 
 def test_slices_lie_evenly_over_the_kept_pairs(filtered):
@@ -184,14 +200,6 @@ def test_slices_lie_evenly_over_the_kept_pairs(filtered):
     assert found == [kept[:10], kept[31:41], kept[62:72]]
     assert [len(rows) for rows in read_slices(pairs, 5, 10).rows] == [5]
     assert [len(rows) for rows in read_slices(pairs, 1000, 100).rows] == [72]
-
-
-@pytest.mark.parametrize(
-    ("slices", "rows"),
-    [([(0, 72)], 96), ([(0, 24)], 32), ([(0, 25)], 64), ([(23, 24), (24, 25)], 64), ([(71, 90)], 32)],
-)
-def test_a_slice_costs_the_ledger_files_that_it_touches(filtered, slices, rows):
-    assert rows_read(PairDirectory(filtered), slices) == rows
 
 
 def test_a_copied_slice_is_as_large_as_in_a_tar(filtered, sharded):
