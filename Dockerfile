@@ -9,7 +9,7 @@ COPY model /parti/model
 COPY pipelines /parti/pipelines
 COPY configs /parti/configs
 
-# PyPI's torch holds CUDA: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu saves several GB without a GPU.
-ARG TORCH_INDEX=https://pypi.org/simple
-RUN pip install --no-cache-dir --extra-index-url $TORCH_INDEX --constraint /parti/constraints.txt \
-    '/parti[pipelines,model,gcs,s3]'
+# The usual torch holds CUDA: where there is no GPU, --build-arg PIP_OPTIONS="--extra-index-url=…" with torch's index of
+# builds for the CPU saves several GB.
+ARG PIP_OPTIONS=
+RUN pip install --no-cache-dir $PIP_OPTIONS --constraint /parti/constraints.txt '/parti[pipelines,model,gcs,s3]'
