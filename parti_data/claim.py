@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,16 +88,13 @@ def _try_lock(directory: str, name: str) -> int | None:
         lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise not_writable(directory, error) from None
-    try:
+    with ExitStack() as closing:
+        closing.callback(os.close, lock)
         _flock(directory, lock)
-        if os.path.samestat(os.fstat(lock), os.stat(name)):
-            return lock
-    except FileNotFoundError:
-        pass
-    except BaseException:
-        os.close(lock)
-        raise
-    os.close(lock)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(name)):
+                closing.pop_all()
+                return lock
     return None
 
 
