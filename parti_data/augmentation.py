@@ -47,8 +47,8 @@ def cut_random(pixels: np.ndarray, side: int, crop: RandomCrop, generator: np.ra
     length = _draw_length(short, side, crop, generator)
     inner_x, inner_y = generator.integers(0, short - length, size=2, endpoint=True).tolist()
     x, y = x + inner_x, y + inner_y
-    box = (x, y, x + length, y + length)
-    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box)
+    region = Image.fromarray(pixels[y : y + length, x : x + length])
+    image = region.resize((side, side), Image.Resampling.BILINEAR)
     flipped = crop.may_flip and bool(generator.integers(2))
     cut = np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image)
     return View(cut, (x, y, length, length), flipped)

@@ -1,7 +1,8 @@
 """Preprocessing recipes by name: pictures of any size to the square that a tokenizer was made for.
 
-Each is what a project's own code does, pixel for pixel; `RECIPES` lists them. None refuses a picture: what is smaller
-than the square is enlarged, as all of the projects but OpenAI's do it, whose code raises there.
+Each gives what a project's own code gives, pixel for pixel, with Pillow 13; `RECIPES` lists them. None refuses a
+picture: what is smaller than the square is enlarged, as all of the projects but OpenAI's do it, whose code raises
+there. Who wants such pictures left out says so to filter, by `rules.min_side_px`, and finds them in its ledger.
 """
 
 from collections.abc import Callable
@@ -66,34 +67,45 @@ def find_recipe(name: str) -> Recipe:
 
 def resize_center(pixels: np.ndarray, side: int) -> View:
     """Return the middle square, bilinear with antialiasing: torchvision's Resize(S) and CenterCrop(S) of a picture."""
-    return _cut_middle(pixels, side, side, _truncated, _pillow(Image.Resampling.BILINEAR), _rounded)
+    return _cut_middle(pixels, side, side, _Way(_truncated, _with_filter(Image.Resampling.BILINEAR), _rounded))
 
 
 def squash(pixels: np.ndarray, side: int) -> View:
     """Return the whole picture as a square, bilinear with antialiasing: torchvision's Resize((S, S))."""
     height, width = pixels.shape[:2]
-    return View(_pillow(Image.Resampling.BILINEAR)(pixels, (side, side)), (0, 0, width, height))
+    squashed = _resize(Image.fromarray(pixels), (side, side), Image.Resampling.BILINEAR)
+    return View(np.asarray(squashed), (0, 0, width, height))
 
 
 def adm(pixels: np.ndarray, side: int) -> View:
     """Return the middle square, halved as long as that leaves enough, then bicubic: ADM's center_crop_arr."""
-    return _cut_middle(pixels, side, side, _nearest, _resize_adm, _floored)
+    pixels, (x, y) = _without_ends(pixels)
+    halved = Image.fromarray(pixels)
+    while min(halved.size) >= 2 * side:
+        halved = _resize(halved, (halved.width // 2, halved.height // 2), Image.Resampling.BOX)
+    way = _Way(_nearest, _with_filter(Image.Resampling.BICUBIC), _floored)
+    view = _cut_middle(np.asarray(halved), side, side, way)
+    length, factor = min(pixels.shape[:2]), min(pixels.shape[:2]) / min(halved.size)
+    left, top = (
+        min(round(at * factor), whole - length) for at, whole in zip(view.box[:2], pixels.shape[1::-1], strict=True)
+    )
+    return View(view.pixels, (x + left, y + top, length, length))
 
 
 def dalle(pixels: np.ndarray, side: int) -> View:
     """Return the middle square by Lanczos: the dVAE's preprocessing, which raises where the short side is below S."""
-    return _cut_middle(pixels, side, side, _nearest, _pillow(Image.Resampling.LANCZOS), _rounded)
+    return _cut_middle(pixels, side, side, _Way(_nearest, _with_filter(Image.Resampling.LANCZOS), _rounded))
 
 
 def chameleon(pixels: np.ndarray, side: int) -> View:
     """Return the middle square by Lanczos, half a pixel further left or up than `dalle` where halves are rounded."""
-    return _cut_middle(pixels, side, side, _nearest, _pillow(Image.Resampling.LANCZOS), _floored)
+    return _cut_middle(pixels, side, side, _Way(_nearest, _with_filter(Image.Resampling.LANCZOS), _floored))
 
 
 def var(pixels: np.ndarray, side: int) -> View:
     """Return the middle, a ninth cut off along the short side, by Lanczos: VAR's validation transform."""
     short = round(_VAR_RANGE * side)
-    return _cut_middle(pixels, side, short, _truncated, _pillow(Image.Resampling.LANCZOS), _rounded)
+    return _cut_middle(pixels, side, short, _Way(_truncated, _with_filter(Image.Resampling.LANCZOS), _rounded))
 
 
 def taming(pixels: np.ndarray, side: int) -> View:
@@ -101,51 +113,62 @@ def taming(pixels: np.ndarray, side: int) -> View:
 
     Needs OpenCV; raises ConfigError where it is missing.
     """
-    return _cut_middle(pixels, side, side, _nearest, _resize_opencv, _floored)
+    return _cut_middle(pixels, side, side, _Way(_nearest, _resize_opencv, _floored))
 
 
-def ten_crop(pixels: np.ndarray, side: int) -> list[View]:
-    """Return ten views: corners (upper left, upper right, lower left, lower right) and centre, then those of the mirrored
-    picture in that order, of `adm`'s square of 1.1 S: LlamaGen's ten-crop, in torchvision's order.
+def ten_crop(pixels: np.ndarray, side: int, recipe: str = "adm") -> list[View]:
+    """Return ten views of a recipe's square of 1.1 S, in torchvision's order: its corners (upper left, upper right,
+    lower left, lower right) and its middle, then those of the mirrored square. With `adm` it is LlamaGen's ten-crop.
     """
     large = int(side * TEN_CROP_RANGE)
-    square = adm(pixels, large)
+    square = apply_recipe(recipe, pixels, large)
     slack, centre = large - side, round((large - side) / 2)
     places = [(0, 0), (slack, 0), (0, slack), (slack, slack), (centre, centre)]
     views = []
     for flipped in (False, True):
         source = square.pixels[:, ::-1] if flipped else square.pixels
         for left, top in places:
-            crop = np.ascontiguousarray(source[top : top + side, left : left + side])
-            views.append(View(crop, _inside(square.box, slack - left if flipped else left, top, side, large), flipped))
+            crop = source[top : top + side, left : left + side]
+            place = slack - left if flipped else left, top
+            views.append(View(crop, _box_within(square.box, place, side, large), flipped))
     return views
 
 
-def _inside(outer: Box, left: int, top: int, side: int, large: int) -> Box:
-    """Return the box of a crop of the square that an outer box was resized to."""
-    x, y, length, _ = outer
-    inner = round(length * side / large)
-    return x + min(round(left * length / large), length - inner), y + min(round(top * length / large), length - inner), inner, inner  # fmt: skip
+def _box_within(outer: Box, place: tuple[int, int], side: int, large: int) -> Box:
+    """Return the box of a crop at a place of the square, `large` pixels wide, that an outer box was resized to."""
+    (x, width), (y, height) = (
+        _stretch(start, length, at, side, large) for start, length, at in zip(outer[:2], outer[2:], place, strict=True)
+    )
+    return x, y, width, height
 
 
-def _cut_middle(
-    pixels: np.ndarray,
-    side: int,
-    short: int,
-    scale: Callable[[Size, int], Size],
-    resize: Callable[[np.ndarray, Size], np.ndarray],
-    halve: Callable[[int], int],
-) -> View:
-    """Return the middle square of the picture resized to a short side: what the recipes share."""
+def _stretch(start: int, length: int, at: int, side: int, large: int) -> tuple[int, int]:
+    """Return where `side` of `large` pixels lie, from `at` on, in a stretch of another length, and their number."""
+    inner = max(round(length * side / large), 1)
+    return start + min(round(at * length / large), length - inner), inner
+
+
+class _Way(NamedTuple):
+    """What the recipes of a middle square differ by."""
+
+    scale: Callable[[Size, int], Size]
+    """The size with a short side."""
+    resize: Callable[[np.ndarray, Size], np.ndarray]
+    halve: Callable[[int], int]
+    """Where the middle begins."""
+
+
+def _cut_middle(pixels: np.ndarray, side: int, short: int, way: _Way) -> View:
+    """Return the middle square, of S pixels, of the picture resized to a short side."""
     pixels, (x, y) = _without_ends(pixels)
     height, width = pixels.shape[:2]
-    new_width, new_height = scale((width, height), short)
-    left, top = halve(new_width - side), halve(new_height - side)
-    resized = resize(pixels, (new_width, new_height))[top : top + side, left : left + side]
-    length = min(width, height)
-    inner = max(round(length * side / short), 1)
-    box_x, box_y = min(round(left * length / short), width - inner), min(round(top * length / short), height - inner)
-    return View(np.ascontiguousarray(resized), (x + box_x, y + box_y, inner, inner))
+    size = way.scale((width, height), short)
+    left, top = way.halve(size[0] - side), way.halve(size[1] - side)
+    resized = way.resize(pixels, size)[top : top + side, left : left + side]
+    least = min(width, height)
+    length = max(round(least * side / short), 1)
+    place = min(round(left * least / short), width - length), min(round(top * least / short), height - length)
+    return View(resized, (x + place[0], y + place[1], length, length))
 
 
 def _without_ends(pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
@@ -176,25 +199,24 @@ def _floored(slack: int) -> int:
     return slack // 2
 
 
-def _pillow(resample: Image.Resampling) -> Callable[[np.ndarray, Size], np.ndarray]:
-    def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
-        if pixels.shape[1::-1] == size:
-            return pixels
-        return np.asarray(Image.fromarray(pixels).resize(size, resample))
+def _resize(image: Image.Image, size: Size, filter: Image.Resampling) -> Image.Image:
+    """Return a picture resized as Pillow 13 does it, one direction after the other, with any Pillow.
 
-    return resize
+    Where the height shrinks by more than twice what the width does, Pillow 13 begins with it, older ones with the
+    width, which moves some values by one level.
+    """
+    (width, height), (new_width, new_height) = image.size, size
+    is_height_first = new_height < height and height - new_height > 2 * (width - new_width)
+    between = (width, new_height) if is_height_first else (new_width, height)
+    return image.resize(between, filter).resize(size, filter)
 
 
-def _resize_adm(pixels: np.ndarray, size: Size) -> np.ndarray:
-    image, short = Image.fromarray(pixels), min(size)
-    while min(image.size) >= 2 * short:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+def _with_filter(filter: Image.Resampling) -> Callable[[np.ndarray, Size], np.ndarray]:
+    return lambda pixels, size: np.asarray(_resize(Image.fromarray(pixels), size, filter))
 
 
 def _resize_opencv(pixels: np.ndarray, size: Size) -> np.ndarray:
-    cv2 = _opencv()
-    return cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_LINEAR)
+    return _opencv().resize(np.ascontiguousarray(pixels), size, interpolation=_opencv().INTER_LINEAR)
 
 
 @cache
