@@ -98,7 +98,7 @@ def dalle(pixels: np.ndarray, side: int) -> View:
 
 
 def chameleon(pixels: np.ndarray, side: int) -> View:
-    """Return the middle square by Lanczos, half a pixel further left or up than `dalle` where halves are rounded."""
+    """Return the middle square by Lanczos, at most a pixel further left or up than `dalle`."""
     return _cut_middle(pixels, side, side, _Way(_nearest, _with_filter(Image.Resampling.LANCZOS), _floored))
 
 
@@ -200,15 +200,18 @@ def _floored(slack: int) -> int:
 
 
 def _resize(image: Image.Image, size: Size, filter: Image.Resampling) -> Image.Image:
-    """Return a picture resized as Pillow 13 does it, one direction after the other, with any Pillow.
+    """Return a picture resized as Pillow 13 does it, whatever the version of Pillow.
 
-    Where the height shrinks by more than twice what the width does, Pillow 13 begins with it, older ones with the
-    width, which moves some values by one level.
+    Where the height shrinks by more than twice what the width does, Pillow 13 begins with it, as Pillow 12 does in
+    strips alone, and all else with the width; the order moves some values by one level.
     """
     (width, height), (new_width, new_height) = image.size, size
     is_height_first = new_height < height and height - new_height > 2 * (width - new_width)
-    between = (width, new_height) if is_height_first else (new_width, height)
-    return image.resize(between, filter).resize(size, filter)
+    if is_height_first:
+        image = image.resize((width, new_height), filter)
+    elif height > 100 * width:
+        image = image.resize((new_width, height), filter)
+    return image.resize(size, filter)
 
 
 def _with_filter(filter: Image.Resampling) -> Callable[[np.ndarray, Size], np.ndarray]:
