@@ -17,7 +17,7 @@ from model.shapes import refuse_remainder
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
 from model.tokenizers.quantize import nearest_codes
 from parti_data.config import StrictModel
-from parti_data.images import RESIZE_RECIPE
+from parti_data.recipes import RESIZE_RECIPE
 
 KIND = "vit_vqgan"
 COMMITMENT = 0.25
