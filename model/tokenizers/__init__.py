@@ -1,9 +1,13 @@
 """Images to tokens and back."""
 
+from model.tokenizers.choices import Choices, Reading
 from model.tokenizers.execution import Execution
-from model.tokenizers.load import load_tokenizer
+from model.tokenizers.load import load_tokenizer, open_tokenizer
 from model.tokenizers.network import TokenizerSpec
 from model.tokenizers.own_file import save_tokenizer
 from model.tokenizers.tokenizer import ImageTokenizer
 
-__all__ = ["Execution", "ImageTokenizer", "TokenizerSpec", "load_tokenizer", "save_tokenizer"]
+__all__ = [
+    "Choices", "Execution", "ImageTokenizer", "Reading", "TokenizerSpec", "load_tokenizer", "open_tokenizer",
+    "save_tokenizer",
+]  # fmt: skip
