@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers import Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -50,6 +50,7 @@ class Encoding(NamedTuple):
     seed: int
     output: str
     device: Literal["cpu", "cuda"] = "cpu"
+    reading: Reading = Reading()
 
 
 @dataclass(eq=False)
@@ -69,7 +70,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
-            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device, encoding.reading
         )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
@@ -101,14 +102,18 @@ def fragment_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"] = "cpu"
+    image_tokenizer: str,
+    text_tokenizer: str,
+    device: Literal["cpu", "cuda"] = "cpu",
+    reading: Reading = Reading(),  # noqa: B008
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
     if device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
-    versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
+    files = (*tokenizer_files(image_tokenizer, reading), text_tokenizer)
+    versions = tuple(_version(path) if is_file(path) else "" for path in files)
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, device, reading, versions)  # type: ignore[arg-type]
 
 
 def _version(path: str) -> str:
@@ -118,9 +123,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], reading: Reading, _versions: tuple
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
+    return open_tokenizer(image_tokenizer, reading, Execution(device=device)), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(

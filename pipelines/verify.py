@@ -87,6 +87,7 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     try:
         import torch
 
+        from model.tokenizers import Reading
         from pipelines.encode_images import encode_rows, open_tokenizers
     except ModuleNotFoundError as error:  # a ledger, and all else of a shard, is verified without them
         return [
@@ -98,7 +99,10 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     try:
         pairs = PairDirectory(places["source"])
         device = manifest.config.get("device", "cpu")
-        image_tokenizer, text_tokenizer = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"], device)
+        reading = Reading.model_validate(manifest.details.get("tokenizer", {}))
+        image_tokenizer, text_tokenizer = open_tokenizers(
+            places["image_tokenizer"], places["text_tokenizer"], device, reading
+        )
     except PartiError as error:
         return [f"{directory}: tokens not encoded again, for want of what made them ({error})"]
     for name, tokenizer in (("image_tokenizer", image_tokenizer), ("text_tokenizer", text_tokenizer)):

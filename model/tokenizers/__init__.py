@@ -2,12 +2,12 @@
 
 from model.tokenizers.choices import Choices, Reading
 from model.tokenizers.execution import Execution
-from model.tokenizers.load import load_tokenizer, open_tokenizer
+from model.tokenizers.load import load_tokenizer, open_tokenizer, tokenizer_files
 from model.tokenizers.network import TokenizerSpec
 from model.tokenizers.own_file import save_tokenizer
 from model.tokenizers.tokenizer import ImageTokenizer
 
 __all__ = [
     "Choices", "Execution", "ImageTokenizer", "Reading", "TokenizerSpec", "load_tokenizer", "open_tokenizer",
-    "save_tokenizer",
+    "save_tokenizer", "tokenizer_files",
 ]  # fmt: skip

@@ -7,7 +7,6 @@ from pydantic import PositiveInt
 from parti_data.config import StrictModel
 
 
-
 class Choices(StrictModel):
     """How a published tokenizer is used; empty means as its own project does."""
 

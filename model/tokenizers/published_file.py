@@ -27,7 +27,7 @@ def read_published_tokenizer(path: str, config: str, kind: str, choices: Choices
     prefix = choices.prefix or _find_prefix(files[0], choices.weights)
     tensors = _read_tensors(files, choices.weights, prefix)
     family = find_family(tensors, kind, path)
-    return family.build(Published(path, tensors, _find_config(files[0], config, family), choices, prefix))
+    return family.build(Published(path, tensors, _find_config(path, config, family), choices, prefix))
 
 
 def published_files(path: str) -> list[str]:
@@ -62,22 +62,25 @@ def _read_tensors(files: list[str], weights: str, prefix: str) -> dict[str, Tens
     return {half + name: tensor for half, tensors in halves for name, tensor in tensors.items()}
 
 
-def _find_config(file: str, config: str, family: Family) -> ModelConfig | None:
-    """Return the config named, or one of a usual name beside the file that has the family's layout."""
+def config_files(path: str, config: str) -> list[str]:
+    """Return the config named, or those of a usual name beside the checkpoint."""
     if config:
-        values = read_model_config(config)
-        if not family.describes(values):
+        return [config]
+    folder, _, name = published_files(path)[0].rpartition("/")
+    stem = name.rpartition(".")[0]
+    beside = [f"{folder}/{usual}" if folder else usual for usual in (f"{stem}.yaml", f"{stem}.json", *_CONFIGS)]
+    return [file for file in beside if is_file(file)]
+
+
+def _find_config(path: str, config: str, family: Family) -> ModelConfig | None:
+    """Return the config named, or the first beside the file that has the family's layout."""
+    for file in config_files(path, config):
+        values = read_model_config(file)
+        if family.describes(values):
+            return ModelConfig(file, values)
+        if config:
             raise TokenizerError(
-                f"{config}: expected a config of {family.name}, found {', '.join(list(values)[:_KEYS_SHOWN]) or 'none'}; "
-                "give the one published with the weights, or none"
+                f"{config}: expected a config of {family.name}, found {', '.join(list(values)[:_KEYS_SHOWN]) or 'none'}"
+                "; give the one published with the weights, or none"
             )
-        return ModelConfig(config, values)
-    folder = file.rpartition("/")[0]
-    stem = file.rpartition("/")[2].rpartition(".")[0]
-    for name in (f"{stem}.yaml", f"{stem}.json", *_CONFIGS):
-        path = f"{folder}/{name}" if folder else name
-        if is_file(path):
-            values = read_model_config(path)
-            if family.describes(values):
-                return ModelConfig(path, values)
     return None

@@ -28,7 +28,7 @@ def find_family(tensors: Mapping[str, Tensor], kind: str, path: str) -> Family:
     if not found:
         first = ", ".join(list(tensors)[:_NAMES_SHOWN])
         raise TokenizerError(
-            f"{path}: expected a tokenizer of ours or one of {', '.join(kinds)}, found tensors {first}, …; give kind, or "
-            "prefix where it lies inside a larger model"
+            f"{path}: expected a tokenizer of ours or one of {', '.join(kinds)}, found tensors {first}, …; give kind, "
+            "or prefix where it lies inside a larger model"
         )
     return found[0]

@@ -2,8 +2,8 @@
 
 Read off the tensors: patch, grid, widths, layers, codebook; heads, which are 64 wide. Only the config tells how often
 the residual is quantized (`use_residual`, `num_quantizers`; without one: once), whether codes are normalised
-(`use_norm`; without: yes), and heads of another width (`dim_head`). Its Gumbel form draws noise when it encodes; here the
-token is the likeliest code, which is the nearest.
+(`use_norm`; without: yes), and heads of another width (`dim_head`). Its Gumbel form draws noise when it encodes; here
+the token is the likeliest code, which is the nearest.
 Source: thuanz123/enhancing-transformers.
 """
 

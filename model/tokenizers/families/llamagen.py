@@ -27,7 +27,6 @@ from model.tokenizers.families.published import (
     refuse_remainder_of_side,
 )
 from model.tokenizers.families.vqgan import VQGAN, Autoencoder, Use
-from parti_data.errors import TokenizerError
 
 NAME = "llamagen"
 _IMAGE_SIDE, _IMAGE_SIDE_OF_JANUS = 256, 384
@@ -145,7 +144,8 @@ def _by_tamings_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _num_levels(tensors: Mapping[str, Tensor]) -> int:
     return max(
-        count(tensors, "decoder.conv_blocks.{}.res.0.conv1.weight"), count(tensors, "decoder.up.{}.block.0.conv1.weight")
+        count(tensors, "decoder.conv_blocks.{}.res.0.conv1.weight"),
+        count(tensors, "decoder.up.{}.block.0.conv1.weight"),
     )
 
 

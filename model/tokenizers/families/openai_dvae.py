@@ -17,7 +17,6 @@ from model.tokenizers.families.pixels import RANGES, from_pixels, to_pixels
 from model.tokenizers.families.published import (
     Family,
     Published,
-    count,
     fit,
     only,
     refuse_choices,
@@ -198,8 +197,8 @@ def build(published: Published) -> OpenAIDVAE:
     decoder = _infer(tensors, "decoder.", path) if "decoder.blocks.input.w" in tensors else None
     if decoder and decoder.width_in != encoder.width_out:
         raise TokenizerError(
-            f"{path}: expected a decoder of {encoder.width_out} codes, found {decoder.width_in}; take both files of one "
-            "release"
+            f"{path}: expected a decoder of {encoder.width_out} codes, found {decoder.width_in}; take both "
+            "files of one release"
         )
     image_side = choices.image_side or _IMAGE_SIDE
     refuse_remainder_of_side(path, image_side, patch_side(encoder))

@@ -83,19 +83,22 @@ def fit(
         with torch.device("meta"):
             network = make()
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise TokenizerError(f"{path}: expected an architecture that can be, found {str(error).splitlines()[0]}") from None
+        raise TokenizerError(
+            f"{path}: expected an architecture that can be, found {str(error).splitlines()[0]}"
+        ) from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name, shape in expected.items():
         found = tuple(tensor_named(tensors, name, path, shape, in_file).shape)
         if found != shape:
             raise TokenizerError(
-                f"{path}: expected {in_file(name)} of shape {shape}, found {found}; use the config that belongs to the weights"
+                f"{path}: expected {in_file(name)} of shape {shape}, found {found}; use the config that belongs to "
+                "the weights"
             )
     for name, tensor in tensors.items():
         if name not in expected:
             raise TokenizerError(
-                f"{path}: expected no tensor {in_file(name)}, found one of shape {tuple(tensor.shape)}; use the config that "
-                "belongs to the weights"
+                f"{path}: expected no tensor {in_file(name)}, found one of shape {tuple(tensor.shape)}; use the config "
+                "that belongs to the weights"
             )
     network.load_state_dict({name: tensor.float().contiguous() for name, tensor in tensors.items()}, assign=True)
     return network
@@ -112,7 +115,8 @@ def tensor_named(
     if name not in tensors:
         wanted = f" of shape {shape}" if shape else ""
         raise TokenizerError(
-            f"{path}: expected a tensor {in_file(name)}{wanted}, found none; use the kind and the config that belong to the weights"
+            f"{path}: expected a tensor {in_file(name)}{wanted}, found none; use the kind and the config that "
+            "belong to the weights"
         )
     return tensors[name]
 
@@ -135,7 +139,9 @@ def refuse_choices(published: Published, *known: str) -> None:
     given = published.choices.model_dump(exclude_defaults=True, include=set(Choices.model_fields))
     for name in given:
         if name not in (*known, "weights", "prefix", "resize_recipe"):
-            raise TokenizerError(f"{published.path}: expected no {name}, found {given[name]}; its kind leaves no choice")
+            raise TokenizerError(
+                f"{published.path}: expected no {name}, found {given[name]}; its kind leaves no choice"
+            )
 
 
 def refuse_remainder_of_side(path: str, side: int, patch_side: int) -> None:

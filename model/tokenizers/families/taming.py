@@ -80,7 +80,9 @@ def build(published: Published) -> VQGAN:
     is_flax = _is_flax(published.tensors)
     tensors = only(_from_flax(published.tensors) if is_flax else published.tensors, _TENSORS)
     if "quantize.used" in tensors:
-        raise TokenizerError(f"{path}: expected a codebook used whole, found remapped codes; taken are models without remap")
+        raise TokenizerError(
+            f"{path}: expected a codebook used whole, found remapped codes; taken are models without remap"
+        )
     nested = choices.attention == "nested"
     config = _read(published)
     is_gumbel = config[1].is_gumbel if config and config[1].is_gumbel is not None else _GUMBEL in tensors
@@ -90,7 +92,9 @@ def build(published: Published) -> VQGAN:
         codebook = "quantize.embed.weight" if is_gumbel else "quantize.embedding.weight"
         shape = infer_shape(tensors, codebook, path, nested)
     quantizer = "gumbel" if is_gumbel else "euclid"
-    autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, path, _flax_name if is_flax else lambda name: name)
+    autoencoder = fit(
+        lambda: Autoencoder(shape, quantizer), tensors, path, _flax_name if is_flax else lambda name: name
+    )
     pixel_range = choices.pixel_range or ("unit" if is_flax else "symmetric")
     image_side = choices.image_side or (config[0].resolution if config else _IMAGE_SIDE)
     refuse_remainder_of_side(path, image_side, shape.patch_side)
@@ -115,7 +119,11 @@ def _parts(config: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]
         outer, inner = first_stage, first_stage.get("params", {})
     inner = inner if isinstance(inner, dict) else {}
     architecture = inner.get("ddconfig", inner)
-    return str(outer.get("target", "")).rsplit(".", 1)[-1], inner, architecture if isinstance(architecture, dict) else {}
+    return (
+        str(outer.get("target", "")).rsplit(".", 1)[-1],
+        inner,
+        architecture if isinstance(architecture, dict) else {},
+    )
 
 
 def _read(published: Published) -> tuple[_Architecture, _Model] | None:
@@ -124,10 +132,17 @@ def _read(published: Published) -> tuple[_Architecture, _Model] | None:
     path = published.config.path
     target, model, architecture = _parts(published.config.values)
     if target and target not in _TARGETS:
-        raise TokenizerError(f"{path}: expected one of {', '.join(_TARGETS)}, found {target}; its tokens are chosen otherwise")
-    read = read_part(_Architecture, architecture, path), read_part(_Model, model | {"is_gumbel": target == "GumbelVQ" if target else None}, path)
+        raise TokenizerError(
+            f"{path}: expected one of {', '.join(_TARGETS)}, found {target}; its tokens are chosen otherwise"
+        )
+    read = (
+        read_part(_Architecture, architecture, path),
+        read_part(_Model, model | {"is_gumbel": target == "GumbelVQ" if target else None}, path),
+    )
     if read[1].remap:
-        raise TokenizerError(f"{path}: expected a codebook used whole, found remap {read[1].remap}; taken are models without")
+        raise TokenizerError(
+            f"{path}: expected a codebook used whole, found remap {read[1].remap}; taken are models without"
+        )
     if read[0].attn_type not in ("vanilla", "none"):
         raise TokenizerError(f"{path}: expected attn_type vanilla or none, found {read[0].attn_type}")
     return read
@@ -143,7 +158,9 @@ def _shape(config: tuple[_Architecture, _Model], nested: bool) -> ConvolutionalS
         widths=tuple(architecture.ch * multiple for multiple in architecture.ch_mult),
         num_blocks=architecture.num_res_blocks,
         attention_levels=tuple(
-            level for level in levels if has_attention and architecture.resolution // 2**level in architecture.attn_resolutions
+            level
+            for level in levels
+            if has_attention and architecture.resolution // 2**level in architecture.attn_resolutions
         ),
         z_width=architecture.z_channels,
         code_width=model.embed_dim,
