@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import version
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import apache_beam as beam
@@ -17,13 +17,14 @@ import torch
 
 from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.recipes import View
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+from parti_data.views import CENTER, Views, load_views
 from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "encoded"
@@ -50,6 +51,7 @@ class Encoding(NamedTuple):
     seed: int
     output: str
     device: Literal["cpu", "cuda"] = "cpu"
+    views: Views = CENTER
 
 
 @dataclass(eq=False)
@@ -76,7 +78,8 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         with reported_steps(), timed("write"):
-            for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
+            kept = pairs.kept(plan.first, plan.last)
+            for row in encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views):
                 shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
             write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
     return plan.number
@@ -123,45 +126,59 @@ def _open_tokenizers(
     return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
 
 
+class _Waiting(NamedTuple):
+    """A view that waits for its batch."""
+
+    row: LedgerRow
+    number: int
+    view: View
+
+
 def encode_rows(
     pairs: PairDirectory,
     rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
+    views: Views = CENTER,
 ) -> Iterator[TokenRow]:
-    """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
-    batch: list[LedgerRow] = []
-    for row in timed_each("ledger", rows):
-        batch.append(row)
-        if len(batch) == image_tokenizer.batch_size:
-            yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
-            batch = []
-    if batch:
-        yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
+    """Yield the token rows of each kept row, one a view, in order; pixels of two batches are held at a time."""
+    size, spec = image_tokenizer.batch_size, image_tokenizer.spec
+    rows, waiting = timed_each("ledger", rows), []
+    while batch := list(islice(rows, -(-size // views.num_views))):
+        for row, cut in zip(batch, load_views(pairs, batch, spec.image_side, spec.resize_recipe, views), strict=True):
+            waiting += [_Waiting(row, number, view) for number, view in enumerate(cut)]
+            count(IMAGE_BYTES, row.num_bytes)
+        whole = len(waiting) // size * size
+        yield from _encode_views(waiting[:whole], image_tokenizer, text_tokenizer)
+        waiting = waiting[whole:]
+    yield from _encode_views(waiting, image_tokenizer, text_tokenizer)
 
 
-def _encode_batch(
-    pairs: PairDirectory,
-    rows: list[LedgerRow],
-    image_tokenizer: ImageTokenizer,
-    text_tokenizer: TextTokenizer,
+def _encode_views(
+    waiting: list[_Waiting], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
 ) -> Iterator[TokenRow]:
-    side = image_tokenizer.spec.image_side
-    loaded = list(load_pictures(pairs, rows, side))
+    if not waiting:
+        return
     with timed("encode"):
-        tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
-    count(ROWS, len(rows))
-    count(IMAGE_BYTES, sum(row.num_bytes for row in rows))
-    for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
-        with timed("text"):
-            text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-        yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
+        tokens = image_tokenizer.encode(np.stack([one.view.pixels for one in waiting])).numpy()
+    count(ROWS, len(waiting))
+    text_ids: list[list[int]] = []
+    for (row, number, view), image_tokens in zip(waiting, tokens, strict=True):
+        if number == 0 or not text_ids:
+            with timed("text"):
+                text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+        box, captions = list(view.box), row.captions
+        yield TokenRow(row.key, number, box, view.flipped, captions, text_ids, image_tokens, row.source, row.source_key)
 
 
 def shard_metadata(
-    image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, config_digest: str, input_digest: str
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
+    config_digest: str,
+    input_digest: str,
+    views: Views = CENTER,
 ) -> ShardMetadata:
-    """Return what every shard says of its making."""
+    """Return what every shard says of its making; raises ConfigError where the recipe's library is missing."""
     spec = image_tokenizer.spec
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
@@ -169,8 +186,8 @@ def shard_metadata(
         codebook_size=spec.codebook_size,
         grid_side=spec.grid_side,
         image_side=spec.image_side,
-        resize_recipe=spec.resize_recipe,
-        resize_library=f"pillow {version('pillow')}",
+        resize_recipe=views.name_recipe(spec.resize_recipe),
+        resize_library=views.library(spec.resize_recipe),
         precision="float32",
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
