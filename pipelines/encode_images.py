@@ -1,25 +1,27 @@
 """Encode: a slice of kept pairs in, one fragment out, with a row group of token rows for each final shard.
 
 Rows go to shards by the hash of key and seed. The encoder runs on one thread a worker, in batches of one size in one
-order, so a fragment's bytes depend on nothing but the slice and the tokenizers.
+order, so a fragment's bytes depend on nothing but the slice and the tokenizers; another thread loads pictures for it.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
-from parti_data.recipes import View
+from parti_data.read_ahead import read_ahead
+from parti_data.recipes import Box
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
@@ -29,6 +31,9 @@ from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
+PICTURES_LOADED = 16
+"""Pictures are loaded at least so many at a time."""
+BATCHES_AHEAD = 2
 _loading = threading.Lock()
 
 
@@ -50,8 +55,25 @@ class Encoding(NamedTuple):
     num_shards: int
     seed: int
     output: str
-    device: Literal["cpu", "cuda"] = "cpu"
+    execution: Execution = RECORD
     views: Views = CENTER
+
+
+class View(NamedTuple):
+    """Which part of a row's image a picture shows."""
+
+    number: int
+    box: Box
+    flipped: bool
+
+
+class PictureBatch(NamedTuple):
+    """N pictures, ready for the encoder, each with its row; a row of several views comes as often."""
+
+    rows: list[LedgerRow]
+    views: list[View]
+    pictures: np.ndarray  # uint8 (N, S, S, 3)
+    text_ids: list[list[list[int]]]
 
 
 @dataclass(eq=False)
@@ -71,7 +93,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
-            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution
         )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
@@ -79,9 +101,10 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
-            for row in encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views):
-                shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views)) as rows:
+                for row in rows:
+                    shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+            write_tables(path, [to_table(shard, encoding.metadata) for shard in shards], encoding.metadata)
     return plan.number
 
 
@@ -104,14 +127,16 @@ def fragment_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"] = "cpu"
+    image_tokenizer: str, text_tokenizer: str, execution: Execution = RECORD
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise TokenizerError(
+            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
+        )
     versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)  # type: ignore[arg-type]  # frozen
 
 
 def _version(path: str) -> str:
@@ -121,17 +146,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, execution: Execution, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
-
-
-class _Waiting(NamedTuple):
-    """A view that waits for its batch."""
-
-    row: LedgerRow
-    number: int
-    view: View
+    return load_tokenizer(image_tokenizer, execution), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(
@@ -140,35 +157,56 @@ def encode_rows(
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
     views: Views = CENTER,
-) -> Iterator[TokenRow]:
-    """Yield the token rows of each kept row, one a view, in order; pixels of two batches are held at a time."""
+) -> Generator[TokenRow, None, None]:
+    """Yield the token rows of each kept row, one a view, in order; a thread loads the next pictures while some are
+    encoded.
+
+    Close it where it is not read to its end.
+    """
+    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer, views)
+    with closing(read_ahead(batches, BATCHES_AHEAD)) as loaded:
+        for batch in loaded:
+            yield from encode_batch(batch, image_tokenizer)
+
+
+def load_batches(
+    pairs: PairDirectory,
+    rows: Iterator[LedgerRow],
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
+    views: Views = CENTER,
+) -> Iterator[PictureBatch]:
+    """Yield kept rows with their pictures and text ids, in order, in numbers that the encoder takes without padding."""
     size, spec = image_tokenizer.batch_size, image_tokenizer.spec
-    rows, waiting = timed_each("ledger", rows), []
-    while batch := list(islice(rows, -(-size // views.num_views))):
-        for row, cut in zip(batch, load_views(pairs, batch, spec.image_side, spec.resize_recipe, views), strict=True):
-            waiting += [_Waiting(row, number, view) for number, view in enumerate(cut)]
-            count(IMAGE_BYTES, row.num_bytes)
-        whole = len(waiting) // size * size
-        yield from _encode_views(waiting[:whole], image_tokenizer, text_tokenizer)
-        waiting = waiting[whole:]
-    yield from _encode_views(waiting, image_tokenizer, text_tokenizer)
+    rows = timed_each("ledger", rows)
+
+    def load_each() -> Iterator[tuple[LedgerRow, View, np.ndarray, list[list[int]]]]:
+        while group := list(islice(rows, PICTURES_LOADED)):
+            loaded = load_views(pairs, group, spec.image_side, spec.resize_recipe, views)
+            for row, cut in zip(group, loaded, strict=True):
+                with timed("text"):
+                    text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+                for number, view in enumerate(cut):
+                    yield row, View(number, view.box, view.flipped), view.pixels, text_ids
+
+    each = load_each()
+    while several := list(islice(each, -(-PICTURES_LOADED // size) * size)):
+        batch_rows, shown, pictures, text_ids = zip(*several, strict=True)
+        yield PictureBatch(list(batch_rows), list(shown), np.stack(pictures), list(text_ids))
 
 
-def _encode_views(
-    waiting: list[_Waiting], image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer
-) -> Iterator[TokenRow]:
-    if not waiting:
-        return
+def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterator[TokenRow]:
+    """Yield the token row of each picture."""
     with timed("encode"):
-        tokens = image_tokenizer.encode(np.stack([one.view.pixels for one in waiting])).numpy()
-    count(ROWS, len(waiting))
-    text_ids: list[list[int]] = []
-    for (row, number, view), image_tokens in zip(waiting, tokens, strict=True):
-        if number == 0 or not text_ids:
-            with timed("text"):
-                text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-        box, captions = list(view.box), row.captions
-        yield TokenRow(row.key, number, box, view.flipped, captions, text_ids, image_tokens, row.source, row.source_key)
+        tokens = image_tokenizer.encode(batch.pictures).numpy()
+    count(ROWS, len(batch.rows))
+    firsts = (row for row, view in zip(batch.rows, batch.views, strict=True) if view.number == 0)
+    count(IMAGE_BYTES, sum(row.num_bytes for row in firsts))
+    for row, view, text_ids, image_tokens in zip(batch.rows, batch.views, batch.text_ids, tokens, strict=True):
+        yield TokenRow(
+            row.key, view.number, list(view.box), view.flipped, row.captions, text_ids, image_tokens, row.source,
+            row.source_key,
+        )  # fmt: skip
 
 
 def shard_metadata(
@@ -179,7 +217,7 @@ def shard_metadata(
     views: Views = CENTER,
 ) -> ShardMetadata:
     """Return what every shard says of its making; raises ConfigError where the recipe's library is missing."""
-    spec = image_tokenizer.spec
+    spec, execution = image_tokenizer.spec, image_tokenizer.execution
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
         image_tokenizer_name=spec.name,
@@ -188,7 +226,9 @@ def shard_metadata(
         image_side=spec.image_side,
         resize_recipe=views.name_recipe(spec.resize_recipe),
         resize_library=views.library(spec.resize_recipe),
-        precision="float32",
+        precision=execution.precision,
+        device=execution.device,
+        backend=execution.backend,
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
         config_digest=config_digest,

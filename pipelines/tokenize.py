@@ -1,13 +1,14 @@
 """The tokenize stage: kept pairs to token shards, in two phases, encode and gather."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, PositiveInt, model_validator
 
+from model.tokenizers import RECORD, Execution
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
@@ -64,8 +65,8 @@ class TokenizeConfig(StageConfig):
     """Decides the order of rows over all shards."""
     views: Views = Field(default_factory=Views)
     """What is cut out of each picture; a row for each."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where workers encode; a GPU may give other tokens for a few positions, so it is part of what decides."""
+    execution: Execution = RECORD
+    """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer", "resources"})
@@ -91,7 +92,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         )
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            count_shards(len(pairs), config), config.seed, config.output, config.device, config.views,
+            count_shards(len(pairs), config), config.seed, config.output, config.execution, config.views,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
         encode = EncodeImages(encoding)
