@@ -77,7 +77,9 @@ def _take_activation(module: nn.Module, name: str) -> Activation:
     names = list(module._modules)
     follower = names[names.index(name) + 1] if isinstance(module, nn.Sequential) and name != names[-1] else None
     behind = module._modules[follower] if follower else None
-    if type(behind) not in _ACTIVATIONS or (isinstance(behind, nn.GELU) and behind.approximate != "none"):
+    taken = _ACTIVATIONS.get(type(behind), "none") if behind else "none"
+    if isinstance(behind, nn.GELU) and behind.approximate != "none":
         return "none"
-    module.set_submodule(str(follower), nn.Identity())
-    return _ACTIVATIONS[type(behind)]
+    if taken != "none":
+        module.set_submodule(str(follower), nn.Identity())
+    return taken
