@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import ImageTokenizer, load_tokenizer
-from model.tokenizers.tokenizer import BATCH_SIZE
+from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -50,7 +49,7 @@ class Encoding(NamedTuple):
     num_shards: int
     seed: int
     output: str
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 @dataclass(eq=False)
@@ -102,7 +101,7 @@ def fragment_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: str = "cpu"
+    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"] = "cpu"
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -119,9 +118,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: str, _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, device), TextTokenizer(text_tokenizer)
+    return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(
@@ -134,7 +133,7 @@ def encode_rows(
     batch: list[LedgerRow] = []
     for row in timed_each("ledger", rows):
         batch.append(row)
-        if len(batch) == BATCH_SIZE:
+        if len(batch) == image_tokenizer.batch_size:
             yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
             batch = []
     if batch:

@@ -1,5 +1,9 @@
 """Images to tokens and back."""
 
-from model.tokenizers.tokenizer import ImageTokenizer, TokenizerSpec, load_tokenizer, save_tokenizer
+from model.tokenizers.execution import Execution
+from model.tokenizers.load import load_tokenizer
+from model.tokenizers.network import TokenizerSpec
+from model.tokenizers.own_file import save_tokenizer
+from model.tokenizers.tokenizer import ImageTokenizer
 
-__all__ = ["ImageTokenizer", "TokenizerSpec", "load_tokenizer", "save_tokenizer"]
+__all__ = ["Execution", "ImageTokenizer", "TokenizerSpec", "load_tokenizer", "save_tokenizer"]

@@ -5,8 +5,8 @@ state positions; rotary ones are used here. Against learned ones they gave 0.9 d
 scenes, and a patch gets the same token wherever it lies.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from model.layers import Block, RotaryPositions, initialise, rotation_2d
 from model.shapes import refuse_remainder
+from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
+from model.tokenizers.quantize import nearest_codes
 from parti_data.config import StrictModel
+from parti_data.images import RESIZE_RECIPE
 
+KIND = "vit_vqgan"
 COMMITMENT = 0.25
 """Source: section 3.1, the weight beta of the commitment term."""
 LOGIT_LAPLACE_MARGIN = 0.1
@@ -90,8 +94,7 @@ class Codebook(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Return int64 (B, I), the index of the nearest code to each latent (B, I, K); the lowest on ties."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.embedding, dim=-1).T).argmax(-1)
+        return nearest_codes(latents, self.embedding, normalise=True)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Return the normalised codes (..., K) of tokens.
@@ -129,7 +132,7 @@ class Codebook(nn.Module):
             self.embedding[codes] = candidates[chosen]
 
 
-class ViTVQGAN(nn.Module):
+class ViTVQGAN(TokenizerNetwork):
     """Images (B, S, S, C) in [0, 1] to tokens (B, I) and back."""
 
     def __init__(self, shape: ViTVQGANShape):
@@ -146,6 +149,28 @@ class ViTVQGAN(nn.Module):
         initialise(self, max(shape.num_encoder_layers, shape.num_decoder_layers))
         self.rotation = RotaryPositions(rotation_2d(shape.grid_side, shape.width // shape.num_heads))
         self.codebook = Codebook(shape.codebook_size, shape.code_width)
+
+    @property
+    def spec(self) -> TokenizerSpec:
+        """What a user of its tokens has to know."""
+        shape = self.shape
+        return TokenizerSpec(KIND, shape.codebook_size, shape.grid_side, shape.image_side, (0.0, 1.0), RESIZE_RECIPE)
+
+    def deciding_shape(self) -> dict[str, Any]:
+        """Return the architecture."""
+        return asdict(self.shape)
+
+    def decides_token(self, tensor_name: str) -> bool:
+        """Whether a tensor belongs to the encoder or the codebook."""
+        return not tensor_name.startswith(("from_code.", "decoder"))
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """Return images uint8 (B, S, S, C) in [0, 1]."""
+        return images.float() / 255
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Return tokens int64 (B, I) for latents (B, I, K)."""
+        return self.codebook.nearest(latents)
 
     def latents(self, images: Tensor) -> Tensor:
         """Return what is quantized, float (B, I, K), for images (B, S, S, C) in [0, 1]."""
@@ -167,7 +192,7 @@ class ViTVQGAN(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return tokens int64 (B, I) in raster order for images (B, S, S, C) in [0, 1]."""
-        return self.codebook.nearest(self.latents(images))
+        return self.quantize(self.latents(images))
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, C) in [0, 1] for tokens (B, I)."""

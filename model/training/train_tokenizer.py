@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from model.shapes import make_shape
-from model.tokenizers.tokenizer import ImageTokenizer, save_tokenizer
+from model.tokenizers import ImageTokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import LossWeights, ViTVQGAN, ViTVQGANShape
 from model.training.loop import METRICS, Schedule, train
 from parti_data.config import StageConfig, StrictModel

@@ -2,7 +2,6 @@
 
 import torch
 
-from model.tokenizers.tokenizer import BATCH_SIZE
 from parti_data.errors import SourceError
 from parti_data.figures import say_bytes, say_count
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -46,7 +45,8 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         write_token_shard(path, to_table(encoded[:count], metadata), metadata)
         return file_size(path)
 
-    slices = read_slices(pairs, num_pairs, BATCH_SIZE)
+    batch_size = image_tokenizer.batch_size
+    slices = read_slices(pairs, num_pairs, batch_size)
     encode(slices.rows[0][:1])  # what is loaded at the first use is no part of a pair's time
     results = [encode(rows) for rows in slices.rows]
     encoded = [row for _, rows in results for row in rows]
@@ -61,7 +61,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         "tokenize",
         [
             ("source", f"{config.source}, {say_count(len(pairs))} kept pairs"),
-            ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {BATCH_SIZE}"),
+            ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {batch_size}"),
             ("a pair", f"{say_means(rows)}, {say_count(metadata.num_tokens)} tokens"),
         ],
         [Step("ledger", slices.ledger_row_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
