@@ -8,6 +8,7 @@ What it would win is the time of that sum, 4 bytes a parameter and step, beside 
 
 import datetime
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from parti_data.errors import ConfigError, RankError
+from parti_data.errors import ConfigError, PartiError, RankError
 
 Device = Literal["auto", "cpu", "cuda"]
 _PATIENCE = datetime.timedelta(hours=6)
 """While the first rank reads a source through or measures, the others wait."""
+_HEAD_START_S = 3.0
+"""So long the first rank may tell what is wrong before another does."""
 _BUCKET_VALUES = 1 << 24
 """Values summed over ranks at once: 64 MiB."""
 
@@ -103,8 +106,11 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
         raise ranks.lost(error) from None
     try:
         yield ranks
-    finally:
-        dist.destroy_process_group()
+    except PartiError:
+        if not ranks.is_first:  # the others mostly fail alike, and torchrun stops all of them when one ends
+            time.sleep(_HEAD_START_S)
+        raise
+    dist.destroy_process_group()
 
 
 def choose_device(device: Device) -> torch.device:
