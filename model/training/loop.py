@@ -18,7 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from model.training.checkpoint import METRICS, Progress, resume, save
+from model.training.checkpoint import Progress, resume, save
 from model.training.event_files import EventFiles
 from model.training.ranks import Device, Ranks
 from parti_data.config import StrictModel

@@ -11,8 +11,8 @@ from model.tokenizers.own_file import read_own_tokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape, with_new_decoder
 from model.training.checkpoint import METRICS
 from model.training.loop import drawn_name, train
-from model.training.perceptual import PerceptualDistance, load_perceptual
-from model.training.ranks import Ranks, join_ranks
+from model.training.perceptual import load_perceptual
+from model.training.ranks import join_ranks
 from model.training.reconstructions import draw_reconstructions, measure_tokenizer
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import (
@@ -33,18 +33,24 @@ __all__ = ["CodebookCare", "TrainTokenizerConfig", "train_tokenizer"]
 
 TOKENIZER = "tokenizer.safetensors"
 RECONSTRUCTIONS = "reconstructions.png"
+_NO_VGG16 = (
+    "train tokenizer: no weights of VGG16 (vgg16=PATH), so it goes on without the perceptual term; "
+    "loss_weights.perceptual=0 says that this is meant"
+)
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest, on every rank."""
     shape = make_shape(ViTVQGANShape, dict(config.architecture))
     with join_ranks(config.running.device) as ranks:
-        perceptual = _open_perceptual(config, ranks)
+        perceptual = load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
         torch.manual_seed(config.seed)
         network = make_network(config, shape)
         begun = _begin(config) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):
             return read_manifest(config.output)
+        if config.loss_weights.perceptual and not perceptual and ranks.is_first:
+            print_line(_NO_VGG16)
         images = open_images(config, shape.image_side, ranks)
         trainee = TokenizerTrainee(config, network, images, ranks, perceptual)
         train(trainee, config.schedule, config.output, "train tokenizer", config.running, ranks)
@@ -65,24 +71,14 @@ def make_network(config: TrainTokenizerConfig, shape: ViTVQGANShape) -> ViTVQGAN
     if not config.start_from:
         if config.train == "decoder":
             raise ConfigError(
-                "start_from: expected the tokenizer whose decoder is trained, found none; give its tokenizer.safetensors"
+                "start_from: expected the tokenizer whose decoder is trained, found none; give the file that it was "
+                "saved in"
             )
         return ViTVQGAN(shape)
     network = with_new_decoder(read_own_tokenizer(config.start_from), shape)
     if config.train == "decoder":
         network.freeze_encoder()
     return network
-
-
-def _open_perceptual(config: TrainTokenizerConfig, ranks: Ranks) -> PerceptualDistance | None:
-    if config.vgg16:
-        return load_perceptual(config.vgg16, config.lpips)
-    if config.loss_weights.perceptual and ranks.is_first:
-        print_line(
-            "train tokenizer: no weights of VGG16 (vgg16=PATH), so it goes on without the perceptual term; "
-            "loss_weights.perceptual=0 says that this is meant"
-        )
-    return None
 
 
 def _finish(
