@@ -23,15 +23,15 @@ class RandomCrop(NamedTuple):
     """The least t, in S."""
     most_zoom: float
     """The greatest t, in S; both at most s, and at least S."""
-    near_centre: bool
+    near_center: bool
     """The square of the short side leaves out between 3/8 and 5/8 of the rest on either side; else anything."""
     may_flip: bool
     """Half of the views are mirrored."""
 
 
-LISTING_1 = RandomCrop(9 / 8, 12 / 8, near_centre=False, may_flip=True)
+LISTING_1 = RandomCrop(9 / 8, 12 / 8, near_center=False, may_flip=True)
 """For training a tokenizer. Source: DALL-E, appendix A.2, listing 1."""
-LISTING_2 = RandomCrop(1.0, 9 / 8, near_centre=True, may_flip=False)
+LISTING_2 = RandomCrop(1.0, 9 / 8, near_center=True, may_flip=False)
 """For training a prior on captions: a picture may hold text. Source: DALL-E, appendix B.2, listing 2."""
 
 
@@ -43,7 +43,7 @@ def cut_random(pixels: np.ndarray, side: int, crop: RandomCrop, generator: np.ra
     """
     height, width = pixels.shape[:2]
     short = min(height, width)
-    x, y = (_draw_offset(length - short, crop.near_centre, generator) for length in (width, height))
+    x, y = (_draw_offset(length - short, crop.near_center, generator) for length in (width, height))
     length = _draw_length(short, side, crop, generator)
     inner_x, inner_y = generator.integers(0, short - length, size=2, endpoint=True).tolist()
     x, y = x + inner_x, y + inner_y
@@ -54,9 +54,9 @@ def cut_random(pixels: np.ndarray, side: int, crop: RandomCrop, generator: np.ra
     return View(cut, (x, y, length, length), flipped)
 
 
-def _draw_offset(slack: int, near_centre: bool, generator: np.random.Generator) -> int:
+def _draw_offset(slack: int, near_center: bool, generator: np.random.Generator) -> int:
     """Return where the square of the short side begins, of so many pixels that it leaves out."""
-    if not near_centre:
+    if not near_center:
         return int(generator.integers(0, slack, endpoint=True))
     first = 3 * slack // 8
     return int(generator.integers(first, max(first + 1, 5 * slack // 8)))

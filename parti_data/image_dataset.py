@@ -13,8 +13,9 @@ import numpy as np
 
 from parti_data.ahead import Ahead
 from parti_data.errors import ConfigError, SourceError
-from parti_data.images import Drop, ImageLimits, decode, resize_center
+from parti_data.images import Drop, ImageLimits, decode
 from parti_data.ledger import KEPT, LedgerRow, PairDirectory
+from parti_data.recipes import Box, resize_center
 from parti_data.step_times import timed, timed_each
 
 _PLACELESS = LedgerRow("", "", "", KEPT, "", "", "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
@@ -157,16 +158,12 @@ def _only_place(row: LedgerRow) -> LedgerRow:
     return _PLACELESS._replace(key=row.key, path=sys.intern(row.path), offset=row.offset, size=row.size)
 
 
-Box = tuple[int, int, int, int]
-"""x, y, width, height in the upright image."""
-
-
 def load_pictures(images: Images, rows: list[LedgerRow], image_side: int) -> Iterator[tuple[np.ndarray, Box]]:
     """Yield the picture of each kept row, uint8 (S, S, C), and its box."""
     for pixels in load_pixels(images, rows):
         with timed("resize"):
-            resized = resize_center(pixels, image_side)
-        yield resized
+            view = resize_center(pixels, image_side)
+        yield view.pixels, view.box
 
 
 def load_pixels(images: Images, rows: list[LedgerRow]) -> Iterator[np.ndarray]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from parti_data.errors import ConfigError
 
-DEFAULT_RECIPE = "resize_center"
+RESIZE_RECIPE = "resize_center"
+"""Of our own tokenizers."""
 TEN_CROP_RANGE = 1.1
 """How much longer than a crop the square is that ten crops are cut from. Source: LlamaGen, extract_codes_c2i.py."""
 _VAR_RANGE = 1.125

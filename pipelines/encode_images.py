@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -49,7 +49,7 @@ class Encoding(NamedTuple):
     num_shards: int
     seed: int
     output: str
-    device: Literal["cpu", "cuda"] = "cpu"
+    execution: Execution = RECORD
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
-            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution
         )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
@@ -101,14 +101,16 @@ def fragment_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"] = "cpu"
+    image_tokenizer: str, text_tokenizer: str, execution: Execution = RECORD
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise TokenizerError(
+            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
+        )
     versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)
 
 
 def _version(path: str) -> str:
@@ -118,9 +120,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, execution: Execution, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
+    return load_tokenizer(image_tokenizer, execution), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(
@@ -162,7 +164,7 @@ def shard_metadata(
     image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, config_digest: str, input_digest: str
 ) -> ShardMetadata:
     """Return what every shard says of its making."""
-    spec = image_tokenizer.spec
+    spec, execution = image_tokenizer.spec, image_tokenizer.execution
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
         image_tokenizer_name=spec.name,
@@ -171,7 +173,9 @@ def shard_metadata(
         image_side=spec.image_side,
         resize_recipe=spec.resize_recipe,
         resize_library=f"pillow {version('pillow')}",
-        precision="float32",
+        precision=execution.precision,
+        device=execution.device,
+        backend=execution.backend,
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
         config_digest=config_digest,

@@ -20,7 +20,7 @@ from model.tokenizers.logit_laplace import unsqueeze_pixels
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
 from model.tokenizers.patches import from_patches, to_patches
 from parti_data.errors import ConfigError
-from parti_data.images import RESIZE_RECIPE
+from parti_data.recipes import RESIZE_RECIPE
 
 KIND = "vit_vqgan"
 _DECODER = ("from_code.", "decoder")
