@@ -8,6 +8,8 @@ What it would win is the time of that sum, 4 bytes a parameter and step, beside 
 
 import datetime
 import os
+import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,10 @@ from parti_data.errors import ConfigError, PartiError, RankError
 Device = Literal["auto", "cpu", "cuda"]
 _PATIENCE = datetime.timedelta(hours=6)
 """While the first rank reads a source through or measures, the others wait."""
+_TOLD = "told"
+"""Set where a rank has said why it ends."""
+_CONNECTION = re.compile("gloo|nccl", re.IGNORECASE)
+"""What the errors of lost connections name; they have no type of their own."""
 _HEAD_START_S = 3.0
 """So long the first rank may tell what is wrong before another does."""
 _BUCKET_VALUES = 1 << 24
@@ -43,25 +49,23 @@ class Ranks:
         return self.rank == 0
 
     def from_first(self, value: Any) -> Any:
-        """Return what the first rank gives; a small object that pickles. Raises RankError where a rank is gone."""
+        """Return what the first rank gives; a small object that pickles."""
         if self.world_size == 1:
             return value
         values = [value]
-        with self._all_at_work():
-            dist.broadcast_object_list(values, 0, device=self.device if self.device.type == "cuda" else None)
+        dist.broadcast_object_list(values, 0, device=self.device if self.device.type == "cuda" else None)
         return values[0]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks, the same on each. Raises RankError where a rank is gone."""
+        """Return the sum of a tensor over all ranks, the same on each."""
         if self.world_size == 1:
             return values
         total = values.clone()
-        with self._all_at_work():
-            dist.all_reduce(total)
+        dist.all_reduce(total)
         return total
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of a tensor over all ranks, the same on each. Raises RankError where a rank is gone."""
+        """Return the mean of a tensor over all ranks, the same on each."""
         return self.sum(values) / self.world_size
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -74,43 +78,44 @@ class Ranks:
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    @contextmanager
-    def _all_at_work(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # of gloo and NCCL alike
-            raise self.lost(error) from None
-
-    def lost(self, error: RuntimeError) -> RankError:
-        """Return the error that says that another rank is gone."""
-        first_line = (str(error).strip().splitlines() or ["a broken connection"])[0]
-        return RankError(
-            f"rank {self.rank} of {self.world_size}: expected all ranks at work, found one gone ({first_line}); mend "
-            "what it says above and start again, what is finished is kept"
-        )
-
 
 @contextmanager
 def join_ranks(device: Device) -> Iterator[Ranks]:
-    """Yield this process's place among those that torchrun started; raises ConfigError where there is no such GPU."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = choose_device(device)
-    if world_size == 1:
-        yield Ranks(device=place)
-        return
-    backend = "nccl" if place.type == "cuda" else "gloo"
-    ranks = Ranks(int(os.environ["RANK"]), world_size, place)
-    try:
-        dist.init_process_group(backend, timeout=_PATIENCE)
-    except RuntimeError as error:
-        raise ranks.lost(error) from None
-    try:
+    """Yield this process's place among those that torchrun started, until the block ends on all of them.
+
+    Raises ConfigError where there is no such GPU, RankError where another rank is gone and has not said why; where it
+    has, this process just ends.
+    """
+    ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")), choose_device(device))
+    if ranks.world_size == 1:
         yield ranks
+        return
+    store, _, _ = next(dist.rendezvous("env://", ranks.rank, ranks.world_size))
+    try:
+        backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, None, _PATIENCE, ranks.world_size, ranks.rank, store)
+        yield ranks
+        dist.barrier()
+        dist.destroy_process_group()
     except PartiError:
         if not ranks.is_first:  # the others mostly fail alike, and torchrun stops all of them when one ends
             time.sleep(_HEAD_START_S)
+        store.set(_TOLD, "")
         raise
-    dist.destroy_process_group()
+    except RuntimeError as error:
+        if not _CONNECTION.search(str(error)):
+            raise
+        if not ranks.is_first or store.check([_TOLD]):
+            sys.exit(1)
+        raise _lost(ranks, error) from None
+
+
+def _lost(ranks: Ranks, error: RuntimeError) -> RankError:
+    first_line = str(error).strip().splitlines()[0]
+    return RankError(
+        f"rank {ranks.rank} of {ranks.world_size}: expected all ranks at work, found one gone ({first_line}); see what "
+        "ended it, its memory first, and start again, what is finished is kept"
+    )
 
 
 def choose_device(device: Device) -> torch.device:
