@@ -161,6 +161,19 @@ def test_a_new_decoder_learns_while_every_token_stays(configure):
         train_tokenizer(configure("third", train="decoder"))
 
 
+@pytest.fixture
+def vgg16_file(tmp_path) -> str:
+    """Random weights in the form of torchvision's."""
+    places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
+    places |= {17: (256, 512)} | {number: (512, 512) for number in (19, 21, 24, 26, 28)}
+    state = {}
+    for number, (inner, outer) in places.items():
+        state[f"features.{number}.weight"] = torch.randn(outer, inner, 3, 3) * (2 / 9 / inner) ** 0.5
+        state[f"features.{number}.bias"] = torch.zeros(outer)
+    torch.save(state, tmp_path / "vgg16.pth")
+    return str(tmp_path / "vgg16.pth")
+
+
 def test_training_goes_on_without_vgg16_and_says_so_once(configure, capsys):
     config = configure("out")
     assert train_tokenizer(config).details["perceptual"] is False
