@@ -88,9 +88,11 @@ class TrainTokenizerConfig(StageConfig):
     measured_pictures: PositiveInt = 512
     """Held-out pictures that figures are measured on at each checkpoint, at most."""
     seed: NonNegativeInt = 0
+    recompute_blocks: bool = False
+    """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
     running: Running = Field(default_factory=Running)
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "start_from", "vgg16", "lpips"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "recompute_blocks", "start_from", "vgg16", "lpips"})
 
     def deciding(self) -> dict[str, Any]:
         """Return what the output's bytes depend on; a finished directory is told by its digest, not its path."""

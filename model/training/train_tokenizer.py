@@ -1,6 +1,5 @@
 """The job that trains a ViT-VQGAN on images, in one process or in several that torchrun started."""
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +45,7 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
         perceptual = load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
         torch.manual_seed(config.seed)
         network = make_network(config, shape)
+        network.recompute_blocks = config.recompute_blocks
         begun = _begin(config) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):
             return read_manifest(config.output)
@@ -98,5 +98,6 @@ def _finish(
     counts = {"pictures": len(images.pictures)}
     if dropped := count_dropped(config):
         counts["dropped"], details["dropped"] = sum(dropped.values()), dropped
-        print(f"train tokenizer: {counts['dropped']} images could not be used ({dropped})", file=sys.stderr)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        print_line(f"train tokenizer: images that could not be used: {reasons}; named in {config.output}")
     begun.finish([record_shard(config.output, name, 0) for name in names], counts, details)

@@ -112,7 +112,7 @@ def test_a_plain_folder_of_images_is_enough_and_bad_ones_are_told(configure, pic
     bad = {row["source_key"]: row["reason"] for row in index if row["outcome"] == "dropped"}
     assert bad == {"deep/cut.png": "image_undecodable", "deep/page.jpg": "image_unreadable"}
     assert manifest.details["dropped"] == {"image_undecodable": 1, "image_unreadable": 1}
-    assert "2 images could not be used" in capsys.readouterr().err
+    assert "images that could not be used: 1 image_undecodable, 1 image_unreadable; named in" in capsys.readouterr().err
     kept = [row["key"] for row in index if row["outcome"] == "kept"]
     held_out = {key for key in kept if is_held_out(key, 0.3)}
     assert manifest.counts == {"pictures": len([key for key in kept if key not in held_out]), "dropped": 2}
@@ -165,7 +165,7 @@ def test_a_new_decoder_learns_while_every_token_stays(configure):
 def vgg16_file(tmp_path) -> str:
     """Random weights in the form of torchvision's."""
     places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
-    places |= {17: (256, 512)} | {number: (512, 512) for number in (19, 21, 24, 26, 28)}
+    places |= {17: (256, 512)} | dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
     state = {}
     for number, (inner, outer) in places.items():
         state[f"features.{number}.weight"] = torch.randn(outer, inner, 3, 3) * (2 / 9 / inner) ** 0.5
