@@ -1,14 +1,16 @@
 """Encode: a slice of kept pairs in, one fragment out, with a row group of token rows for each final shard.
 
 Rows go to shards by the hash of key and seed. The encoder runs on one thread a worker, in batches of one size in one
-order, so a fragment's bytes depend on nothing but the slice and the tokenizers.
+order, so a fragment's bytes depend on nothing but the slice and the tokenizers; another thread loads pictures for it.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import islice
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -17,9 +19,10 @@ import torch
 
 from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_pictures
+from parti_data.image_dataset import Box, load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.read_ahead import read_ahead
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
@@ -28,6 +31,9 @@ from pipelines.run_metrics import reported_steps
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
+PICTURES_LOADED = 16
+"""Pictures are loaded at least so many at a time."""
+BATCHES_AHEAD = 2
 _loading = threading.Lock()
 
 
@@ -50,6 +56,23 @@ class Encoding(NamedTuple):
     seed: int
     output: str
     execution: Execution = RECORD
+
+
+class View(NamedTuple):
+    """Which part of a row's image a picture shows."""
+
+    number: int
+    box: Box
+    flipped: bool
+
+
+class PictureBatch(NamedTuple):
+    """N pictures, ready for the encoder, each with its row; a row of several views comes as often."""
+
+    rows: list[LedgerRow]
+    views: list[View]
+    pictures: np.ndarray  # uint8 (N, S, S, 3)
+    text_ids: list[list[list[int]]]
 
 
 @dataclass(eq=False)
@@ -76,9 +99,11 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         with reported_steps(), timed("write"):
-            for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
-                shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+            kept = pairs.kept(plan.first, plan.last)
+            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer)) as rows:
+                for row in rows:
+                    shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+            write_tables(path, [to_table(shard, encoding.metadata) for shard in shards], encoding.metadata)
     return plan.number
 
 
@@ -110,7 +135,7 @@ def open_tokenizers(
         )
     versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)  # type: ignore[arg-type]  # frozen
 
 
 def _version(path: str) -> str:
@@ -130,34 +155,45 @@ def encode_rows(
     rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
-) -> Iterator[TokenRow]:
-    """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
-    batch: list[LedgerRow] = []
-    for row in timed_each("ledger", rows):
-        batch.append(row)
-        if len(batch) == image_tokenizer.batch_size:
-            yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
-            batch = []
-    if batch:
-        yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
+) -> Generator[TokenRow, None, None]:
+    """Yield the token row of each kept row, in order; a thread loads the next pictures while some are encoded.
+
+    Close it where it is not read to its end.
+    """
+    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer)
+    with closing(read_ahead(batches, BATCHES_AHEAD)) as loaded:
+        for batch in loaded:
+            yield from encode_batch(batch, image_tokenizer)
 
 
-def _encode_batch(
+def load_batches(
     pairs: PairDirectory,
-    rows: list[LedgerRow],
+    rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
-) -> Iterator[TokenRow]:
-    side = image_tokenizer.spec.image_side
-    loaded = list(load_pictures(pairs, rows, side))
-    with timed("encode"):
-        tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
-    count(ROWS, len(rows))
-    count(IMAGE_BYTES, sum(row.num_bytes for row in rows))
-    for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
+) -> Iterator[PictureBatch]:
+    """Yield kept rows with their pictures and text ids, in order, in numbers that the encoder takes without padding."""
+    size, side = image_tokenizer.batch_size, image_tokenizer.spec.image_side
+    rows = timed_each("ledger", rows)
+    while batch := list(islice(rows, -(-PICTURES_LOADED // size) * size)):
+        pictures, boxes = zip(*load_pictures(pairs, batch, side), strict=True)
         with timed("text"):
-            text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-        yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
+            text_ids = [[text_tokenizer.encode(caption) for caption in row.captions] for row in batch]
+        views = [View(0, box, False) for box in boxes]
+        yield PictureBatch(batch, views, np.stack(pictures), text_ids)
+
+
+def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterator[TokenRow]:
+    """Yield the token row of each picture."""
+    with timed("encode"):
+        tokens = image_tokenizer.encode(batch.pictures).numpy()
+    count(ROWS, len(batch.rows))
+    count(IMAGE_BYTES, sum(row.num_bytes for row in batch.rows))
+    for row, view, text_ids, image_tokens in zip(batch.rows, batch.views, batch.text_ids, tokens, strict=True):
+        yield TokenRow(
+            row.key, view.number, list(view.box), view.flipped, row.captions, text_ids, image_tokens, row.source,
+            row.source_key,
+        )  # fmt: skip
 
 
 def shard_metadata(

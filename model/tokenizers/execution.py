@@ -9,7 +9,7 @@ from parti_data.config import StrictModel
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
-class Execution(StrictModel, frozen=True):
+class Execution(StrictModel):
     """Where and how a tokenizer's encoder runs. Another way may give other tokens, so it is part of what decides them.
 
     The quantizer is always float32.

@@ -73,3 +73,33 @@ def test_restarted_codes_move_to_latents_that_are_badly_served():
     codebook.restart(torch.tensor([2]), latents, torch.Generator().manual_seed(0))
     assert codebook.embedding[2].tolist() == [-1, 0]
     assert codebook.embedding[:2].tolist() == [[1, 0], [1, 0]]
+
+
+def test_more_dead_codes_than_latents_are_restarted_as_far_as_they_reach():
+    torch.manual_seed(4)
+    codebook = Codebook(6, 2)
+    before = codebook.embedding.detach().clone()
+    moved = codebook.restart(torch.arange(1, 6), torch.randn(3, 2), torch.Generator().manual_seed(0))
+    assert moved.tolist() == [1, 2, 3]
+    assert (codebook.embedding != before).any(-1).tolist() == [False, True, True, True, False, False]
+
+
+def test_nothing_is_restarted_when_no_code_is_dead():
+    codebook = Codebook(6, 2)
+    before = codebook.embedding.detach().clone()
+    none = codebook.restart(torch.arange(0), torch.randn(3, 2), torch.Generator().manual_seed(0))
+    assert not len(none)
+    assert torch.equal(codebook.embedding, before)
+
+
+def test_a_restart_far_from_codes_does_not_depend_on_how_many_latents_are_compared_at_once(monkeypatch):
+    from model.tokenizers import codebook as module
+
+    torch.manual_seed(5)
+    latents, books = torch.randn(50, 4), []
+    for rows in (8192, 7):
+        monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows)
+        torch.manual_seed(6)
+        books.append(Codebook(20, 4))
+        books[-1].restart(torch.arange(5), latents, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(books[0].embedding, books[1].embedding)
