@@ -38,8 +38,8 @@ def figures() -> Iterator[Figure]:
     drawn = "PSNR, dB" in page and "as they were at steps" in page and 'alt="original 12 above' in page
     yield Figure("training_curve_and_pictures", float(drawn), 1, "more")
     print(
-        f"tokenizer_training: {manifest.counts['pictures']} pictures, {manifest.details['measured_pictures']} held out, "
-        f"perplexity {manifest.details['perplexity']}"
+        f"tokenizer_training: {manifest.counts['pictures']} pictures, {manifest.details['measured_pictures']} "
+        f"held out, perplexity {manifest.details['perplexity']}"
     )
 
 
