@@ -1,6 +1,7 @@
 """`parti`, the one program: a TOML file, overrides `key=value`, and Beam's own options after `--`."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -85,9 +86,12 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
 
 @training.command("tokenizer")
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Train a ViT-VQGAN on the images of kept pairs."""
+    """Train a ViT-VQGAN on images; under torchrun in several processes."""
     job = _load("model.training.train_tokenizer")
-    _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+    if _is_first_rank():
+        _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+    else:  # the first one holds the directory, and says what there is to say
+        job.train_tokenizer(_config(job.TrainTokenizerConfig, arguments))
 
 
 @training.command("prior")
@@ -156,6 +160,11 @@ def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     config = _config(job.DemoConfig, arguments)
     with claim(config.output):
         job.run_demo(config)
+
+
+def _is_first_rank() -> bool:
+    """Whether this process writes: of those that torchrun started, one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _load(module: str) -> Any:
