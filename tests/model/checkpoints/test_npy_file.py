@@ -32,7 +32,8 @@ def test_other_arrays_of_numpy_are_refused(tmp_path: Path) -> None:
         np.save(path, array, allow_pickle=True)
         with pytest.raises(CheckpointError, match=message):
             open_checkpoint(str(path))
-    path.write_bytes(path.read_bytes().replace(b"[('a', '<f4')]", b"'<f3'         "))
+    np.save(path, np.zeros(20, "f4"))
+    path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<f3'"))
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(str(path))
     np.save(path, np.zeros(20, "f4"))
