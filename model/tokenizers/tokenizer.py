@@ -1,128 +1,106 @@
-"""One face for every image tokenizer: uint8 images to int64 tokens and back, with a spec and a fingerprint.
-
-Our own file is a safetensors file whose header holds the architecture and the fingerprint, so that weights, config
-and fingerprint cannot come apart.
-"""
+"""One face for every image tokenizer: uint8 images to int64 tokens and back, with a spec and a fingerprint."""
 
 import hashlib
-from dataclasses import asdict
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
-from model.weights import read_weights, write_weights
+from model.tokenizers.encoder import float32_matmuls, make_encoder
+from model.tokenizers.execution import Execution
+from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
-from parti_data.images import RESIZE_RECIPE
-from parti_data.storage import canonical_json, is_file
+from parti_data.storage import canonical_json
 
-KIND = "vit_vqgan"
-BATCH_SIZE = 64
-"""Images that pass through the network at once, the last batch padded: another batch shape may change a token."""
-_DECODER_PREFIXES = ("from_code.", "decoder")
-"""Tensors that do not decide a token."""
-
-
-class TokenizerSpec(NamedTuple):
-    """What a user of tokens has to know."""
-
-    name: str
-    codebook_size: int
-    grid_side: int
-    image_side: int
-    pixel_range: tuple[float, float]
-    resize_recipe: str
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens an image."""
-        return self.grid_side**2
+_LARGEST_BATCH = 64
+_POSITIONS_AT_ONCE = 4096
 
 
 class ImageTokenizer:
-    """A frozen tokenizer on one device."""
+    """A frozen tokenizer on one device.
 
-    def __init__(self, network: ViTVQGAN, device: str = "cpu"):
-        self._network = network.to(device).eval().requires_grad_(False)
-        self._device = device
-        shape = network.shape
-        self.spec = TokenizerSpec(
-            KIND, shape.codebook_size, shape.grid_side, shape.image_side, (0.0, 1.0), RESIZE_RECIPE
-        )
+    Images pass through the network `batch_size` at a time, the last batch padded: another batch shape may change a
+    token.
+    """
+
+    def __init__(self, network: TokenizerNetwork, execution: Execution | None = None):
+        self.execution = execution or Execution()
+        self._network = network.to(self.execution.device).eval().requires_grad_(False)
+        self._encoder = make_encoder(self._network, self.execution)
+        self.spec = network.spec
         self.fingerprint = fingerprint(network)
+        self.batch_size = max(1, min(_LARGEST_BATCH, _POSITIONS_AT_ONCE // self.spec.grid_side**2))
 
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
         """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3)."""
         images = torch.as_tensor(images)
-        side = self.spec.image_side
-        if images.dtype != torch.uint8 or images.shape[1:] != (side, side, 3):
-            raise TokenizerError(
-                f"images: expected uint8 (B, {side}, {side}, 3), found {images.dtype} {tuple(images.shape)}; resize "
-                f"them with {self.spec.resize_recipe}"
-            )
-        return self._in_batches(images, lambda batch: self._network.encode(batch.float() / 255))
+        self._refuse_other_images(images)
+        return self._in_batches(images, self._encode_batch)
 
     def decode(self, tokens: np.ndarray | Tensor) -> Tensor:
         """Return images uint8 (B, S, S, 3) for tokens (B, I) of an integer type."""
         tokens = torch.as_tensor(tokens).long()
-        if tokens.dim() != 2 or tokens.shape[1] != self.spec.num_tokens:
-            raise TokenizerError(f"tokens: expected (B, {self.spec.num_tokens}), found {tuple(tokens.shape)}")
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.spec.codebook_size:
-            raise TokenizerError(
-                f"tokens: expected 0 to {self.spec.codebook_size - 1}, found {int(tokens.min())} to "
-                f"{int(tokens.max())}; use the tokenizer that made them"
-            )
-        return self._in_batches(tokens, lambda batch: (self._network.decode(batch) * 255).round().byte())
+        self._refuse_other_tokens(tokens)
+        return self._in_batches(tokens, lambda batch: to_bytes(self._network.decode(batch)))
 
-    def _in_batches(self, rows: Tensor, function) -> Tensor:
+    def _encode_batch(self, images: Tensor) -> Tensor:
+        with float32_matmuls(self.execution, tf32=self.execution.precision == "tf32"):
+            latents = self._encoder(self._network.to_input(images))
+        with float32_matmuls(self.execution, tf32=False):
+            return self._network.quantize(latents.float())
+
+    def _refuse_other_images(self, images: Tensor) -> None:
+        side, multiple = self.spec.image_side, self.spec.patch_side
+        sides = images.shape[1:3]
+        if self.spec.any_side:
+            is_taken = images.dim() == 4 and sides[0] == sides[1] and sides[0] > 0 and sides[0] % multiple == 0
+            wanted = f"uint8 (B, S, S, 3) with S a multiple of {multiple}"
+        else:
+            is_taken, wanted = tuple(sides) == (side, side), f"uint8 (B, {side}, {side}, 3)"
+        if images.dtype != torch.uint8 or not is_taken or images.shape[3:] != (3,):
+            raise TokenizerError(
+                f"images: expected {wanted}, found {images.dtype} {tuple(images.shape)}; resize them with "
+                f"{self.spec.resize_recipe}"
+            )
+
+    def _refuse_other_tokens(self, tokens: Tensor) -> None:
+        count, vocabulary = self.spec.num_tokens, self.spec.codebook_size
+        positions = tokens.shape[-1] // self.spec.num_quantizers
+        is_square = self.spec.any_side and round(positions**0.5) ** 2 * self.spec.num_quantizers == tokens.shape[-1] > 0
+        if tokens.dim() != 2 or not (tokens.shape[1] == count or is_square):
+            raise TokenizerError(f"tokens: expected (B, {count}), found {tuple(tokens.shape)}")
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+            raise TokenizerError(
+                f"tokens: expected 0 to {vocabulary - 1}, found {int(tokens.min())} to {int(tokens.max())}; use the "
+                "tokenizer that made them"
+            )
+
+    def _in_batches(self, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function to batches of one size, padded with the last row, and join what it returns."""
         outputs = []
         with torch.inference_mode():
-            for start in range(0, len(rows), BATCH_SIZE):
-                batch = rows[start : start + BATCH_SIZE]
-                padding = batch[-1:].expand(BATCH_SIZE - len(batch), *batch.shape[1:])
-                outputs.append(function(torch.cat([batch, padding]).to(self._device)).cpu()[: len(batch)])
-        return torch.cat(outputs) if outputs else function(rows.to(self._device)).cpu()
+            for start in range(0, len(rows), self.batch_size):
+                batch = rows[start : start + self.batch_size]
+                padding = batch[-1:].expand(self.batch_size - len(batch), *batch.shape[1:])
+                padded = torch.cat([batch, padding]).to(self.execution.device)
+                outputs.append(function(padded).cpu()[: len(batch)])
+            return torch.cat(outputs) if outputs else function(rows.to(self.execution.device)).cpu()
 
 
-def fingerprint(network: ViTVQGAN) -> str:
+def to_bytes(images: Tensor) -> Tensor:
+    """Return images in [0, 1], or a little outside, as uint8."""
+    return (images.clamp(0, 1) * 255).round().byte()
+
+
+def fingerprint(network: TokenizerNetwork) -> str:
     """Return the SHA-256, in hex, of all that decides a token: encoder, codebook, architecture, resize recipe."""
-    digest = hashlib.sha256(canonical_json([KIND, asdict(network.shape), RESIZE_RECIPE]).encode())
+    spec = network.spec
+    decides = [spec.name, network.deciding_shape(), spec.pixel_range, spec.resize_recipe]
+    digest = hashlib.sha256(canonical_json(decides).encode())
     for name, tensor in sorted(network.state_dict().items()):
-        if not name.startswith(_DECODER_PREFIXES):
+        if network.decides_token(name):
             array = tensor.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def save_tokenizer(network: ViTVQGAN, path: str) -> str:
-    """Write weights, config and fingerprint as one safetensors file, whole or not at all; return the fingerprint."""
-    mark = fingerprint(network)
-    write_weights(path, network, {"kind": KIND, "shape": asdict(network.shape), "fingerprint": mark})
-    return mark
-
-
-def load_tokenizer(path: str, device: str = "cpu") -> ImageTokenizer:
-    """Return the tokenizer in a file that `save_tokenizer` wrote; raises TokenizerError."""
-    if not is_file(path):
-        raise TokenizerError(f"{path}: expected a tokenizer file, found none; make one with parti train tokenizer")
-    try:
-        header, weights = read_weights(path)
-        if header.get("kind") != KIND:
-            raise TokenizerError(f"{path}: expected a tokenizer of kind {KIND}, found {header.get('kind')}")
-        network = ViTVQGAN(ViTVQGANShape(**header["shape"]))
-        network.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
-    tokenizer = ImageTokenizer(network, device)
-    if tokenizer.fingerprint != header.get("fingerprint"):
-        raise TokenizerError(
-            f"{path}: expected fingerprint {header.get('fingerprint')}, found {tokenizer.fingerprint}; the weights are "
-            "not those that were saved"
-        )
-    return tokenizer

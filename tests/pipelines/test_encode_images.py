@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.tokenizers import load_tokenizer
-from model.tokenizers.tokenizer import BATCH_SIZE
+from model.tokenizers import Execution, Reading, open_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
@@ -39,8 +38,9 @@ def test_a_fragment_that_is_there_is_not_made_again(encoding, contents):
 def test_a_row_has_the_same_ids_alone_and_in_a_batch(filtered, image_file, text_file):
     pairs, tokenizers = PairDirectory(filtered), open_tokenizers(image_file, text_file)
     together = list(encode_rows(pairs, pairs.kept(), *tokenizers))
-    assert len(together) > BATCH_SIZE
-    for number in (0, 1, BATCH_SIZE - 1, BATCH_SIZE, len(together) - 1):
+    size = tokenizers[0].batch_size
+    assert len(together) > size
+    for number in (0, 1, size - 1, size, len(together) - 1):
         (alone,) = encode_rows(pairs, pairs.kept(number, number + 1), *tokenizers)
         assert alone.key == together[number].key
         np.testing.assert_array_equal(alone.image_tokens, together[number].image_tokens)
@@ -58,16 +58,16 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
     path = make_image_file(tmp_path / "own.safetensors", 0)
     loaded, started = [], threading.Barrier(4)
 
-    def load(path: str, device: str):
+    def load(path: str, reading: Reading, execution: Execution):
         loaded.append(path)
         time.sleep(0.05)  # long enough for the others to come
-        return load_tokenizer(path, device)
+        return open_tokenizer(path, reading, execution)
 
     def open_at_once(_: int):
         started.wait()
         return open_tokenizers(path, text_file)[0]
 
-    monkeypatch.setattr(encode_images, "load_tokenizer", load)
+    monkeypatch.setattr(encode_images, "open_tokenizer", load)
     with ThreadPoolExecutor(4) as threads:
         tokenizers = list(threads.map(open_at_once, range(4)))
     assert loaded == [path]
@@ -77,14 +77,14 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(encoding):
     with pytest.raises(
-        TokenizerError, match="^device=cuda: expected a GPU where images are encoded, found none; ask fo"
+        TokenizerError, match="^execution.device=cuda: expected a GPU where images are encoded, found none; ask fo"
     ):
-        encode_slice(EncodePlan(0, 0, 5), encoding._replace(device="cuda"))
+        encode_slice(EncodePlan(0, 0, 5), encoding._replace(execution=Execution(device="cuda")))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_is_used_where_it_is_asked_for(image_file, text_file):
-    image_tokenizer, _ = open_tokenizers(image_file, text_file, "cuda")
+    image_tokenizer, _ = open_tokenizers(image_file, text_file, Execution(device="cuda"))
     assert {parameter.device.type for parameter in image_tokenizer._network.parameters()} == {"cuda"}
 
 
