@@ -118,6 +118,17 @@ def test_changed_pickles_are_opened_or_refused(tmp_path: Path, container: str) -
         )
 
 
+@pytest.mark.parametrize("num", [1, (1 << 18) - 1, 1 << 18, (1 << 18) + 1])
+def test_checksums_of_storages_of_any_size_are_compared(tmp_path: Path, num: int) -> None:
+    """A storage is read in blocks of a megabyte."""
+    file = io.BytesIO()
+    torch.save({"a": torch.full((num,), 7.5)}, file)
+    whole = bytearray(file.getvalue())
+    assert not is_refused(tmp_path / "a", whole)
+    whole[whole.rindex(struct.pack("<f", 7.5))] ^= 1
+    assert is_refused(tmp_path / "a", whole)
+
+
 def test_random_bytes_are_refused(tmp_path: Path) -> None:
     chance = random.Random(2)
     heads = [b"", b"PK\3\4", b"\x80\2", b"\x93NUMPY\1\0", b"\x82\xa1a", struct.pack("<Q", 40) + b"{"]
