@@ -165,6 +165,8 @@ FILES: dict[str, tuple[bytes, str]] = {
                            "expected numbers that torch has, found F4 in a; convert it"),
     "safetensors, outside": (safetensors({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}),
                              "expected a whole checkpoint, found Error while deserializing header"),
+    "safetensors, header": (struct.pack("<Q", 17 << 20) + b"{" + bytes(17 << 20),
+                            "expected a header of at most 16777216 bytes, found 17825792; give the weights alone"),
     "safetensors, no header": (struct.pack("<Q", 2) + b"{]", "expected a whole checkpoint, found Error while deserial"),
 }  # fmt: skip
 
