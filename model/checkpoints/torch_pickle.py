@@ -100,15 +100,23 @@ def _rebuild(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) ->
 
 def _tensor(arguments: tuple) -> StoredTensor:
     """`_rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what does not matter here."""
-    storage, offset, shape, strides, *_ = (*arguments, *[None] * 4)
+    storage, offset, shape, strides, _, _, metadata, *_ = (*arguments, *[None] * 7)
+    _refuse_lazy(metadata)
     return _rebuild(storage, getattr(storage, "dtype", None), offset, shape, strides)
 
 
 def _tensor_v3(arguments: tuple) -> StoredTensor:
     """`_rebuild_tensor_v3`: the dtype stands apart from an untyped storage."""
-    storage, offset, shape, strides, _, _, dtype, *_ = (*arguments, *[None] * 7)
+    storage, offset, shape, strides, _, _, dtype, metadata, *_ = (*arguments, *[None] * 8)
+    _refuse_lazy(metadata)
     known = _DTYPES.get(dtype.name) if isinstance(dtype, Name) and dtype.module == "torch" else None
     return _rebuild(storage, known, offset, shape, strides)
+
+
+def _refuse_lazy(metadata: Any) -> None:
+    """Refuse what is stored otherwise than it is: torch conjugates and negates views of complex numbers as it reads."""
+    if metadata:
+        raise Malformed("expected a tensor as it is, found one to be conjugated or negated; save its resolve_conj()")
 
 
 def _parameter(arguments: tuple) -> Any:

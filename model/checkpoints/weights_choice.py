@@ -43,7 +43,7 @@ def _sets(tree: Any) -> dict[str, Any]:
 
 
 def _absent(weights: str, tree: Any) -> Malformed:
-    there = ", ".join(shown(name) for name, value in list(_sets(tree).items())[:64] if _flatten(value))
+    there = ", ".join(shown(name) for name, value in list(_sets(tree).items())[:16] if _flatten(value))
     there = there or "none by name"
     return Malformed(
         f"expected weights {shown(weights)!r}, found {there}; choose one of those, or none for the default"
