@@ -8,7 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, PositiveInt, model_validator
 
-from model.tokenizers import RECORD, Execution
+from model.tokenizers import RECORD, Execution, Reading
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
@@ -55,7 +55,9 @@ class TokenizeConfig(StageConfig):
     source: str
     """A directory that filter or shard finished."""
     image_tokenizer: str
-    """The file that train tokenizer wrote."""
+    """The file that train tokenizer wrote, or a published one."""
+    tokenizer: Reading = Field(default_factory=Reading)
+    """How a published one is read; its fingerprint holds what of it decides a token."""
     text_tokenizer: str
     """The SentencePiece model that train text wrote."""
     rows_per_shard: PositiveInt = 32_768
@@ -66,7 +68,9 @@ class TokenizeConfig(StageConfig):
     """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer", "resources"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
+        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources"}
+    )
 
 
 def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
@@ -74,7 +78,9 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     pairs = PairDirectory(config.source)
     if not len(pairs):
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
-    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer)
+    image_tokenizer, text_tokenizer = open_tokenizers(
+        config.image_tokenizer, config.text_tokenizer, reading=config.tokenizer
+    )
     inputs = {
         "source": manifest_digest(config.source),
         "image_tokenizer": image_tokenizer.fingerprint,
@@ -88,6 +94,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
             -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.execution,
+            config.tokenizer,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), config.rows_per_fragment)
         encode = EncodeImages(encoding)
@@ -136,5 +143,6 @@ def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: 
         "image_tokenizer": encoding.image_tokenizer,
         "text_tokenizer": encoding.text_tokenizer,
     }
-    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places}
+    reading = encoding.reading.model_dump(exclude_defaults=True)
+    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places, "tokenizer": reading}
     return directory.finish(shards, {"rows": rows}, details)
