@@ -98,6 +98,8 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a Parti prior on token shards."""
     job = _load("model.training.train_prior")
+    if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(f"train prior: expected one process, found {world_size}; start it without torchrun")
     _run_job(context, job.train_prior, job.TrainPriorConfig, arguments)
 
 
