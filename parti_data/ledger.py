@@ -228,6 +228,9 @@ class PairDirectory(ImageReader):
         # as filter let images be decoded: whoever decodes them again must see the same pixels
         super().__init__(self._open_source(), ImageLimits.model_validate(told.get("limits", {})))
 
+    def __str__(self) -> str:
+        return self.path
+
     def _open_source(self) -> Any:
         if self.manifest.stage == "shard":
             return WebDatasetSource(kind="webdataset", path=self.path)

@@ -90,14 +90,20 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
     job = _load("model.training.train_tokenizer")
     if _is_first_rank():
         _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
-    else:  # the first one holds the directory, and says what there is to say
-        job.train_tokenizer(_config(job.TrainTokenizerConfig, arguments))
+        return
+    try:
+        config = _config(job.TrainTokenizerConfig, arguments)
+    except ConfigError:
+        sys.exit(2)  # as the first one, which says why
+    job.train_tokenizer(config)  # in the directory that the first one holds
 
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a Parti prior on token shards."""
     job = _load("model.training.train_prior")
+    if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(f"train prior: expected one process, found {world_size}; start it without torchrun")
     _run_job(context, job.train_prior, job.TrainPriorConfig, arguments)
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from model.checkpoints.stored import Malformed, StoredTensor, shown, stored_tensor
-from model.checkpoints.unpickler import Builders, Name, Pickle, put_text_keys, unpickle
+from model.checkpoints.unpickler import Builders, Name, Pickle, StandIn, put_text_keys, unpickle
 
 _MAX_KEY_CHARACTERS = 64
 _STORAGES = {
@@ -120,8 +120,8 @@ def _refuse_lazy(metadata: Any) -> None:
 
 
 def _parameter(arguments: tuple) -> Any:
-    """`_rebuild_parameter`: the tensor, whether it is trained, hooks."""
-    return arguments[0] if arguments else None
+    """`_rebuild_parameter`, and in old files the class itself: the tensor, whether it is trained, hooks."""
+    return arguments[0] if arguments else StandIn()
 
 
 def _of_type(arguments: tuple) -> Any:
@@ -153,6 +153,7 @@ _TENSORS: Builders = {
 }
 BUILDERS: Builders = {
     **_TENSORS,
+    Name("torch.nn.parameter", "Parameter"): _parameter,
     Name("torch._tensor", "_rebuild_from_type_v2"): _of_type,
     Name("torch", "Size"): _shape,
     Name("collections", "OrderedDict"): _mapping,

@@ -40,8 +40,8 @@ _NO_VGG16 = (
 
 def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest, on every rank."""
-    shape = make_shape(ViTVQGANShape, dict(config.architecture))
     with join_ranks(config.running.device) as ranks:
+        shape = make_shape(ViTVQGANShape, dict(config.architecture))
         perceptual = load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
         torch.manual_seed(config.seed)
         network = make_network(config, shape)

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from hostile_checkpoints import in_legacy, integer, integers, mapping, named, pickled, tensor, text
+from hostile_checkpoints import call, in_legacy, integer, integers, mapping, named, pickled, tensor, text
 from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
@@ -101,6 +102,19 @@ def test_a_checkpoint_of_python_2_is_read(tmp_path: Path) -> None:
     content = pickled(named("collections", "OrderedDict") + b"(" + pairs + b"tR")
     (tmp_path / "a").write_bytes(in_legacy(content))
     assert open_checkpoint(str(tmp_path / "a")).tensors["a"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state"),
+    [(tensor() + b"\x85", b"\x88\x89" + call("collections", "OrderedDict") + b"\x87b"),
+     (b")", b"(" + tensor() + b"N" + call("collections", "OrderedDict") + b"\x88\x89tb")],
+    ids=["data given", "data in the state"],
+)  # fmt: skip
+def test_parameters_are_read_as_torch_0_1_stored_them(tmp_path: Path, arguments: bytes, state: bytes) -> None:
+    """So torchvision's first files hold them. Source: `Tensor.__setstate__` in torch/_tensor.py."""
+    parameter = named("torch.nn.parameter", "Parameter") + arguments + b"\x81" + state
+    (tmp_path / "a").write_bytes(in_legacy(pickled(mapping(weight=parameter)), {"0": struct.pack("<6f", *range(6))}))
+    assert open_checkpoint(str(tmp_path / "a")).tensors["weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("inside", [True, False])

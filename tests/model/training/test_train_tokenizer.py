@@ -139,6 +139,13 @@ def test_a_source_that_is_misspelt_is_refused(tmp_path):
         TrainTokenizerConfig.load(None, [*overrides, "source.kind=tars"])
 
 
+def test_a_directory_is_known_by_its_digest_and_a_source_by_its_table(configure, synthetic):
+    assert "source" not in configure("a").deciding()
+    deciding = configure("a", source=synthetic, running={"device": "cpu"}, vgg16="x").deciding()
+    assert deciding["source"] == synthetic.model_dump(mode="json")
+    assert deciding.keys().isdisjoint({"running", "vgg16", "held_out", "output"})
+
+
 def test_held_out_images_are_another_source_or_a_share_not_both(configure, filtered):
     with pytest.raises(ConfigError, match="held_out_share: expected none beside held_out, found both"):
         train_tokenizer(configure("out", held_out=filtered, held_out_share=0.5))
