@@ -37,7 +37,6 @@ _FOREIGN = (
     (b"<", "a web page"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
     (b"\x1f\x8b", "a gzip archive"),
-    (b"\x89HDF", "HDF5"),
 )
 
 
