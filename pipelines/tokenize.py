@@ -8,7 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, PositiveInt, model_validator
 
-from model.tokenizers import RECORD, Execution
+from model.tokenizers import RECORD, Execution, Reading
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
@@ -56,7 +56,9 @@ class TokenizeConfig(StageConfig):
     source: str
     """A directory that filter or shard finished."""
     image_tokenizer: str
-    """The file that train tokenizer wrote."""
+    """The file that train tokenizer wrote, or a published one."""
+    tokenizer: Reading = Field(default_factory=Reading)
+    """How a published one is read; its fingerprint holds what of it decides a token."""
     text_tokenizer: str
     """The SentencePiece model that train text wrote."""
     rows_per_shard: PositiveInt = 32_768
@@ -69,7 +71,9 @@ class TokenizeConfig(StageConfig):
     """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer", "resources"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
+        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources"}
+    )
 
 
 def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
@@ -77,7 +81,9 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     pairs = PairDirectory(config.source)
     if not len(pairs):
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
-    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer)
+    image_tokenizer, text_tokenizer = open_tokenizers(
+        config.image_tokenizer, config.text_tokenizer, reading=config.tokenizer
+    )
     inputs = {
         "source": manifest_digest(config.source),
         "image_tokenizer": image_tokenizer.fingerprint,
@@ -92,7 +98,8 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         )
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            count_shards(len(pairs), config), config.seed, config.output, config.execution, config.views,
+            count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
+            config.views,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
         encode = EncodeImages(encoding)
@@ -147,5 +154,6 @@ def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: 
         "image_tokenizer": encoding.image_tokenizer,
         "text_tokenizer": encoding.text_tokenizer,
     }
-    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places}
+    reading = encoding.reading.model_dump(exclude_defaults=True)
+    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places, "tokenizer": reading}
     return directory.finish(shards, {"pairs": rows // encoding.views.num_views, "rows": rows}, details)

@@ -14,6 +14,8 @@ Each tells first what it holds (stored.py); then the weights are chosen (weights
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model.checkpoints import flax_msgpack, npy_file, safetensors_file, torch_legacy, torch_zip
-from model.checkpoints.stored import Contents, Malformed, read_tensors, shown
+from model.checkpoints.stored import Contents, Malformed, StoredTensor, read_tensors, shown
 from model.checkpoints.weights_choice import choose_weights
 from parti_data.errors import CheckpointError
 from parti_data.storage import on_disk, regular_file_size
@@ -35,7 +37,6 @@ _FOREIGN = (
     (b"<", "a web page"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
     (b"\x1f\x8b", "a gzip archive"),
-    (b"\x89HDF", "HDF5"),
 )
 
 
@@ -54,12 +55,26 @@ def open_checkpoint(path: str, weights: str = "", *, prefix: str = "", max_bytes
     `weights` chooses among several sets: a name at the file's top, or "ema" for averages under `model_ema.`; without,
     ema, model, state_dict in this order, else all. With `prefix` only tensors that begin with it are read, without it.
     """
+    with _opened(path, weights, prefix, max_bytes) as (chosen, contents, size):
+        return Checkpoint(read_tensors(chosen, contents, size), contents.container)
+
+
+def stored_names(path: str, weights: str = "", *, max_bytes: int = MAX_BYTES) -> list[str]:
+    """Return the names that `open_checkpoint` gives tensors, of which it reads none; raises CheckpointError."""
+    with _opened(path, weights, "", max_bytes) as (chosen, _, _):
+        return list(chosen)
+
+
+@contextmanager
+def _opened(
+    path: str, weights: str, prefix: str, max_bytes: int
+) -> Iterator[tuple[dict[str, StoredTensor], Contents, int]]:
+    """Yield what is chosen of a checkpoint, all that it holds, and the file's size."""
     _refuse_size(path, max_bytes)
     with on_disk(path) as place, open(place, "rb") as file:
         try:
             contents = _contents(file, place)
-            chosen = choose_weights(contents.tree, weights, prefix)
-            return Checkpoint(read_tensors(chosen, contents, os.fstat(file.fileno()).st_size), contents.container)
+            yield choose_weights(contents.tree, weights, prefix), contents, os.fstat(file.fileno()).st_size
         except Malformed as error:
             raise CheckpointError(f"{path}: {error}") from None
         except _BROKEN as error:

@@ -19,7 +19,7 @@ PROTOCOL = 1001
 
 def read_torch_legacy(file: BufferedReader) -> Contents:
     """Return what the file holds; raises Malformed, ValueError, OSError."""
-    content = file.read(MAX_PICKLE_BYTES)
+    content = file.read(min(MAX_PICKLE_BYTES, os.fstat(file.fileno()).st_size))  # all are reserved at once
     magic, end = read_plain_pickle(content, 0)
     if magic != MAGIC:
         raise Malformed("expected what torch.save wrote, found another pickle; save the weights with torch.save")

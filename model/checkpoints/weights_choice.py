@@ -15,7 +15,7 @@ _EMA = "ema"
 _EMA_PREFIX = "model_ema."
 """Open-MAGVIT2's and latent diffusion's averages: behind it the weight's name without its dots."""
 MAX_TENSORS = 100_000
-_MAX_NODES = 1_000_000
+_MAX_NODES = 300_000
 _MAX_DEPTH = 64
 _MAX_NAME_CHARACTERS = 1024
 _MODULE = ("_parameters", "_buffers", "_modules")
@@ -86,18 +86,16 @@ def _flatten(tree: Any) -> dict[str, StoredTensor]:
     todo: list[tuple[str, Any, int]] = [("", tree, 0)]
     while todo:
         name, value, depth = todo.pop()
-        left -= 1
-        if left < 0 or depth > _MAX_DEPTH or len(name) > _MAX_NAME_CHARACTERS or len(flat) > MAX_TENSORS:
-            raise Malformed(
-                f"expected at most {MAX_TENSORS} tensors in {_MAX_DEPTH} levels, found more; give the weights alone"
-            )
         if isinstance(value, StoredTensor):
             if name in flat:
                 raise Malformed(f"expected one tensor {shown(name)}, found two; download it again")
             flat[name] = value
-            continue
         below = _children(value, name)
         left -= len(below)
+        if left < 0 or depth > _MAX_DEPTH or len(name) > _MAX_NAME_CHARACTERS or len(flat) > MAX_TENSORS:
+            raise Malformed(
+                f"expected at most {MAX_TENSORS} tensors in {_MAX_DEPTH} levels, found more; give the weights alone"
+            )
         todo += [(name, inner, depth + 1) for name, inner in reversed(below)]
     return flat
 

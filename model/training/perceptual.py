@@ -3,14 +3,12 @@
 Source: LPIPS, arXiv 1801.03924, with its linear weights where they are given; without, every channel counts the same.
 """
 
-import pickle
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.checkpoints import open_checkpoint
 from parti_data.errors import CheckpointError, ConfigError
-from parti_data.storage import is_file, on_disk
 
 LEAST_SIDE = 16
 """Below, nothing is left after VGG16's fourth pooling."""
@@ -43,8 +41,8 @@ class PerceptualDistance(nn.Module):
     def _take(self, features: dict[str, Tensor]) -> None:
         for stage, places in zip(self.stages, _STAGES, strict=True):
             for convolution, (index, _, _) in zip(stage, places, strict=True):  # type: ignore[arg-type]
-                convolution.weight.data.copy_(features[f"features.{index}.weight"])
-                convolution.bias.data.copy_(features[f"features.{index}.bias"])
+                convolution.weight.data.copy_(features[f"{index}.weight"])
+                convolution.bias.data.copy_(features[f"{index}.bias"])
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """Return the mean distance, a scalar, of images (B, S, S, C) in [0, 1] from others, which get no gradient."""
@@ -81,35 +79,21 @@ def load_perceptual(vgg_path: str, lpips_path: str = "") -> PerceptualDistance:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for index, inner, outer in (place for stage in _STAGES for place in stage):
-        shapes |= {f"features.{index}.weight": (outer, inner, 3, 3), f"features.{index}.bias": (outer,)}
-    features = _read(vgg_path, shapes, "vgg16-397923af.pth of torchvision")
+        shapes |= {f"{index}.weight": (outer, inner, 3, 3), f"{index}.bias": (outer,)}
+    features = _read(vgg_path, "features.", shapes, "vgg16-397923af.pth of torchvision")
     channels = [stage[-1][2] for stage in _STAGES]
     if not lpips_path:
         return PerceptualDistance(features, [torch.full((count, 1, 1), 1 / len(channels)) for count in channels])
-    names = {f"lin{index}.model.1.weight": (1, count, 1, 1) for index, count in enumerate(channels)}
-    linear = _read(lpips_path, names, "vgg.pth of lpips")
+    names = {f"{index}.model.1.weight": (1, count, 1, 1) for index, count in enumerate(channels)}
+    linear = _read(lpips_path, "lin", names, "vgg.pth of lpips")
     return PerceptualDistance(features, [linear[name][0] for name in names])
 
 
-def _read(path: str, shapes: dict[str, tuple[int, ...]], file: str) -> dict[str, Tensor]:
+def _read(path: str, prefix: str, shapes: dict[str, tuple[int, ...]], file: str) -> dict[str, Tensor]:
     """Return the named tensors of a file as float32; raises CheckpointError at the first that differs."""
-    tensors = _open(path, file)
+    tensors = open_checkpoint(path, prefix=prefix).tensors
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else "none"
         if found != shape:
-            raise CheckpointError(f"{path}: expected {name} {shape}, found {found}; take {file}")
+            raise CheckpointError(f"{path}: expected {prefix}{name} {shape}, found {found}; take {file}")
     return {name: tensors[name].float() for name in shapes}
-
-
-def _open(path: str, file: str) -> dict[str, Tensor]:
-    if not is_file(path):
-        raise CheckpointError(f"{path}: expected {file}, found no such file; check the path")
-    try:
-        with on_disk(path) as place:
-            state = torch.load(place, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: expected {file}, found {first_line}; check the file") from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: expected {file}, a table of tensors, found {type(state).__name__}; take {file}")
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -7,7 +7,7 @@ import torch
 
 from model.tokenizers import ImageTokenizer, load_tokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
-from parti_data.errors import TokenizerError
+from parti_data.errors import CheckpointError, TokenizerError
 
 TINY = ViTVQGANShape(
     image_side=32, patch_side=8, codebook_size=64, code_width=8, positions="rotary",
@@ -102,7 +102,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"not safetensors at all")
-    with pytest.raises(TokenizerError, match="expected a tokenizer of ours"):
+    with pytest.raises(CheckpointError, match="expected a torch, safetensors, msgpack or npy file, found a file that"):
         load_tokenizer(str(tmp_path / "x"))
 
 
