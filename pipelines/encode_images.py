@@ -20,11 +20,13 @@ from parti_data.errors import TokenizerError
 from parti_data.image_dataset import load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.quality import QualityFloors
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 from pipelines.run_metrics import reported_steps
+from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
@@ -50,6 +52,7 @@ class Encoding(NamedTuple):
     seed: int
     output: str
     device: Literal["cpu", "cuda"] = "cpu"
+    quality: QualityFloors = QualityFloors()
 
 
 @dataclass(eq=False)
@@ -64,8 +67,8 @@ class EncodeImages(beam.PTransform):
 
 
 def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
-    """Write the slice's fragment unless it is there."""
-    path = fragment_path(encoding.output, plan.number)
+    """Write the slice's fragment unless it is there; raises TokenizerError where its tokens are no good."""
+    path, sheet = (place(encoding.output, plan.number) for place in (fragment_path, sheet_path))
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
@@ -75,10 +78,14 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
+        gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
         with reported_steps(), timed("write"):
-            for row in encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer):
+            rows = encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer)
+            for row in gate.watch(rows):
                 shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            write_tables(path, [to_table(rows, encoding.metadata) for rows in shards], encoding.metadata)
+            tables = [to_table(rows, encoding.metadata) for rows in shards]
+            write_tables(path, tables, encoding.metadata, to_note(gate.measured()))
+    judge_slice(read_quality(path), encoding.quality, sheet)
     return plan.number
 
 
@@ -98,6 +105,11 @@ def fragment_name(number: int) -> str:
 def fragment_path(output: str, number: int) -> str:
     """Return the path of a slice's fragment."""
     return join(join(output, FRAGMENTS), fragment_name(number))
+
+
+def sheet_path(output: str, number: int) -> str:
+    """Return the path of a slice's contact sheet."""
+    return fragment_path(output, number).removesuffix(".parquet") + ".png"
 
 
 def open_tokenizers(

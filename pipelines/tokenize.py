@@ -11,8 +11,9 @@ from pydantic import Field, PositiveInt, model_validator
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
-from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
-from parti_data.storage import digest_json, join, remove, sweep
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.quality import SHEET, QualityFloors, RunQuality
+from parti_data.storage import digest_json, join, publish_bytes, read_bytes, remove, sweep
 from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
     FRAGMENTS,
@@ -20,12 +21,15 @@ from pipelines.encode_images import (
     EncodePlan,
     Encoding,
     fragment_name,
+    fragment_path,
     open_tokenizers,
     shard_metadata,
+    sheet_path,
 )
-from pipelines.gather_tokens import GatherTokens
+from pipelines.gather_tokens import GatheredShard, GatherTokens
 from pipelines.run_metrics import run_recorded
 from pipelines.runner import make_pipeline
+from pipelines.slice_gate import read_quality
 
 
 class Resources(StrictModel):
@@ -64,8 +68,12 @@ class TokenizeConfig(StageConfig):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where workers encode; a GPU may give other tokens for a few positions, so it is part of what decides."""
     resources: Resources = Field(default_factory=Resources)
+    quality: QualityFloors = Field(default_factory=QualityFloors)
+    """Where the run stops because its tokens are no good."""
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "image_tokenizer", "text_tokenizer", "resources"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
+        {"source", "image_tokenizer", "text_tokenizer", "resources", "quality"}
+    )
 
 
 def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
@@ -87,6 +95,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
             -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.device,
+            config.quality,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), config.rows_per_fragment)
         encode = EncodeImages(encoding)
@@ -118,22 +127,37 @@ def _run_pipeline(
         | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)
         | "Spread" >> beam.Reshuffle()
         | GatherTokens(encoding, len(plans))
-        | "AllShards" >> beam.Map(lambda record: (0, record))
+        | "AllShards" >> beam.Map(lambda shard: (0, shard))
         | "GatherRecords" >> beam.GroupByKey()
-        | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
+        | "Finish" >> beam.MapTuple(lambda _, shards: finish(directory, shards, encoding, len(plans)))
     )
     rows = {fragment_name(plan.number): plan.last - plan.first for plan in plans}
     with watch(Watched("tokenize", join(encoding.output, FRAGMENTS), rows, "rows")):
         run_recorded(pipeline, "tokenize", encoding.output)
 
 
-def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: Encoding) -> Manifest:
-    """Write the manifest from the records of all shards."""
-    shards = list(records)
-    rows = sum(shard.rows for shard in shards)
+def finish(
+    directory: StageDirectory, gathered: Iterable[GatheredShard], encoding: Encoding, num_fragments: int
+) -> Manifest:
+    """Write the contact sheet of the first slice, and the manifest from what is told of all shards and slices."""
+    shards = sorted(gathered, key=lambda shard: shard.record.name)
+    rows = sum(shard.record.rows for shard in shards)
     places = {"source": encoding.source} | {
         "image_tokenizer": encoding.image_tokenizer,
         "text_tokenizer": encoding.text_tokenizer,
     }
-    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places}
-    return directory.finish(shards, {"rows": rows}, details)
+    publish_bytes(join(encoding.output, SHEET), read_bytes(sheet_path(encoding.output, 0)))
+    slices = [read_quality(fragment_path(encoding.output, number)) for number in range(num_fragments)]
+    quality = RunQuality(
+        floors=encoding.quality,
+        sheet=record_shard(encoding.output, SHEET, 0),
+        sample=slices[0].sample,
+        slices=slices,
+        shards={shard.record.name: shard.quality for shard in shards},
+    )
+    details = {
+        "metadata": encoding.metadata.model_dump(mode="json"),
+        "places": places,
+        "quality": quality.details(),
+    }
+    return directory.finish([shard.record for shard in shards], {"rows": rows}, details)
