@@ -36,7 +36,7 @@ def draw_contact_sheet(pairs: list[Pair], title: str) -> bytes:
         sheet.paste(_fit(pair.decoded), (left, top + CELL_PX))
         draw.text((left, top + 2 * CELL_PX + 2), pair.label, _INK, ImageFont.load_default(_TEXT_PX))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", compress_level=6)
+    sheet.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
