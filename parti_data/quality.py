@@ -63,6 +63,15 @@ class SampledPicture(BaseModel):
     psnr_db: float
 
 
+class PrecisionQuality(BaseModel):
+    """What another way to run the encoder changes of the sample's tokens, against float32 with torch on a CPU."""
+
+    differing_tokens: float
+    """Share of tokens."""
+    differing_rows: float
+    """Share of pictures with such a token."""
+
+
 class SliceQuality(TokenQuality):
     """What is measured of a slice."""
 
@@ -72,6 +81,8 @@ class SliceQuality(TokenQuality):
     mixup: str
     """What seems to be mixed up, or nothing."""
     sample: list[SampledPicture] = Field(default_factory=list)
+    precision: PrecisionQuality | None = None
+    """Of the first slice, where its encoder does not run as the record does."""
 
 
 class RunQuality(BaseModel):
@@ -81,12 +92,13 @@ class RunQuality(BaseModel):
     sheet: ShardRecord
     sample: list[SampledPicture]
     """The pictures on the sheet, in order."""
+    precision: PrecisionQuality | None
     slices: list[SliceQuality]
     shards: dict[str, TokenQuality]
 
     def details(self) -> dict[str, Any]:
         """Return it as plain JSON values; of the samples only the first slice's is kept."""
-        return self.model_dump(mode="json", exclude={"slices": {"__all__": {"sample"}}})
+        return self.model_dump(mode="json", exclude={"slices": {"__all__": {"sample", "precision"}}})
 
 
 class TokenMeter:

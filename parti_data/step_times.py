@@ -67,6 +67,20 @@ class timed:  # noqa: N801  # read as a word: with timed("decode")
         thread.since_ns = now
 
 
+class paused:  # noqa: N801
+    """For the seconds of a block, in which the thread waits for another, the clocks of all steps stand still."""
+
+    __slots__ = ("_thread",)
+
+    def __enter__(self) -> None:
+        self._thread = thread = _mine.thread
+        if thread.running:
+            thread.busy_ns[thread.running[-1]] += time.perf_counter_ns() - thread.since_ns
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.since_ns = time.perf_counter_ns()
+
+
 def timed_each(step: str, items: Iterable[Item]) -> Iterator[Item]:
     """Yield the items; the seconds that it takes to get each count for the step, those spent on it do not."""
     iterator = iter(items)
@@ -93,6 +107,13 @@ def take_steps() -> StepTimes:
     thread.busy_ns.clear()
     thread.counts.clear()
     return taken
+
+
+def add_steps(taken: StepTimes) -> None:
+    """Add to this thread what another one gathered for it; progress has seen that already."""
+    thread = _mine.thread
+    thread.busy_ns.update({step: round(1e9 * seconds) for step, seconds in taken.seconds.items()})
+    thread.counts.update(taken.counts)
 
 
 def counted_here(name: str) -> int:

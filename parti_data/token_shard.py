@@ -41,6 +41,10 @@ class ShardMetadata(BaseModel):
     resize_recipe: str
     resize_library: str
     precision: str
+    """Of the image tokenizer's encoder."""
+    device: str = "cpu"
+    backend: str = "torch"
+    """The library that ran the encoder."""
     text_tokenizer: str
     """Fingerprint."""
     text_vocabulary_size: int

@@ -1,26 +1,29 @@
 """Encode: a slice of kept pairs in, one fragment out, with a row group of token rows for each final shard.
 
 Rows go to shards by the hash of key and seed. The encoder runs on one thread a worker, in batches of one size in one
-order, so a fragment's bytes depend on nothing but the slice and the tokenizers.
+order, so a fragment's bytes depend on nothing but the slice and the tokenizers; another thread loads pictures for it.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
-from typing import Literal, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import load_pictures
+from parti_data.image_dataset import Box, load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.quality import QualityFloors
+from parti_data.read_ahead import read_ahead
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
@@ -30,6 +33,9 @@ from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
+PICTURES_LOADED = 16
+"""Pictures are loaded at least so many at a time."""
+BATCHES_AHEAD = 2
 _loading = threading.Lock()
 
 
@@ -51,8 +57,25 @@ class Encoding(NamedTuple):
     num_shards: int
     seed: int
     output: str
-    device: Literal["cpu", "cuda"] = "cpu"
+    execution: Execution = RECORD
     quality: QualityFloors = QualityFloors()
+
+
+class View(NamedTuple):
+    """Which part of a row's image a picture shows."""
+
+    number: int
+    box: Box
+    flipped: bool
+
+
+class PictureBatch(NamedTuple):
+    """N pictures, ready for the encoder, each with its row; a row of several views comes as often."""
+
+    rows: list[LedgerRow]
+    views: list[View]
+    pictures: np.ndarray  # uint8 (N, S, S, 3)
+    text_ids: list[list[list[int]]]
 
 
 @dataclass(eq=False)
@@ -72,18 +95,21 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
-            encoding.image_tokenizer, encoding.text_tokenizer, encoding.device
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution
         )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
+        if plan.number == 0 and encoding.execution != RECORD:
+            gate.record = partial(load_tokenizer, encoding.image_tokenizer, RECORD)
         with reported_steps(), timed("write"):
-            rows = encode_rows(pairs, pairs.kept(plan.first, plan.last), image_tokenizer, text_tokenizer)
-            for row in gate.watch(rows):
-                shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            tables = [to_table(rows, encoding.metadata) for rows in shards]
+            kept = pairs.kept(plan.first, plan.last)
+            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer)) as rows:
+                for row in gate.watch(rows):
+                    shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
+            tables = [to_table(shard, encoding.metadata) for shard in shards]
             write_tables(path, tables, encoding.metadata, to_note(gate.measured()))
     judge_slice(read_quality(path), encoding.quality, sheet)
     return plan.number
@@ -113,14 +139,16 @@ def sheet_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"] = "cpu"
+    image_tokenizer: str, text_tokenizer: str, execution: Execution = RECORD
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TokenizerError("device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu")
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise TokenizerError(
+            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
+        )
     versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, device, *versions)
+        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)  # type: ignore[arg-type]  # frozen
 
 
 def _version(path: str) -> str:
@@ -130,9 +158,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, device: Literal["cpu", "cuda"], _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, execution: Execution, _image_version: str, _text_version: str
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, Execution(device=device)), TextTokenizer(text_tokenizer)
+    return load_tokenizer(image_tokenizer, execution), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(
@@ -140,41 +168,52 @@ def encode_rows(
     rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
-) -> Iterator[TokenRow]:
-    """Yield the token row of each kept row, in order; pixels of one batch are held at a time."""
-    batch: list[LedgerRow] = []
-    for row in timed_each("ledger", rows):
-        batch.append(row)
-        if len(batch) == image_tokenizer.batch_size:
-            yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
-            batch = []
-    if batch:
-        yield from _encode_batch(pairs, batch, image_tokenizer, text_tokenizer)
+) -> Generator[TokenRow, None, None]:
+    """Yield the token row of each kept row, in order; a thread loads the next pictures while some are encoded.
+
+    Close it where it is not read to its end.
+    """
+    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer)
+    with closing(read_ahead(batches, BATCHES_AHEAD)) as loaded:
+        for batch in loaded:
+            yield from encode_batch(batch, image_tokenizer)
 
 
-def _encode_batch(
+def load_batches(
     pairs: PairDirectory,
-    rows: list[LedgerRow],
+    rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
-) -> Iterator[TokenRow]:
-    side = image_tokenizer.spec.image_side
-    loaded = list(load_pictures(pairs, rows, side))
-    with timed("encode"):
-        tokens = image_tokenizer.encode(np.stack([picture for picture, _ in loaded])).numpy()
-    count(ROWS, len(rows))
-    count(IMAGE_BYTES, sum(row.num_bytes for row in rows))
-    for row, (_, box), image_tokens in zip(rows, loaded, tokens, strict=True):
+) -> Iterator[PictureBatch]:
+    """Yield kept rows with their pictures and text ids, in order, in numbers that the encoder takes without padding."""
+    size, side = image_tokenizer.batch_size, image_tokenizer.spec.image_side
+    rows = timed_each("ledger", rows)
+    while batch := list(islice(rows, -(-PICTURES_LOADED // size) * size)):
+        pictures, boxes = zip(*load_pictures(pairs, batch, side), strict=True)
         with timed("text"):
-            text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-        yield TokenRow(row.key, 0, list(box), False, row.captions, text_ids, image_tokens, row.source, row.source_key)
+            text_ids = [[text_tokenizer.encode(caption) for caption in row.captions] for row in batch]
+        views = [View(0, box, False) for box in boxes]
+        yield PictureBatch(batch, views, np.stack(pictures), text_ids)
+
+
+def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterator[TokenRow]:
+    """Yield the token row of each picture."""
+    with timed("encode"):
+        tokens = image_tokenizer.encode(batch.pictures).numpy()
+    count(ROWS, len(batch.rows))
+    count(IMAGE_BYTES, sum(row.num_bytes for row in batch.rows))
+    for row, view, text_ids, image_tokens in zip(batch.rows, batch.views, batch.text_ids, tokens, strict=True):
+        yield TokenRow(
+            row.key, view.number, list(view.box), view.flipped, row.captions, text_ids, image_tokens, row.source,
+            row.source_key,
+        )  # fmt: skip
 
 
 def shard_metadata(
     image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, config_digest: str, input_digest: str
 ) -> ShardMetadata:
     """Return what every shard says of its making."""
-    spec = image_tokenizer.spec
+    spec, execution = image_tokenizer.spec, image_tokenizer.execution
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
         image_tokenizer_name=spec.name,
@@ -183,7 +222,9 @@ def shard_metadata(
         image_side=spec.image_side,
         resize_recipe=spec.resize_recipe,
         resize_library=f"pillow {version('pillow')}",
-        precision="float32",
+        precision=execution.precision,
+        device=execution.device,
+        backend=execution.backend,
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
         config_digest=config_digest,

@@ -6,7 +6,7 @@ contact sheet.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.mixups import find_mixup
+from model.tokenizers.precision import PrecisionMeasure
 from parti_data.contact_sheet import Pair, draw_contact_sheet
 from parti_data.errors import ShardError, TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.quality import (
+    PrecisionQuality,
     QualityFloors,
     SampledPicture,
     SliceQuality,
@@ -54,8 +56,11 @@ class SliceGate:
     floors: QualityFloors
     sheet: str
     """The path of its contact sheet."""
+    record: Callable[[], ImageTokenizer] | None = None
+    """Opens the tokenizer in the record's precision, to say what that changes."""
     _sample: Reconstructed | None = None
     _mixup: str = ""
+    _precision: PrecisionQuality | None = None
     _meter: TokenMeter = field(init=False)
 
     def __post_init__(self):
@@ -84,6 +89,8 @@ class SliceGate:
             self._mixup = find_mixup(self.tokenizer, sample.originals, sample.decoded, is_tried)
         publish_bytes(self.sheet, draw_sample(sample, f"slice {self.number}, {say_psnr(found)}"))
         judge_slice(self.measured(), self.floors, self.sheet)
+        if self.record and sample.rows:
+            self._precision = compare_precision(self.tokenizer, self.record(), sample.originals)
 
     def measured(self) -> SliceQuality:
         """Return what was measured of the rows so far."""
@@ -95,7 +102,7 @@ class SliceGate:
         tokens = self._meter.measured()
         return SliceQuality(
             **tokens.model_dump(), number=self.number, psnr_db=sample_psnr_db(self._sample), mixup=self._mixup,
-            sample=pictures,
+            sample=pictures, precision=self._precision,
         )  # fmt: skip
 
 
@@ -124,6 +131,14 @@ def reconstruct(
 def sample_psnr_db(sample: Reconstructed) -> float | None:
     """Return the PSNR of a sample's pictures together, None where there are none."""
     return psnr_db(sample.originals, sample.decoded) if sample.rows else None
+
+
+def compare_precision(tokenizer: ImageTokenizer, record: ImageTokenizer, pictures: np.ndarray) -> PrecisionQuality:
+    """Return how many tokens of pictures uint8 (B, S, S, 3) the record has otherwise."""
+    measure = PrecisionMeasure(tokenizer.encode(pictures), record.encode(pictures))
+    return PrecisionQuality(
+        differing_tokens=round(measure.differing_tokens, 6), differing_rows=round(measure.differing_rows, 4)
+    )
 
 
 def draw_sample(sample: Reconstructed, title: str) -> bytes:

@@ -1,13 +1,14 @@
 """The tokenize stage: kept pairs to token shards, in two phases, encode and gather."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, PositiveInt, model_validator
 
+from model.tokenizers import RECORD, Execution
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
@@ -65,8 +66,8 @@ class TokenizeConfig(StageConfig):
     rows_per_fragment: PositiveInt = 8192
     seed: int = 0
     """Decides the order of rows over all shards."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where workers encode; a GPU may give other tokens for a few positions, so it is part of what decides."""
+    execution: Execution = RECORD
+    """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
     quality: QualityFloors = Field(default_factory=QualityFloors)
     """Where the run stops because its tokens are no good."""
@@ -94,7 +95,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         metadata = shard_metadata(image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"])
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.device,
+            -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.execution,
             config.quality,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), config.rows_per_fragment)
@@ -152,6 +153,7 @@ def finish(
         floors=encoding.quality,
         sheet=record_shard(encoding.output, SHEET, 0),
         sample=slices[0].sample,
+        precision=slices[0].precision,
         slices=slices,
         shards={shard.record.name: shard.quality for shard in shards},
     )

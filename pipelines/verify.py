@@ -87,6 +87,7 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     try:
         import torch
 
+        from model.tokenizers import Execution
         from pipelines.encode_images import encode_rows, open_tokenizers
     except ModuleNotFoundError as error:  # a ledger, and all else of a shard, is verified without them
         return [
@@ -97,8 +98,10 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     torch.set_num_threads(1)  # as encode does: another number of threads may change a token
     try:
         pairs = PairDirectory(places["source"])
-        device = manifest.config.get("device", "cpu")
-        image_tokenizer, text_tokenizer = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"], device)
+        execution = Execution(**manifest.config.get("execution", {}))
+        image_tokenizer, text_tokenizer = open_tokenizers(
+            places["image_tokenizer"], places["text_tokenizer"], execution
+        )
     except PartiError as error:
         return [f"{directory}: tokens not encoded again, for want of what made them ({error})"]
     for name, tokenizer in (("image_tokenizer", image_tokenizer), ("text_tokenizer", text_tokenizer)):

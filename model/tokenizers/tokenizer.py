@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.tokenizers.encoder import float32_matmuls, make_encoder
 from model.tokenizers.execution import Execution
 from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
@@ -26,6 +27,7 @@ class ImageTokenizer:
     def __init__(self, network: TokenizerNetwork, execution: Execution | None = None):
         self.execution = execution or Execution()
         self._network = network.to(self.execution.device).eval().requires_grad_(False)
+        self._encoder = make_encoder(self._network, self.execution)
         self.spec = network.spec
         self.fingerprint = fingerprint(network)
         self.batch_size = max(1, min(_LARGEST_BATCH, _POSITIONS_AT_ONCE // self.spec.grid_side**2))
@@ -57,7 +59,10 @@ class ImageTokenizer:
         return self._in_batches(torch.as_tensor(images), reconstruct)
 
     def _encode_batch(self, images: Tensor) -> Tensor:
-        return self._network.quantize(self._network.latents(self._network.to_input(images)))
+        with float32_matmuls(self.execution, tf32=self.execution.precision == "tf32"):
+            latents = self._encoder(self._network.to_input(images))
+        with float32_matmuls(self.execution, tf32=False):
+            return self._network.quantize(latents.float())
 
     def _refuse_other_images(self, images: Tensor) -> None:
         side, multiple = self.spec.image_side, self.spec.patch_side

@@ -79,14 +79,14 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(encoding):
     with pytest.raises(
-        TokenizerError, match="^device=cuda: expected a GPU where images are encoded, found none; ask fo"
+        TokenizerError, match="^execution.device=cuda: expected a GPU where images are encoded, found none; ask fo"
     ):
-        encode_slice(EncodePlan(0, 0, 5), encoding._replace(device="cuda"))
+        encode_slice(EncodePlan(0, 0, 5), encoding._replace(execution=Execution(device="cuda")))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_is_used_where_it_is_asked_for(image_file, text_file):
-    image_tokenizer, _ = open_tokenizers(image_file, text_file, "cuda")
+    image_tokenizer, _ = open_tokenizers(image_file, text_file, Execution(device="cuda"))
     assert {parameter.device.type for parameter in image_tokenizer._network.parameters()} == {"cuda"}
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.tokenizers import load_tokenizer
+from model.tokenizers import Execution, load_tokenizer
 from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
 from parti_data.image_dataset import ImageDataset
 from parti_data.ledger import PairDirectory
@@ -160,8 +160,8 @@ def test_resources_change_no_byte(tokens, tmp_path, make_tokenize_config, beam_o
 
 
 def test_another_device_is_refused_in_a_begun_directory(tokens, make_tokenize_config, beam_options):
-    with pytest.raises(ShardError, match=r"found another \(device: begun with 'cpu', now 'cuda'\)"):
-        tokenize_pairs(make_tokenize_config(tokens, device="cuda"), beam_options())
+    with pytest.raises(ShardError, match=r"found another \(execution.device: begun with 'cpu', now 'cuda'\)"):
+        tokenize_pairs(make_tokenize_config(tokens, execution=Execution(device="cuda")), beam_options())
 
 
 def test_resources_that_beam_cannot_read_are_refused():

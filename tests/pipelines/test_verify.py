@@ -240,6 +240,9 @@ def test_the_order_that_is_checked_is_the_one_of_the_seed(copy):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tokens_of_a_gpu_are_not_encoded_again_without_one(copy):
     manifest = json.loads((copy / MANIFEST).read_text())
-    manifest["config"]["device"] = "cuda"
+    manifest["config"]["execution"]["device"] = "cuda"
     (copy / MANIFEST).write_text(json.dumps(manifest))
-    assert "tokens not encoded again, for want of what made them (device=cuda: expected a GPU" in verify(str(copy))[-1]
+    assert (
+        "tokens not encoded again, for want of what made them (execution.device=cuda: expected a GPU"
+        in verify(str(copy))[-1]
+    )

@@ -27,7 +27,7 @@ from pipelines.plan.sizes import tar_pair_bytes, token_row_bytes
 STEPS = {
     "filter": ["read", "caption", "decode", "hash", "write", "judge"],
     "shard": ["ledger", "write", "fetch", "digest"],
-    "tokenize": ["ledger", "fetch", "decode", "resize", "encode", "text", "write"],
+    "tokenize": ["ledger", "fetch", "decode", "resize", "text", "encode", "write"],
 }
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6}
 

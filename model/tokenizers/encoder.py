@@ -1,0 +1,69 @@
+"""An encoder as its execution wants it: a copy of the network's first half, cast, packed, compiled or converted.
+
+The copy leaves the network as it is: its weights in float32 are what fingerprints, the quantizer and the decoder use.
+"""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from model.tokenizers.execution import Execution
+from model.tokenizers.network import TokenizerNetwork
+
+Encoder = Callable[[Tensor], Tensor]
+"""What `to_input` gave to what is quantized; float32 in, any precision out."""
+_DTYPES = {
+    "float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
+}  # fmt: skip
+_flags = threading.RLock()
+"""Torch's switches for TF32 are the process's, its threads many."""
+
+
+class LatentsOf(nn.Module):
+    """The way from `to_input` to the latents as a module of its own, in one precision."""
+
+    def __init__(self, network: TokenizerNetwork, dtype: torch.dtype):
+        super().__init__()
+        self.network = _copy_encoder(network, dtype)
+        self.dtype = dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what is quantized, in the module's precision."""
+        return self.network.latents(inputs.to(self.dtype))
+
+
+def make_encoder(network: TokenizerNetwork, execution: Execution) -> Encoder:
+    """Return the encoder of a network that lies on the execution's device; raises TokenizerError."""
+    return LatentsOf(network, _DTYPES[execution.precision])
+
+
+@contextmanager
+def float32_matmuls(execution: Execution, tf32: bool) -> Iterator[None]:
+    """While the block runs, float32 is float32, or with `tf32` TF32, wherever a GPU multiplies.
+
+    Other threads of the process wait meanwhile: the switches are theirs too. On a CPU nothing is switched.
+    """
+    if execution.device == "cpu":
+        yield
+        return
+    with _flags, torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def _copy_encoder(network: TokenizerNetwork, dtype: torch.dtype) -> TokenizerNetwork:
+    """Return a copy in a precision; what has no say in a token, as the decoder, is shared and stays as it is."""
+    shared = {id(tensor): tensor for name, tensor in network.named_parameters() if not network.decides_token(name)}
+    copied = copy.deepcopy(network, shared)
+    for tensor in [*copied.parameters(), *copied.buffers()]:
+        if id(tensor) not in shared and tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return copied
