@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
 
 from parti_data.config import StrictModel
+from parti_data.figures import say_share
 from parti_data.manifest import ShardRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -99,6 +100,22 @@ class RunQuality(BaseModel):
     def details(self) -> dict[str, Any]:
         """Return it as plain JSON values; of the samples only the first slice's is kept."""
         return self.model_dump(mode="json", exclude={"slices": {"__all__": {"sample", "precision"}}})
+
+    def figures(self) -> list[tuple[str, str]]:
+        """Return the figures that sum up the run, each with its name."""
+        found = [one.psnr_db for one in self.slices if one.psnr_db is not None]
+        figures = []
+        if found:
+            spread = f"{min(found):.1f} to " if len(found) > 1 else ""
+            figures.append(("PSNR of the samples", f"{spread}{max(found):.1f} dB"))
+        if self.shards:
+            usage = min(one.code_usage for one in self.shards.values())
+            equal = max(one.equal_rows for one in self.shards.values())
+            figures.append(("codes in use, least of a shard", say_share(usage)))
+            figures.append(("rows with equal tokens, most of a shard", say_share(equal)))
+        if self.precision:
+            figures.append(("tokens unlike float32", say_share(self.precision.differing_tokens)))
+        return figures
 
 
 class TokenMeter:
