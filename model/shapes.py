@@ -1,24 +1,49 @@
 """Architectures from a config's table: what is unknown or does not fit is refused before anything is begun."""
 
 import difflib
-from dataclasses import fields
-from typing import Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from parti_data.errors import ConfigError
 
 S = TypeVar("S")
 
 
-def make_shape(kind: type[S], table: dict[str, int | float], **given: Any) -> S:
-    """Return the dataclass `kind` with the table's values; `given` is what the data decide; raises ConfigError."""
-    allowed = {field.name: field.type for field in fields(kind) if field.name not in given}  # type: ignore[arg-type]
-    for name, value in table.items():
-        if name not in allowed:
-            nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0)[0]
-            raise ConfigError(f"architecture: expected a known key, found {name!r}; did you mean {nearest!r}?")
-        if allowed[name] is int and not isinstance(value, int):
-            raise ConfigError(f"architecture.{name}: expected a whole number, found {value!r}; change it")
-    return kind(**table, **given)
+def make_shape(kind: type[S], table: dict[str, Any], **given: Any) -> S:
+    """Return the dataclass `kind` with the table's values; `given` is what the data decide; raises ConfigError.
+
+    A field that is itself a dataclass takes a table, or the name of one of its `PRESETS`.
+    """
+    return kind(**_checked(kind, table, "architecture", set(given)), **given)
+
+
+def _checked(kind: Any, table: dict[str, Any], where: str, given: set[str]) -> dict[str, Any]:
+    types = {field.name: field.type for field in fields(kind) if field.name not in given}
+    for name in table:
+        if name not in types:
+            nearest = difflib.get_close_matches(name, types, n=1, cutoff=0)[0]
+            raise ConfigError(f"{where}: expected a known key, found {name!r}; did you mean {nearest!r}?")
+    return {name: _value(types[name], value, f"{where}.{name}") for name, value in table.items()}
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return _nested(kind, value, where)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ConfigError(f"{where}: expected one of {', '.join(get_args(kind))}, found {value!r}; change it")
+    if kind is int and type(value) is not int:
+        raise ConfigError(f"{where}: expected a whole number, found {value!r}; change it")
+    if kind is float and type(value) not in (int, float):
+        raise ConfigError(f"{where}: expected a number, found {value!r}; change it")
+    return value
+
+
+def _nested(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        return kind(**_checked(kind, value, where, set()))
+    if not isinstance(value, str) or value not in kind.PRESETS:
+        raise ConfigError(f"{where}: expected a table or one of {', '.join(kind.PRESETS)}, found {value!r}; change it")
+    return kind.PRESETS[value]
 
 
 def refuse_remainder(name: str, value: int, divisor_name: str, divisor: int) -> None:
@@ -27,3 +52,9 @@ def refuse_remainder(name: str, value: int, divisor_name: str, divisor: int) -> 
         raise ConfigError(
             f"architecture.{name}: expected a multiple of {divisor_name} = {divisor}, found {value}; change one of them"
         )
+
+
+def refuse_below(name: str, value: int, least: int) -> None:
+    """Raise ConfigError unless the value is large enough."""
+    if value < least:
+        raise ConfigError(f"architecture.{name}: expected at least {least}, found {value}; raise it")

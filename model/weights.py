@@ -7,10 +7,12 @@ import safetensors.torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from parti_data.storage import canonical_json, on_disk, publish_bytes
+from parti_data.storage import canonical_json, on_disk, publish_bytes, read_range
 
 _KEY = "parti"
 """One key only: safetensors writes several in no fixed order, and the file would not be the same bytes twice."""
+
+_LARGEST_HEADER_BYTES = 8 << 20
 
 
 def write_weights(path: str, module: nn.Module, header: dict[str, Any]) -> None:
@@ -24,3 +26,16 @@ def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with on_disk(path) as place, safe_open(place, "pt") as file:
         header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def has_header(path: str) -> bool:
+    """Whether a file is safetensors with a header as `write_weights` writes it."""
+    length = int.from_bytes(read_range(path, 0, 8), "little")
+    if length > _LARGEST_HEADER_BYTES:
+        return False
+    try:
+        header = json.loads(read_range(path, 8, length))
+    except ValueError:
+        return False
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return isinstance(metadata, dict) and _KEY in metadata

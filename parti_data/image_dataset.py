@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from parti_data.errors import SourceError
-from parti_data.images import Drop, decode, resize_center
+from parti_data.images import Drop, decode
 from parti_data.ledger import KEPT, LedgerRow, PairDirectory
+from parti_data.recipes import Box, resize_center
 from parti_data.step_times import timed, timed_each
 
 _PLACELESS = LedgerRow("", "", "", KEPT, "", "", "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
@@ -72,12 +73,16 @@ def _only_place(row: LedgerRow) -> LedgerRow:
     return _PLACELESS._replace(key=row.key, path=sys.intern(row.path), offset=row.offset, size=row.size)
 
 
-Box = tuple[int, int, int, int]
-"""x, y, width, height in the upright image."""
-
-
 def load_pictures(pairs: PairDirectory, rows: list[LedgerRow], image_side: int) -> Iterator[tuple[np.ndarray, Box]]:
     """Yield the picture of each kept row, uint8 (S, S, C), and its box."""
+    for pixels in load_pixels(pairs, rows):
+        with timed("resize"):
+            view = resize_center(pixels, image_side)
+        yield view.pixels, view.box
+
+
+def load_pixels(pairs: PairDirectory, rows: list[LedgerRow]) -> Iterator[np.ndarray]:
+    """Yield the whole picture of each kept row, uint8 (height, width, C)."""
     for row, image in timed_each("fetch", pairs.fetch_each(rows)):
         with timed("decode"):
             pixels = decode(image, pairs.limits)
@@ -86,6 +91,4 @@ def load_pictures(pairs: PairDirectory, rows: list[LedgerRow], image_side: int) 
                 f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use "
                 "the version of Pillow that filter used"
             )
-        with timed("resize"):
-            resized = resize_center(pixels, image_side)
-        yield resized
+        yield pixels

@@ -27,7 +27,6 @@ KEY_BYTES = 16
 """Bytes of the SHA-256 that make a key."""
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The decoders that strangers' bytes may reach."""
-RESIZE_RECIPE = "resize_center"
 _DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RuntimeError,
     AssertionError, AttributeError, struct.error, zlib.error,
@@ -197,24 +196,6 @@ def _open(container: Container) -> Image.Image:
         opened.close()
         raise ValueError(f"{container.width}x{container.height} pixels and {opened.width}x{opened.height}")
     return opened
-
-
-def resize_center(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """Return a centre square resized to uint8 (S, S, 3), and its box x, y, width, height in the given pixels.
-
-    The short side becomes `side`, bilinear with antialiasing, and the middle is cut out: what torchvision's Resize and
-    CenterCrop do to a Pillow image.
-    """
-    height, width = pixels.shape[:2]
-    if height == width == side:
-        return pixels, (0, 0, side, side)
-    scale = side / min(height, width)
-    short = min(height, width)
-    new_width, new_height = int(side * width / short), int(side * height / short)
-    resized = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR))
-    left, top = round((new_width - side) / 2), round((new_height - side) / 2)
-    box = (round(left / scale), round(top / scale), min(width, height), min(width, height))
-    return resized[top : top + side, left : left + side], box
 
 
 def to_png(pixels: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt
 
 from parti_data.config import StrictModel
 from parti_data.figures import say_share
@@ -28,13 +28,15 @@ _EXACT_DB = 99.0
 class QualityFloors(StrictModel):
     """What tokens must be good for. Nothing of it changes a token, so it may change from run to run."""
 
-    sample: PositiveInt = 16
-    """Pictures of each slice that are decoded again: those with the smallest keys among its first rows."""
+    sample: NonNegativeInt = 16
+    """Pictures of each slice that are decoded again: those with the smallest keys among its first rows. None for a
+    tokenizer without a decoder."""
     min_psnr_db: NonNegativeFloat = 12.0
     """Of the sample against the pictures themselves; 12 dB is what plain grey has on photos. With 0 the sample is
     measured and not judged."""
     refuse_mixups: bool = True
-    """Stop too where the sample fits better with red and blue swapped, or comes out better in another pixel range."""
+    """Stop too where the sample fits better with red and blue swapped, or comes out better in another pixel range: what
+    dalle-mini feeds taming's weights would be refused."""
     min_code_usage: Share = 0.0
     """Share of the codebook that each slice must use."""
     max_equal_rows: Share = 0.5

@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
 from parti_data.errors import TokenizerError
 from parti_data.image_dataset import Box, load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -58,6 +58,7 @@ class Encoding(NamedTuple):
     seed: int
     output: str
     execution: Execution = RECORD
+    reading: Reading = Reading()
     quality: QualityFloors = QualityFloors()
 
 
@@ -95,7 +96,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
-            encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution
+            encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution, encoding.reading
         )
         _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
@@ -103,7 +104,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
         if plan.number == 0 and encoding.execution != RECORD:
-            gate.record = partial(load_tokenizer, encoding.image_tokenizer, RECORD)
+            gate.record = partial(open_tokenizer, encoding.image_tokenizer, encoding.reading, RECORD)
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
             with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer)) as rows:
@@ -139,16 +140,20 @@ def sheet_path(output: str, number: int) -> str:
 
 
 def open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, execution: Execution = RECORD
+    image_tokenizer: str,
+    text_tokenizer: str,
+    execution: Execution = RECORD,
+    reading: Reading = Reading(),  # noqa: B008
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError(
             "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
         )
-    versions = [_version(path) if is_file(path) else "" for path in (image_tokenizer, text_tokenizer)]
+    files = (*tokenizer_files(image_tokenizer, reading), text_tokenizer)
+    versions = tuple(_version(path) if is_file(path) else "" for path in files)
     with _loading:
-        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, *versions)  # type: ignore[arg-type]  # frozen
+        return _open_tokenizers(image_tokenizer, text_tokenizer, execution, reading, versions)  # type: ignore[arg-type]
 
 
 def _version(path: str) -> str:
@@ -158,9 +163,9 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, execution: Execution, _image_version: str, _text_version: str
+    image_tokenizer: str, text_tokenizer: str, execution: Execution, reading: Reading, _versions: tuple
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return load_tokenizer(image_tokenizer, execution), TextTokenizer(text_tokenizer)
+    return open_tokenizer(image_tokenizer, reading, execution), TextTokenizer(text_tokenizer)
 
 
 def encode_rows(

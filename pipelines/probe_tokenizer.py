@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.tokenizers import RECORD, Execution, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, open_tokenizer
 from model.tokenizers.precision import PrecisionMeasure
 from parti_data.errors import SourceError
 from parti_data.figures import say_count, say_figure, say_share
@@ -56,21 +56,22 @@ def probe_tokenizer(config: TokenizeConfig, num_pairs: int) -> Probe:
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
     torch.set_num_threads(1)  # as a worker has it
     slices = read_slices(pairs, num_pairs, min(num_pairs, _SLICE_ROWS))
-    side = load_tokenizer(config.image_tokenizer, RECORD).spec.image_side
+    tokenizer = open_tokenizer(config.image_tokenizer, config.tokenizer, config.execution)
+    side = tokenizer.spec.image_side
     pictures = np.stack([picture for picture, *_ in load_pictures(pairs, slices.all(), side)])
-    chosen, record = (_probe_way(config.image_tokenizer, way, pictures) for way in (config.execution, RECORD))
+    chosen = _probe_way(tokenizer, pictures)
+    record = _probe_way(open_tokenizer(config.image_tokenizer, config.tokenizer, RECORD), pictures)
     return Probe(len(pictures), len(slices.rows), len(pairs), chosen, record)
 
 
-def _probe_way(path: str, execution: Execution, pictures: np.ndarray) -> WayProbe:
-    tokenizer = load_tokenizer(path, execution)
+def _probe_way(tokenizer: ImageTokenizer, pictures: np.ndarray) -> WayProbe:
     tokenizer.encode(pictures[: tokenizer.batch_size])  # what is made at the first use is no part of the speed
     started = time.perf_counter()
     tokens = tokenizer.encode(pictures)
     seconds = time.perf_counter() - started
     usage = len(tokens.unique()) / tokenizer.spec.codebook_size
     psnr = psnr_db(pictures, tokenizer.decode(tokens).numpy())
-    return WayProbe(execution, tokens, len(pictures) / seconds, psnr, usage)
+    return WayProbe(tokenizer.execution, tokens, len(pictures) / seconds, psnr, usage)
 
 
 def probe_lines(probe: Probe) -> list[str]:

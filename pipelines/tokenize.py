@@ -8,7 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, PositiveInt, model_validator
 
-from model.tokenizers import RECORD, Execution
+from model.tokenizers import RECORD, Execution, Reading
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
@@ -59,7 +59,9 @@ class TokenizeConfig(StageConfig):
     source: str
     """A directory that filter or shard finished."""
     image_tokenizer: str
-    """The file that train tokenizer wrote."""
+    """The file that train tokenizer wrote, or a published one."""
+    tokenizer: Reading = Field(default_factory=Reading)
+    """How a published one is read; its fingerprint holds what of it decides a token."""
     text_tokenizer: str
     """The SentencePiece model that train text wrote."""
     rows_per_shard: PositiveInt = 32_768
@@ -73,7 +75,7 @@ class TokenizeConfig(StageConfig):
     """Where the run stops because its tokens are no good."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
-        {"source", "image_tokenizer", "text_tokenizer", "resources", "quality"}
+        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality"}
     )
 
 
@@ -82,7 +84,9 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     pairs = PairDirectory(config.source)
     if not len(pairs):
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
-    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer)
+    image_tokenizer, text_tokenizer = open_tokenizers(
+        config.image_tokenizer, config.text_tokenizer, reading=config.tokenizer
+    )
     inputs = {
         "source": manifest_digest(config.source),
         "image_tokenizer": image_tokenizer.fingerprint,
@@ -96,7 +100,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
             -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.execution,
-            config.quality,
+            config.tokenizer, config.quality,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), config.rows_per_fragment)
         encode = EncodeImages(encoding)
@@ -160,6 +164,7 @@ def finish(
     details = {
         "metadata": encoding.metadata.model_dump(mode="json"),
         "places": places,
+        "tokenizer": encoding.reading.model_dump(exclude_defaults=True),
         "quality": quality.details(),
     }
     return directory.finish([shard.record for shard in shards], {"rows": rows}, details)

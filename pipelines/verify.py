@@ -93,7 +93,7 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     try:
         import torch
 
-        from model.tokenizers import Execution
+        from model.tokenizers import Execution, Reading
         from pipelines.encode_images import encode_rows, open_tokenizers
     except ModuleNotFoundError as error:  # a ledger, and all else of a shard, is verified without them
         return [
@@ -105,8 +105,9 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     try:
         pairs = PairDirectory(places["source"])
         execution = Execution(**manifest.config.get("execution", {}))
+        reading = Reading(**manifest.details.get("tokenizer", {}))
         image_tokenizer, text_tokenizer = open_tokenizers(
-            places["image_tokenizer"], places["text_tokenizer"], execution
+            places["image_tokenizer"], places["text_tokenizer"], execution, reading
         )
     except PartiError as error:
         return [f"{directory}: tokens not encoded again, for want of what made them ({error})"]

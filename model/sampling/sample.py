@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.generate import Sampling, generate, uniform_numbers
-from model.tokenizers import ImageTokenizer, load_tokenizer
+from model.tokenizers import ImageTokenizer, Reading, open_tokenizer
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, TokenizerError
 from parti_data.images import to_png
@@ -40,6 +40,8 @@ class SampleConfig(StageConfig):
     prior: str
     """The file that train prior wrote."""
     image_tokenizer: str
+    tokenizer: Reading = Field(default_factory=Reading)
+    """How a published image tokenizer is read, as tokenize was told."""
     text_tokenizer: str
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
@@ -122,7 +124,7 @@ def sample(config: SampleConfig) -> Manifest:
 
 def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
     """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
-    prior, tokenizer = load_prior(config.prior), load_tokenizer(config.image_tokenizer)
+    prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer)
     text_tokenizer = TextTokenizer(config.text_tokenizer)
     for kind, path, wanted, found in (
         ("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from model.one_dnn import pack
 from model.tokenizers.execution import Execution
 from model.tokenizers.network import TokenizerNetwork
 
@@ -38,7 +39,10 @@ class LatentsOf(nn.Module):
 
 def make_encoder(network: TokenizerNetwork, execution: Execution) -> Encoder:
     """Return the encoder of a network that lies on the execution's device; raises TokenizerError."""
-    return LatentsOf(network, _DTYPES[execution.precision])
+    encoder = LatentsOf(network, _DTYPES[execution.precision])
+    if execution.device == "cpu":
+        pack(encoder)
+    return encoder
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from model.shapes import make_shape
 from model.tokenizers.tokenizer import fingerprint
 from model.tokenizers.vit_vqgan import KIND, ViTVQGAN, ViTVQGANShape
 from model.weights import read_weights, write_weights
-from parti_data.errors import TokenizerError
+from parti_data.errors import ConfigError, TokenizerError
 
 
 def save_tokenizer(network: ViTVQGAN, path: str) -> str:
@@ -26,7 +27,7 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
     try:
         header, weights = read_weights(path)
         network = _build(header, weights)
-    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError, ConfigError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
     if (found := fingerprint(network)) != header.get("fingerprint"):
@@ -40,6 +41,6 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
 def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> ViTVQGAN:
     if header.get("kind") != KIND:
         raise ValueError(f"kind {header.get('kind')}")
-    network = ViTVQGAN(ViTVQGANShape(**header["shape"]))
+    network = ViTVQGAN(make_shape(ViTVQGANShape, header["shape"]))
     network.load_state_dict(weights)
     return network

@@ -26,6 +26,14 @@ def nearest_codes(latents: Tensor, codes: Tensor, normalise: bool = False) -> Te
     return torch.cat(found).view(latents.shape[:-1])
 
 
+def most_likely(latents: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return int64 (...), the index of the largest logit that a linear layer (V, K) gives each latent (..., K)."""
+    with torch.autocast(latents.device.type, enabled=False):
+        rows = latents.float().flatten(0, -2).split(_ROWS_AT_ONCE)
+        found = [first_largest(F.linear(part, weight.float(), bias.float())) for part in rows]
+    return torch.cat(found).view(latents.shape[:-1])
+
+
 def _best(products: Tensor, half_squares: Tensor | None) -> Tensor:
     return first_largest(products if half_squares is None else products - half_squares)
 

@@ -1,51 +1,73 @@
 """ViT-VQGAN: a vision transformer on either side of an l2-normalised, factorised codebook.
 
-Source: "Vector-quantized Image Modeling with Improved VQGAN", arXiv 2110.04627v3, sections 3.1 to 3.3. It does not
-state positions; rotary ones are used here. Against learned ones they gave 0.9 dB more after 500 steps on synthetic
-scenes, and a patch gets the same token wherever it lies.
+Source: "Vector-quantized Image Modeling with Improved VQGAN", arXiv 2110.04627v3, sections 3.1 to 3.3 and table 2; the
+later form of the decoder: Parti, arXiv 2206.10789v1, appendix H.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from model.layers import Block, RotaryPositions, initialise, rotation_2d
-from model.shapes import refuse_remainder
+from model.layers import Block, initialise
+from model.shapes import refuse_below, refuse_remainder
+from model.tokenizers.codebook import Codebook, Quantized
+from model.tokenizers.grid_positions import GridPositions, PositionKind
+from model.tokenizers.logit_laplace import unsqueeze_pixels
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
-from model.tokenizers.quantize import nearest_codes
-from parti_data.config import StrictModel
-from parti_data.images import RESIZE_RECIPE
+from model.tokenizers.patches import from_patches, to_patches
+from parti_data.errors import ConfigError
+from parti_data.recipes import RESIZE_RECIPE
 
 KIND = "vit_vqgan"
-COMMITMENT = 0.25
-"""Source: section 3.1, the weight beta of the commitment term."""
-LOGIT_LAPLACE_MARGIN = 0.1
-"""Pixels are squeezed into [margin, 1 - margin]. Source: DALL-E, arXiv 2102.12092v2, appendix A.3 (epsilon)."""
-LOWEST_LOG_SCALE = 0.0
-"""Floor of ln b. The paper states none; without one, flat colours drive a pixel's likelihood to infinity, and the few
-pixels that are hard to predict are given up for a wide distribution."""
+_DECODER = ("from_code.", "decoder")
+"""How the names of the tensors begin that do not decide a token."""
+
+
+@dataclass(frozen=True)
+class TransformerSize:
+    """The size of an encoder or a decoder; the default is the paper's Small (table 2)."""
+
+    num_layers: int = 8
+    num_heads: int = 8
+    width: int = 512
+    hidden: int = 2048
+
+    PRESETS: ClassVar[dict[str, "TransformerSize"]] = {}
+
+
+TransformerSize.PRESETS.update(
+    small=TransformerSize(), base=TransformerSize(12, 12, 768, 3072), large=TransformerSize(32, 16, 1280, 5120)
+)
 
 
 @dataclass(frozen=True)
 class ViTVQGANShape:
-    """The architecture; the defaults are the paper's Small (table 2)."""
+    """The architecture; the defaults are the paper's Small-Small."""
 
     image_side: int = 256
     patch_side: int = 8
-    width: int = 512
-    hidden: int = 2048
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 8
-    num_heads: int = 8
+    encoder: TransformerSize = field(default_factory=TransformerSize)
+    decoder: TransformerSize = field(default_factory=TransformerSize)
     codebook_size: int = 8192
     code_width: int = 32
+    positions: PositionKind = "learned"
+    """The paper states none: learned as in ViT, on which it builds. Against them rotary ones gave 0.9 dB more after 500
+    steps on synthetic scenes, and a patch gets the same token wherever it lies."""
+    output: Literal["logit_laplace", "rgb"] = "logit_laplace"
+    """What the decoder gives: mean and scale of a distribution, or, in Parti's later form, plain colours."""
 
     def __post_init__(self):
         refuse_remainder("image_side", self.image_side, "patch_side", self.patch_side)
-        refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
+        refuse_below("codebook_size", self.codebook_size, 2)
+        refuse_below("code_width", self.code_width, 1)
+        for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
+            refuse_remainder(f"{name}.width", size.width, f"4 * {name}.num_heads", 4 * size.num_heads)
+            refuse_below(f"{name}.num_layers", size.num_layers, 1)
+            refuse_below(f"{name}.hidden", size.hidden, 1)
 
     @property
     def grid_side(self) -> int:
@@ -58,78 +80,20 @@ class ViTVQGANShape:
         return self.grid_side**2
 
 
-class LossWeights(StrictModel):
-    """Weights of the loss terms. Source: section 3.3; its perceptual and adversarial terms are not there yet."""
+class Reconstruction(NamedTuple):
+    """What became of a batch of images: all that its loss needs."""
 
-    vq: float = 1.0
-    l2: float = 1.0
-    logit_laplace: float = 0.1
-
-
-class Quantized(NamedTuple):
-    """What the codebook made of the latents."""
-
-    codes: Tensor  # (B, I, K), l2-normalised; gradients pass straight through
-    tokens: Tensor  # int64 (B, I)
-    loss: Tensor  # codebook plus commitment term
-
-
-class LossOutput(NamedTuple):
-    """The loss of a batch and what it came from."""
-
-    terms: dict[str, Tensor]  # scalars, `total` among them
-    tokens: Tensor  # int64 (B, I)
+    images: Tensor  # (B, S, S, C), not clamped to [0, 1]
+    mean: Tensor  # (B, S, S, C), of the logits; for plain colours the images
+    log_scale: Tensor | None  # (B, S, S, C), ln b; none for plain colours
     latents: Tensor  # (B, I, K)
+    quantized: Quantized
+    is_quantized: bool  # whether the decoder saw codes, or the normalised latents
 
-
-class Codebook(nn.Module):
-    """Nearest code by cosine, in float32 whatever the surroundings: half precision changes about half of all tokens.
-
-    Source: section 3.2; latents and codes are l2-normalised.
-    """
-
-    def __init__(self, codebook_size: int, code_width: int):
-        super().__init__()
-        self.embedding = nn.Parameter(F.normalize(torch.randn(codebook_size, code_width), dim=-1))
-
-    def nearest(self, latents: Tensor) -> Tensor:
-        """Return int64 (B, I), the index of the nearest code to each latent (B, I, K); the lowest on ties."""
-        return nearest_codes(latents, self.embedding, normalise=True)
-
-    def lookup(self, tokens: Tensor) -> Tensor:
-        """Return the normalised codes (..., K) of tokens.
-
-        Not by indexing: its gradient adds up in no fixed order on several threads, so that no run is like another.
-        """
-        return F.normalize(F.embedding(tokens, self.embedding), dim=-1)
-
-    def forward(self, latents: Tensor) -> Quantized:
-        """Quantize latents (B, I, K)."""
-        tokens = self.nearest(latents)
-        codes, normalised = self.lookup(tokens), F.normalize(latents.float(), dim=-1)
-        loss = (codes - normalised.detach()).square().mean()
-        loss = loss + COMMITMENT * (codes.detach() - normalised).square().mean()
-        return Quantized(normalised + (codes - normalised).detach(), tokens, loss)
-
-    @torch.no_grad()
-    def initialise(self, latents: Tensor, generator: torch.Generator) -> None:
-        """Take codes from latents (N, K), one after the other, far ones likelier, as k-means++ does."""
-        candidates = F.normalize(latents.float(), dim=-1)
-        pool = candidates[torch.randperm(len(candidates), generator=generator)[: 16 * len(self.embedding)]]
-        distance = torch.full((len(pool),), 2.0)
-        for code in range(len(self.embedding)):
-            chosen = pool[torch.multinomial(distance, 1, generator=generator)]
-            self.embedding[code] = chosen[0]
-            distance = distance.minimum((1 - pool @ chosen[0]).clamp(min=1e-7))
-
-    @torch.no_grad()
-    def restart(self, codes: Tensor, latents: Tensor, generator: torch.Generator) -> None:
-        """Move some codes (their indices) to latents (N, K) that are far from every code."""
-        if len(codes) and len(latents) >= len(codes):
-            candidates = F.normalize(latents.float(), dim=-1)
-            similarity = (candidates @ F.normalize(self.embedding, dim=-1).T).amax(-1)
-            chosen = torch.multinomial((1 - similarity).clamp(min=1e-7), len(codes), generator=generator)
-            self.embedding[codes] = candidates[chosen]
+    @property
+    def tokens(self) -> Tensor:
+        """The tokens, int64 (B, I)."""
+        return self.quantized.tokens
 
 
 class ViTVQGAN(TokenizerNetwork):
@@ -138,16 +102,19 @@ class ViTVQGAN(TokenizerNetwork):
     def __init__(self, shape: ViTVQGANShape):
         super().__init__()
         self.shape = shape
-        pixels = shape.patch_side**2 * 3
-        self.patch_embedding = nn.Linear(pixels, shape.width)
-        self.encoder = nn.ModuleList(_block(shape) for _ in range(shape.num_encoder_layers))
-        self.encoder_head = _tanh_head(shape, shape.width)
-        self.to_code = nn.Linear(shape.width, shape.code_width)
-        self.from_code = nn.Linear(shape.code_width, shape.width)
-        self.decoder = nn.ModuleList(_block(shape) for _ in range(shape.num_decoder_layers))
-        self.decoder_head = _tanh_head(shape, 2 * pixels)
-        initialise(self, max(shape.num_encoder_layers, shape.num_decoder_layers))
-        self.rotation = RotaryPositions(rotation_2d(shape.grid_side, shape.width // shape.num_heads))
+        self.recompute_blocks = False
+        """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
+        pixels, encoder, decoder = shape.patch_side**2 * 3, shape.encoder, shape.decoder
+        self.patch_embedding = nn.Linear(pixels, encoder.width)
+        self.encoder_positions = _positions(shape, encoder)
+        self.encoder = _blocks(encoder)
+        self.encoder_head = _tanh_head(encoder, encoder.width)
+        self.to_code = nn.Linear(encoder.width, shape.code_width)
+        self.from_code = nn.Linear(shape.code_width, decoder.width)
+        self.decoder_positions = _positions(shape, decoder)
+        self.decoder = _blocks(decoder)
+        self.decoder_head = _tanh_head(decoder, pixels if shape.output == "rgb" else 2 * pixels)
+        initialise(self, max(encoder.num_layers, decoder.num_layers))
         self.codebook = Codebook(shape.codebook_size, shape.code_width)
 
     @property
@@ -157,38 +124,34 @@ class ViTVQGAN(TokenizerNetwork):
         return TokenizerSpec(KIND, shape.codebook_size, shape.grid_side, shape.image_side, (0.0, 1.0), RESIZE_RECIPE)
 
     def deciding_shape(self) -> dict[str, Any]:
-        """Return the architecture."""
-        return asdict(self.shape)
+        """Return the architecture but for the decoder."""
+        return {name: value for name, value in asdict(self.shape).items() if name not in ("decoder", "output")}
 
     def decides_token(self, tensor_name: str) -> bool:
         """Whether a tensor belongs to the encoder or the codebook."""
-        return not tensor_name.startswith(("from_code.", "decoder"))
+        return not tensor_name.startswith(_DECODER)
+
+    def decoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that decide no token."""
+        return (parameter for name, parameter in self.named_parameters() if not self.decides_token(name))
+
+    def freeze_encoder(self) -> None:
+        """Let training change only what decides no token."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not self.decides_token(name))
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return images uint8 (B, S, S, C) in [0, 1]."""
         return images.float() / 255
 
-    def quantize(self, latents: Tensor) -> Tensor:
-        """Return tokens int64 (B, I) for latents (B, I, K)."""
-        return self.codebook.nearest(latents)
-
     def latents(self, images: Tensor) -> Tensor:
         """Return what is quantized, float (B, I, K), for images (B, S, S, C) in [0, 1]."""
         x = self.patch_embedding(to_patches(2 * images - 1, self.shape.patch_side))
-        return self.to_code(self.encoder_head(self._transform(self.encoder, x)))
+        return self.to_code(self.encoder_head(self._transform(self.encoder, self.encoder_positions, x)))
 
-    def logit_laplace(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and ln b of the logit-Laplace distribution of each pixel, two (B, S, S, C)."""
-        x = self._transform(self.decoder, self.from_code(codes))
-        mean, log_scale = self.decoder_head(x).float().chunk(2, -1)
-        side = self.shape.patch_side
-        return from_patches(mean, side), from_patches(log_scale, side).clamp(min=LOWEST_LOG_SCALE)
-
-    def _transform(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        rotation = self.rotation(0, self.shape.num_tokens)
-        for block in blocks:
-            x = block(x, rotation=rotation)
-        return x
+    def quantize(self, latents: Tensor) -> Tensor:
+        """Return tokens int64 (B, I) for latents (B, I, K)."""
+        return self.codebook.nearest(latents)
 
     def encode(self, images: Tensor) -> Tensor:
         """Return tokens int64 (B, I) in raster order for images (B, S, S, C) in [0, 1]."""
@@ -196,66 +159,76 @@ class ViTVQGAN(TokenizerNetwork):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, C) in [0, 1] for tokens (B, I)."""
-        return unsqueeze_pixels(self.logit_laplace(self.codebook.lookup(tokens))[0].sigmoid())
+        return self._images(self._decoded(self.codebook.lookup(tokens))[0]).clamp(0, 1)
 
-    def losses(self, images: Tensor, weights: LossWeights, quantize: bool = True) -> LossOutput:
-        """Return the loss of images (B, S, S, C) in [0, 1]; unquantized, the decoder sees the normalised latents."""
+    def forward(self, images: Tensor, quantize: bool = True) -> Reconstruction:
+        """Return what becomes of images (B, S, S, C) in [0, 1]; unquantized, the decoder sees normalised latents."""
         latents = self.latents(images)
-        quantized = self.codebook(latents)
+        # no gradient in what no loss takes: DistributedDataParallel would wait for it
+        quantized = self.codebook(latents if quantize else latents.detach())
         codes = quantized.codes if quantize else F.normalize(latents.float(), dim=-1)
-        mean, log_scale = self.logit_laplace(codes)
-        l2 = (unsqueeze_pixels(mean.sigmoid(), clamp=False) - images).square().mean()
-        logit_laplace = logit_laplace_loss(images, mean, log_scale)
-        total = weights.l2 * l2 + weights.logit_laplace * logit_laplace
-        if quantize:
-            total = total + weights.vq * quantized.loss
-        terms = {"total": total, "l2": l2, "logit_laplace": logit_laplace, "vq": quantized.loss}
-        return LossOutput(terms, quantized.tokens, latents)
+        quantized = quantized if quantize else quantized._replace(loss=quantized.loss.detach())
+        mean, log_scale = self._decoded(codes)
+        return Reconstruction(self._images(mean), mean, log_scale, latents, quantized, quantize)
+
+    def _decoded(self, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the mean, and ln b where it is a distribution, for codes (B, I, K): each (B, S, S, C), float32."""
+        x = self._transform(self.decoder, self.decoder_positions, self.from_code(codes))
+        output, side = self.decoder_head(x).float(), self.shape.patch_side
+        if self.shape.output == "rgb":
+            return from_patches(output, side), None
+        mean, log_scale = output.chunk(2, -1)
+        return from_patches(mean, side), from_patches(log_scale, side)
+
+    def _images(self, mean: Tensor) -> Tensor:
+        return mean if self.shape.output == "rgb" else unsqueeze_pixels(mean.sigmoid())
+
+    def _transform(self, blocks: nn.ModuleList, positions: GridPositions, x: Tensor) -> Tensor:
+        x, rotation = positions.add_to(x), positions.rotation()
+        for block in blocks:
+            if self.recompute_blocks and self.training:
+                x = checkpoint(block, x, rotation=rotation, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, rotation=rotation)
+        return x
 
 
-def logit_laplace_loss(images: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood a pixel value, in nats; images in [0, 1].
+def with_new_decoder(network: ViTVQGAN, shape: ViTVQGANShape) -> ViTVQGAN:
+    """Return a network with the encoder and the codebook of another, and so its tokens and its fingerprint.
 
-    Source: DALL-E, appendix A.3.
+    The decoder is new; of one of the same size the weights are kept, but for a last layer that gives something else.
+    Raises ConfigError where the shape asks for another encoder or codebook.
     """
-    x = squeeze_pixels(images)
-    deviation = (torch.logit(x) - mean).abs() * torch.exp(-log_scale)
-    return (deviation + log_scale + torch.log(2 * x * (1 - x))).mean()
+    new = ViTVQGAN(shape)
+    for (name, wanted), found in zip(network.deciding_shape().items(), new.deciding_shape().values(), strict=True):
+        if wanted != found:
+            raise ConfigError(
+                f"architecture.{name}: expected {wanted} as in the tokenizer to start from, found {found}; change it"
+            )
+    state = new.state_dict()
+    for name, tensor in network.state_dict().items():
+        keeps = network.decides_token(name) or shape.decoder == network.shape.decoder
+        if keeps and tensor.shape == state[name].shape:
+            state[name] = tensor
+    new.load_state_dict(state)
+    return new
 
 
-def squeeze_pixels(images: Tensor) -> Tensor:
-    """Map [0, 1] into [margin, 1 - margin], where the logit is finite."""
-    return (1 - 2 * LOGIT_LAPLACE_MARGIN) * images + LOGIT_LAPLACE_MARGIN
+def _positions(shape: ViTVQGANShape, size: TransformerSize) -> GridPositions:
+    return GridPositions(shape.positions, shape.grid_side, size.width, size.num_heads)
 
 
-def unsqueeze_pixels(squeezed: Tensor, clamp: bool = True) -> Tensor:
-    """Undo `squeeze_pixels`; by default values outside [0, 1] are clamped."""
-    images = (squeezed - LOGIT_LAPLACE_MARGIN) / (1 - 2 * LOGIT_LAPLACE_MARGIN)
-    return images.clamp(0, 1) if clamp else images
+def _blocks(size: TransformerSize) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(size.width, size.hidden, size.num_heads, activation="gelu") for _ in range(size.num_layers)
+    )
 
 
-def to_patches(images: Tensor, patch_side: int) -> Tensor:
-    """Return patches (B, I, P * P * C) in raster order of images (B, S, S, C)."""
-    rows = images.unflatten(2, (-1, patch_side)).unflatten(1, (-1, patch_side))
-    return rows.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
-
-
-def from_patches(patches: Tensor, patch_side: int) -> Tensor:
-    """Undo `to_patches`."""
-    grid_side = round(patches.shape[1] ** 0.5)
-    grid = patches.unflatten(2, (patch_side, patch_side, -1)).unflatten(1, (grid_side, grid_side))
-    return grid.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-
-
-def _block(shape: ViTVQGANShape) -> Block:
-    return Block(shape.width, shape.hidden, shape.num_heads, activation="gelu")
-
-
-def _tanh_head(shape: ViTVQGANShape, outputs: int) -> nn.Sequential:
+def _tanh_head(size: TransformerSize, outputs: int) -> nn.Sequential:
     """Two layers with tanh between them, after the last block. Source: section 3.1."""
     return nn.Sequential(
-        nn.LayerNorm(shape.width),
-        nn.Linear(shape.width, shape.hidden),
+        nn.LayerNorm(size.width),
+        nn.Linear(size.width, size.hidden),
         nn.Tanh(),
-        nn.Linear(shape.hidden, outputs),
+        nn.Linear(size.hidden, outputs),
     )

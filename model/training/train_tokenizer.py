@@ -11,8 +11,10 @@ from torch import Tensor
 
 from model.shapes import make_shape
 from model.tokenizers import ImageTokenizer, save_tokenizer
-from model.tokenizers.vit_vqgan import LossWeights, ViTVQGAN, ViTVQGANShape
+from model.tokenizers.code_usage import RecentUse, count_codes
+from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
 from model.training.loop import METRICS, Schedule, train
+from model.training.reconstruction_losses import LossWeights, reconstruction_losses
 from parti_data.config import StageConfig, StrictModel
 from parti_data.image_dataset import ImageDataset
 from parti_data.images import to_png
@@ -24,7 +26,6 @@ RECONSTRUCTIONS = "reconstructions.png"
 _MEASURED_PICTURES = 512
 _DRAWN_PICTURES = 12
 _INITIAL_PICTURES = 512
-_USAGE_DECAY = 0.98
 
 
 class CodebookCare(StrictModel):
@@ -45,7 +46,7 @@ class TrainTokenizerConfig(StageConfig):
     """A directory that filter or shard finished."""
     held_out: str = ""
     """Another such directory, on which the tokenizer is measured; empty: the training pictures."""
-    architecture: dict[str, int] = Field(default_factory=dict)
+    architecture: dict[str, int | str | dict[str, int]] = Field(default_factory=dict)
     """Fields of ViTVQGANShape that differ from the paper's Small."""
     loss_weights: LossWeights = Field(default_factory=LossWeights)
     codebook: CodebookCare = Field(default_factory=CodebookCare)
@@ -61,9 +62,9 @@ class _TokenizerTrainee:
 
     def __init__(self, config: TrainTokenizerConfig, pictures: ImageDataset, held_out: ImageDataset):
         torch.manual_seed(config.seed)
-        self.model = ViTVQGAN(ViTVQGANShape(**config.architecture))
+        self.model = ViTVQGAN(make_shape(ViTVQGANShape, dict(config.architecture)))
         self._config, self._pictures, self._held_out = config, pictures, held_out
-        self._usage = torch.zeros(self.model.shape.codebook_size)
+        self._usage = RecentUse(self.model.shape.codebook_size)
         self._latents = torch.empty(0)
 
     def losses(self, step: int) -> dict[str, Tensor]:
@@ -72,11 +73,10 @@ class _TokenizerTrainee:
         care = self._config.codebook
         if step == care.continuous_steps:
             self._initialise_codebook()
-        output = self.model.losses(images, self._config.loss_weights, quantize=step >= care.continuous_steps)
+        output = self.model(images, quantize=step >= care.continuous_steps)
         self._latents = output.latents.detach()
-        used = torch.bincount(output.tokens.flatten(), minlength=len(self._usage))
-        self._usage = _USAGE_DECAY * self._usage + used
-        return output.terms
+        self._usage.update(count_codes(output.tokens, self.model.shape.codebook_size))
+        return reconstruction_losses(images, output, self._config.loss_weights)
 
     @torch.no_grad()
     def _initialise_codebook(self) -> None:
@@ -91,10 +91,8 @@ class _TokenizerTrainee:
         late = step >= care.restart_until * self._config.schedule.num_steps
         if not care.restart_every or late or step < care.continuous_steps or (step + 1) % care.restart_every:
             return
-        dead = (self._usage < 1).nonzero().flatten()
         generator = torch.Generator().manual_seed(self._config.seed + step)
-        self.model.codebook.restart(dead, self._latents.flatten(0, 1), generator)
-        self._usage[dead] = 1 / (1 - _USAGE_DECAY) / 10
+        self._usage.spare(self.model.codebook.restart(self._usage.dead(), self._latents.flatten(0, 1), generator))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return PSNR and code usage on the held-out pictures."""
@@ -108,11 +106,11 @@ class _TokenizerTrainee:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the usage of the codes."""
-        return {"usage": self._usage}
+        return {"usage": self._usage.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the usage of the codes."""
-        self._usage = state["usage"]
+        self._usage.load_state_dict(state["usage"])
 
 
 def as_floats(pictures: np.ndarray) -> Tensor:

@@ -30,7 +30,9 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     pairs = PairDirectory(config.source)
     if not len(pairs):
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
-    image_tokenizer, text_tokenizer = open_tokenizers(config.image_tokenizer, config.text_tokenizer, config.execution)
+    image_tokenizer, text_tokenizer = open_tokenizers(
+        config.image_tokenizer, config.text_tokenizer, config.execution, config.tokenizer
+    )
     metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "")
     torch.set_num_threads(1)
 

@@ -16,9 +16,9 @@ from tests.benchmarks.run import Figure
 MOMENTS = 17
 """Of each of six stages: 102 in all."""
 TINY = [
-    "architecture.image_side=64", "architecture.patch_side=8", "architecture.width=64", "architecture.hidden=128",
-    "architecture.num_encoder_layers=1", "architecture.num_decoder_layers=1", "architecture.num_heads=2",
-    "architecture.codebook_size=128",
+    "architecture.image_side=64", "architecture.patch_side=8", "architecture.codebook_size=128",
+    "architecture.encoder={num_layers=1,num_heads=2,width=64,hidden=128}",
+    "architecture.decoder={num_layers=1,num_heads=2,width=64,hidden=128}",
     "architecture.code_width=16", "batch_size=16", "codebook.continuous_steps=20",
 ]  # fmt: skip
 SHORT = ["schedule.num_steps=120", "schedule.lr=1e-3", "schedule.checkpoint_every=20", "schedule.log_every=10"]

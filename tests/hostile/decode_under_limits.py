@@ -27,4 +27,5 @@ def main() -> None:
         print(found.reason if isinstance(found, Drop) else "")
 
 
-main()
+if __name__ == "__main__":
+    main()

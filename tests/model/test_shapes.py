@@ -2,7 +2,7 @@ import pytest
 
 from model.priors.parti import PartiShape
 from model.shapes import make_shape
-from model.tokenizers.vit_vqgan import ViTVQGANShape
+from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGANShape
 from parti_data.errors import ConfigError
 
 
@@ -10,6 +10,12 @@ def test_a_table_changes_what_it_names_and_leaves_the_rest():
     shape = make_shape(PartiShape, {"width": 64, "num_heads": 2, "dropout": 0.2}, codebook_size=16)
     assert (shape.width, shape.num_heads, shape.dropout, shape.codebook_size) == (64, 2, 0.2, 16)
     assert shape.num_decoder_layers == PartiShape.num_decoder_layers
+
+
+def test_a_table_in_the_table_may_be_named():
+    shape = make_shape(ViTVQGANShape, {"encoder": {"num_layers": 2}, "decoder": "large"})
+    assert shape.encoder == TransformerSize(num_layers=2)
+    assert (shape.decoder.num_layers, shape.decoder.num_heads, shape.decoder.width) == (32, 16, 1280)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +26,24 @@ def test_a_table_changes_what_it_names_and_leaves_the_rest():
         (PartiShape, {"width": 192.5}, "architecture.width: expected a whole number, found 192.5"),
         (PartiShape, {"width": 100, "num_heads": 3}, r"architecture.width: expected a multiple of 4 \* num_heads = 12"),
         (ViTVQGANShape, {"patch_side": 7}, "architecture.image_side: expected a multiple of patch_side = 7, found 256"),
-        (ViTVQGANShape, {"num_heads": 0}, "architecture.width: expected a multiple"),
+        (PartiShape, {"width": True}, "architecture.width: expected a whole number, found True"),
+        (PartiShape, {"dropout": "0.1"}, "architecture.dropout: expected a number, found '0.1'"),
+        (ViTVQGANShape, {"codebook_size": 1}, "architecture.codebook_size: expected at least 2, found 1; raise it"),
+        (
+            ViTVQGANShape,
+            {"positions": "rope"},
+            "architecture.positions: expected one of learned, sincos, rotary, found",
+        ),
+        (ViTVQGANShape, {"encoder": "tiny"}, "architecture.encoder: expected a table or one of small, base, large"),
+        (ViTVQGANShape, {"decoder": 8}, "architecture.decoder: expected a table or one of small, base, large, found 8"),
+        (ViTVQGANShape, {"decoder": {"layers": 8}}, "architecture.decoder: .*'layers'; did you mean 'num_layers'"),
+        (ViTVQGANShape, {"encoder": {"width": 9.5}}, "architecture.encoder.width: expected a whole number, found 9.5"),
+        (ViTVQGANShape, {"encoder": {"num_heads": 0}}, "architecture.encoder.width: expected a multiple of 4"),
+        (
+            ViTVQGANShape,
+            {"decoder": {"num_layers": 0}},
+            "architecture.decoder.num_layers: expected at least 1, found 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(kind, table, message):

@@ -17,7 +17,6 @@ from parti_data.images import (
     decode,
     image_key,
     inspect,
-    resize_center,
     to_png,
 )  # fmt: skip
 
@@ -291,45 +290,6 @@ def test_to_png_is_undone_by_decode():
     np.testing.assert_array_equal(decode(to_png(PIXELS), LIMITS), PIXELS)
 
 
-def test_a_square_of_the_right_side_stays_as_it_is():
-    square = PIXELS[:, :24]
-    resized, box = resize_center(square, 24)
-    np.testing.assert_array_equal(resized, square)
-    assert box == (0, 0, 24, 24)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "side", "box"),
-    [
-        (24, 40, 24, (8, 0, 24, 24)),
-        (40, 24, 24, (0, 8, 24, 24)),
-        (32, 64, 16, (16, 0, 32, 32)),
-        (8, 8, 16, (0, 0, 8, 8)),
-    ],
-)
-def test_the_middle_square_is_taken(height, width, side, box):
-    pixels = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    resized, found = resize_center(pixels, side)
-    assert (resized.shape, resized.dtype, found) == ((side, side, 3), np.uint8, box)
-    x, y, box_width, box_height = box
-    crop = Image.fromarray(np.ascontiguousarray(pixels[y : y + box_height, x : x + box_width]))
-    expected = np.asarray(crop.resize((side, side), Image.Resampling.BILINEAR)).astype(int)
-    inner = slice(side // 4, -side // 4)  # at the border the crop lacks the pixels beside it
-    assert np.abs(resized.astype(int) - expected)[inner, inner].max() <= 1
-
-
-def test_the_box_lies_inside_the_image_for_any_size():
-    for height in (1, 7, 31, 32, 33, 100):
-        for width in (1, 9, 32, 63, 64, 65, 200):
-            resized, (x, y, box_width, box_height) = resize_center(np.zeros((height, width, 3), np.uint8), 32)
-            assert resized.shape == (32, 32, 3)
-            assert box_width == box_height == min(height, width)
-            assert 0 <= x <= width - box_width
-            assert 0 <= y <= height - box_height
-            assert abs(x - (width - box_width) / 2) <= 1 + box_width / 32
-            assert abs(y - (height - box_height) / 2) <= 1 + box_width / 32
-
-
 @pytest.mark.parametrize("name", ["mode_p.png", "mode_l.png", "mode_cmyk.jpeg", "mode_exif6.jpeg"])
 def test_colour_modes_are_those_of_the_reference(shared, name):
     folder = shared / "conformance/preprocess"
@@ -344,13 +304,6 @@ def test_alpha_over_white_is_that_of_the_reference(shared):
     expected = np.load(folder / "mode_rgba.chameleon_white.npy").astype(int)
     found = decode((folder / "mode_rgba.png").read_bytes(), LIMITS).astype(int)
     assert np.abs(found - expected).max() <= 1
-
-
-@pytest.mark.parametrize("name", ["00_300x411.png", "00_300x411.jpeg", "07_200x333.png"])
-def test_the_recipe_is_that_of_the_reference_in_every_pixel(shared, name):
-    folder = shared / "conformance/preprocess"
-    pixels = np.load(folder / f"{name}.decoded.npy")
-    np.testing.assert_array_equal(resize_center(pixels, 256)[0], np.load(folder / f"{name}.resize_center.npy"))
 
 
 SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((400, 240), Image.Resampling.BICUBIC))

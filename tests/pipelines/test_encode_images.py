@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.tokenizers import Execution, load_tokenizer
+from model.tokenizers import Execution, Reading, open_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
@@ -60,16 +60,16 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
     path = make_image_file(tmp_path / "own.safetensors", 0)
     loaded, started = [], threading.Barrier(4)
 
-    def load(path: str, execution: Execution):
+    def load(path: str, reading: Reading, execution: Execution):
         loaded.append(path)
         time.sleep(0.05)  # long enough for the others to come
-        return load_tokenizer(path, execution)
+        return open_tokenizer(path, reading, execution)
 
     def open_at_once(_: int):
         started.wait()
         return open_tokenizers(path, text_file)[0]
 
-    monkeypatch.setattr(encode_images, "load_tokenizer", load)
+    monkeypatch.setattr(encode_images, "open_tokenizer", load)
     with ThreadPoolExecutor(4) as threads:
         tokenizers = list(threads.map(open_at_once, range(4)))
     assert loaded == [path]

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from model.tokenizers import RECORD, Execution, measure_precision
-from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
+from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
 
 TINY = ViTVQGANShape(
-    image_side=32, patch_side=8, width=32, hidden=64, num_encoder_layers=1, num_decoder_layers=2, num_heads=2,
-    codebook_size=64, code_width=8,
+    image_side=32, patch_side=8, codebook_size=64, code_width=8, positions="rotary",
+    encoder=TransformerSize(num_layers=1, num_heads=2, width=32, hidden=64),
+    decoder=TransformerSize(num_layers=2, num_heads=2, width=32, hidden=64),
 )  # fmt: skip
 
 

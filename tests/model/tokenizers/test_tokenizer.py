@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from model.tokenizers import ImageTokenizer, load_tokenizer, save_tokenizer
-from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
-from parti_data.errors import TokenizerError
+from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
+from parti_data.errors import CheckpointError, TokenizerError
 
 TINY = ViTVQGANShape(
-    image_side=32, patch_side=8, width=32, hidden=64, num_encoder_layers=1, num_decoder_layers=2, num_heads=2,
-    codebook_size=64, code_width=8,
+    image_side=32, patch_side=8, codebook_size=64, code_width=8, positions="rotary",
+    encoder=TransformerSize(num_layers=1, num_heads=2, width=32, hidden=64),
+    decoder=TransformerSize(num_layers=2, num_heads=2, width=32, hidden=64),
 )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"not safetensors at all")
-    with pytest.raises(TokenizerError, match="expected a tokenizer of ours"):
+    with pytest.raises(CheckpointError, match="expected a torch, safetensors, msgpack or npy file, found a file that"):
         load_tokenizer(str(tmp_path / "x"))
 
 

@@ -21,9 +21,9 @@ from parti_data.errors import ConfigError, ShardError, TokenizerError
 from parti_data.text import TextTokenizer
 
 TINY_TOKENIZER = {
-    "image_side": 32, "patch_side": 8, "width": 32, "hidden": 64, "num_encoder_layers": 1, "num_decoder_layers": 1,
-    "num_heads": 2,
-    "codebook_size": 64, "code_width": 8,
+    "image_side": 32, "patch_side": 8, "codebook_size": 64, "code_width": 8, "positions": "rotary",
+    "encoder": {"num_layers": 1, "num_heads": 2, "width": 32, "hidden": 64},
+    "decoder": {"num_layers": 1, "num_heads": 2, "width": 32, "hidden": 64},
 }  # fmt: skip
 TINY_PRIOR = {
     "width": 32, "hidden": 64, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "max_text_length": 32,
@@ -66,7 +66,7 @@ def test_a_tokenizers_run_that_was_cut_ends_with_the_same_bytes(tmp_path, filter
     train_tokenizer(tokenizer_config(tmp_path / "whole", filtered))
     from model.tokenizers.vit_vqgan import ViTVQGAN
 
-    whole, calls = ViTVQGAN.losses, []
+    whole, calls = ViTVQGAN.forward, []
 
     def cut(self, *arguments, **named):
         calls.append(1)
@@ -74,7 +74,7 @@ def test_a_tokenizers_run_that_was_cut_ends_with_the_same_bytes(tmp_path, filter
             raise KeyboardInterrupt
         return whole(self, *arguments, **named)
 
-    monkeypatch.setattr(ViTVQGAN, "losses", cut)
+    monkeypatch.setattr(ViTVQGAN, "forward", cut)
     with pytest.raises(KeyboardInterrupt):
         train_tokenizer(tokenizer_config(tmp_path / "parts", filtered))
     train_tokenizer(tokenizer_config(tmp_path / "parts", filtered))

@@ -1,0 +1,6 @@
+"""Checkpoints as strangers publish them, opened without running anybody's code."""
+
+from model.checkpoints.checkpoint import MAX_BYTES, Checkpoint, open_checkpoint, stored_names
+from model.checkpoints.model_config import read_model_config
+
+__all__ = ["MAX_BYTES", "Checkpoint", "open_checkpoint", "read_model_config", "stored_names"]

@@ -1,0 +1,77 @@
+"""Which views of each picture are tokenized: the tokenizer's own square, ten crops, or random ones."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, model_validator
+
+from parti_data.augmentation import LISTING_2, RandomCrop, cut_random
+from parti_data.config import StrictModel
+from parti_data.image_dataset import load_pixels
+from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.recipes import View, apply_recipe, ten_crop
+from parti_data.step_times import timed
+
+MOST_VIEWS = 256
+"""Shards number views in 8 bits."""
+
+
+class Views(StrictModel):
+    """What is cut out of each picture. Random views are by default what DALL-E's prior is trained on: never mirrored,
+    since a picture may hold text.
+    """
+
+    kind: Literal["center", "ten_crop", "random"] = "center"
+    """The recipe's square; ten crops of its square of 1.1 S; random squares, resized by Pillow whatever the recipe."""
+    count: int = Field(4, ge=1, le=MOST_VIEWS)
+    """How many random views."""
+    seed: NonNegativeInt = 0
+    """Random views are a function of it, the image's key and the view's number."""
+    least_zoom: float = Field(LISTING_2.least_zoom, ge=1, le=16)
+    """The short side of a picture becomes from this ..."""
+    most_zoom: float = Field(LISTING_2.most_zoom, ge=1, le=16)
+    """... to this many times the tokenizer's side before a square is cut out."""
+    near_center: bool = LISTING_2.near_center
+    may_flip: bool = LISTING_2.may_flip
+
+    @model_validator(mode="after")
+    def _refuse_no_zoom(self) -> Self:
+        if self.least_zoom > self.most_zoom:
+            raise ValueError(f"least_zoom should be at most most_zoom, found {self.least_zoom} and {self.most_zoom}")
+        return self
+
+    @property
+    def num_views(self) -> int:
+        """Views of a picture."""
+        return {"center": 1, "ten_crop": 10, "random": self.count}[self.kind]
+
+    def name_recipe(self, recipe: str) -> str:
+        """Return what a shard says of how its views were made from a tokenizer's recipe."""
+        return {"center": recipe, "ten_crop": f"ten_crop of {recipe}", "random": "random"}[self.kind]
+
+
+def make_views(pixels: np.ndarray, key: str, side: int, recipe: str, views: Views) -> list[View]:
+    """Return the views of a picture, uint8 (height, width, 3), with this key."""
+    if views.kind == "center":
+        return [apply_recipe(recipe, pixels, side)]
+    if views.kind == "ten_crop":
+        return ten_crop(pixels, side, recipe)
+    crop = RandomCrop(views.least_zoom, views.most_zoom, views.near_center, views.may_flip)
+    return [cut_random(pixels, side, crop, generator_of(views.seed, key, view)) for view in range(views.count)]
+
+
+def generator_of(seed: int, key: str, view: int) -> np.random.Generator:
+    """Return the random numbers of one view of one image."""
+    return np.random.default_rng([seed, int(key, 16), view])
+
+
+def load_views(
+    pairs: PairDirectory, rows: Iterable[LedgerRow], side: int, recipe: str, views: Views
+) -> Iterator[list[View]]:
+    """Yield the views of each kept row's image, which is fetched and decoded once."""
+    rows = list(rows)
+    for row, pixels in zip(rows, load_pixels(pairs, rows), strict=True):
+        with timed("resize"):
+            made = make_views(pixels, row.key, side, recipe, views)
+        yield made
