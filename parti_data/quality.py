@@ -113,8 +113,8 @@ class RunQuality(BaseModel):
         if self.shards:
             usage = min(one.code_usage for one in self.shards.values())
             equal = max(one.equal_rows for one in self.shards.values())
-            figures.append(("codes in use, least of a shard", say_share(usage)))
-            figures.append(("rows with equal tokens, most of a shard", say_share(equal)))
+            figures.append(("codes in use (least of a shard)", say_share(usage)))
+            figures.append(("rows with equal tokens (most of a shard)", say_share(equal)))
         if self.precision:
             figures.append(("tokens unlike float32", say_share(self.precision.differing_tokens)))
         return figures
