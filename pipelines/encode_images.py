@@ -228,6 +228,7 @@ def shard_metadata(
         image_tokenizer_name=spec.name,
         codebook_size=spec.codebook_size,
         grid_side=spec.grid_side,
+        num_quantizers=spec.num_quantizers,
         image_side=spec.image_side,
         resize_recipe=views.name_recipe(spec.resize_recipe),
         resize_library=views.library(spec.resize_recipe),

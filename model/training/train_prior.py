@@ -14,6 +14,7 @@ from model.shapes import make_shape
 from model.training.checkpoint import METRICS
 from model.training.loop import Evaluation, Schedule, train
 from parti_data.config import StageConfig
+from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
 from parti_data.token_dataset import TokenDataset
@@ -91,7 +92,12 @@ class _PriorTrainee:
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
-    """Return the architecture that fits the shards; raises ConfigError."""
+    """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
+    if metadata.num_quantizers > 1:
+        raise ShardError(
+            f"source: expected one token a position, found {metadata.num_quantizers} of a residual "
+            f"{metadata.image_tokenizer_name}; tokenize with a tokenizer without a residual to train a prior"
+        )
     return make_shape(
         PartiShape,
         architecture,

@@ -93,7 +93,7 @@ def make_tokenizer(path: Path) -> None:
     begun.finish([], {"pictures": 12}, {"psnr_db": 21.5, "code_usage": 0.75, "shape": shape})
 
 
-def make_tokens(path: Path, largest: int = 3) -> None:
+def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
     begun = directory(path, "tokenize")
     metadata = ShardMetadata(
         image_tokenizer="a", image_tokenizer_name="vit_vqgan", codebook_size=CODES, grid_side=GRID, image_side=8,
@@ -111,7 +111,7 @@ def make_tokens(path: Path, largest: int = 3) -> None:
     write_token_shard(
         str(path / "tokens-00000-of-00001.parquet"), pa.table(columns, schema=token_schema(metadata)), metadata
     )
-    begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"rows": 40})
+    begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"pairs": pairs, "rows": 40})
 
 
 def make_prior(path: Path) -> None:
@@ -402,6 +402,13 @@ def test_a_broken_file_costs_only_its_own_section(run, file, content, problem):
 def test_tokens_without_a_shard_are_shown_as_a_problem(tmp_path):
     directory(tmp_path / "tokens", "tokenize").finish([], {"rows": 0})
     assert "expected token shards, found none" in read_page(tmp_path)
+
+
+@pytest.mark.parametrize("pairs", [10, 40])
+def test_images_are_counted_where_each_has_several_views(tmp_path, pairs):
+    make_tokens(tmp_path / "tokens", pairs=pairs)
+    shown = re.findall(r"<dt>images</dt><dd>(\d+)</dd>", read_page(tmp_path))
+    assert shown == (["10"] if pairs == 10 else [])
 
 
 def test_tokens_beyond_the_codebook_are_shown_as_a_problem(tmp_path):
