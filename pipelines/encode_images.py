@@ -147,7 +147,8 @@ def open_tokenizers(
 
 def _version(path: str) -> str:
     """Return what changes with a file's content; of an object store what it says itself, to spare a download, and so
-    of a large file, which a published tokenizer may be a part of: this is asked for each slice."""
+    of a large file, which a published tokenizer may be a part of: this is asked for each slice.
+    """
     is_hashed = is_local(path) and file_size(path) <= _LARGEST_HASHED_BYTES
     return sha256_file(path) if is_hashed else str(file_version(path))
 
