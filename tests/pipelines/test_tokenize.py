@@ -1,11 +1,14 @@
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from model.tokenizers import Execution, load_tokenizer
 from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
 from parti_data.image_dataset import ImageDataset
-from parti_data.images import decode
+from parti_data.images import ImageLimits, decode
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import manifest_digest, read_manifest
 from parti_data.sources import WebDatasetSource
@@ -103,6 +106,25 @@ def test_pictures_of_another_size_say_which_square_was_taken(tmp_path, make_tar,
     tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
     (row,) = read_rows(f"{tmp_path}/out")
     assert row["box"] == [16, 0, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("rendering", "size", "box"), [("as_seen", (64, 96), [0, 16, 64, 64]), ("as_stored", (96, 64), [16, 0, 64, 64])]
+)
+def test_the_box_lies_in_the_picture_as_it_was_rendered(
+    rendering, size, box, tmp_path, make_tar, make_tokenize_config, beam_options
+):
+    exif, lying = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(lying, "PNG", exif=exif)
+    path = make_tar("x.tar", [("a.png", lying.getvalue()), ("a.txt", b"a small red ring")])
+    source, limits = WebDatasetSource(kind="webdataset", path=path), ImageLimits(rendering=rendering)
+    filter_pairs(FilterConfig(output=f"{tmp_path}/pairs", source=source, limits=limits), beam_options())
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
+    (pair,) = PairDirectory(f"{tmp_path}/pairs").kept()
+    (row,) = read_rows(f"{tmp_path}/out")
+    assert ((pair.width, pair.height), row["box"]) == (size, box)
 
 
 VIEWS = [Views(kind="ten_crop"), Views(kind="random", count=3, seed=5, least_zoom=1.25, most_zoom=1.5, may_flip=True)]
