@@ -72,9 +72,23 @@ def shard_command(context: typer.Context, arguments: Arguments = None) -> None:
 
 
 @app.command("tokenize")
-def tokenize_command(context: typer.Context, arguments: Arguments = None) -> None:
+def tokenize_command(
+    context: typer.Context,
+    arguments: Arguments = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Say how many tokens the chosen precision changes; write nothing.")
+    ] = False,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to probe.")] = 256,
+) -> None:
     """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
     stage = _load("pipelines.tokenize")
+    if probe:
+        _refuse_beam_options(context)
+        prober = _load("pipelines.probe_tokenizer")
+        config = _config(stage.TokenizeConfig, [*(arguments or []), "output=none"])  # none is needed
+        for line in prober.probe_lines(prober.probe_tokenizer(config, pairs)):
+            print(line)
+        return
     _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 

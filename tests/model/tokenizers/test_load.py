@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from model.tokenizers import Choices, Reading, load_tokenizer, open_tokenizer, save_tokenizer, tokenizer_files
+from model.tokenizers.families import FAMILIES
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
 from parti_data.errors import CheckpointError, TokenizerError
 
@@ -157,6 +159,10 @@ def test_a_reading_says_what_load_tokenizer_is_told(tmp_path):
     told = load_tokenizer(path, choices=Choices(image_side=64, pixel_range="unit", resize_recipe="adm"))
     assert told.fingerprint == tokenizer.fingerprint
     assert tokenizer.fingerprint != open_tokenizer(path, Reading(image_side=64, pixel_range="unit")).fingerprint
+
+
+def test_a_config_may_name_every_kind_there_is():
+    assert {family.name for family in FAMILIES} == set(get_args(Reading.model_fields["kind"].annotation)) - {""}
 
 
 def test_an_unknown_recipe_is_refused():
