@@ -22,6 +22,7 @@ from parti_data.storage import open_file, publish
 FORMAT_VERSION = 1
 ROW_GROUP_ROWS = 4096
 _METADATA_KEY = b"parti"
+_NOTE_KEY = b"parti_note"
 _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: a row group is a few ranges, each asked for whole, and what follows is another's."""
 _TOKEN_ITEMS = "image_tokens.list.element"
@@ -109,8 +110,8 @@ def to_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata) -> None:
-    """Write each table as a row group of one file, whole or not at all."""
+def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata, note: str = "") -> None:
+    """Write each table as a row group of one file, whole or not at all; a note stands in its footer."""
     writing: dict[str, Any] = {
         "version": "2.6",
         "data_page_version": "1.0",
@@ -123,6 +124,8 @@ def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata) -> 
     with publish(path) as file, pq.ParquetWriter(file, token_schema(metadata), **writing) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=max(len(table), 1))
+        if note:
+            writer.add_key_value_metadata({_NOTE_KEY: note})
 
 
 def write_token_shard(path: str, table: pa.Table, metadata: ShardMetadata) -> None:
@@ -152,6 +155,15 @@ def read_metadata(path: str) -> tuple[ShardMetadata, list[int]]:
     if not schema.equals(token_schema(metadata)):
         raise ShardError(f"{path}: expected the columns of a token shard, found {', '.join(schema.names)}")
     return metadata, rows
+
+
+def read_note(path: str) -> str:
+    """Return the note in a file's footer, empty where there is none; raises ShardError."""
+    try:
+        with open_file(path) as file:
+            return (pq.ParquetFile(file).metadata.metadata or {}).get(_NOTE_KEY, b"").decode()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ShardError(f"{path}: expected a token shard, found {error}; run tokenize again") from None
 
 
 def read_row_group(path: str, group: int, columns: list[str] | None = None) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -71,9 +72,23 @@ def shard_command(context: typer.Context, arguments: Arguments = None) -> None:
 
 
 @app.command("tokenize")
-def tokenize_command(context: typer.Context, arguments: Arguments = None) -> None:
+def tokenize_command(
+    context: typer.Context,
+    arguments: Arguments = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Say how many tokens the chosen precision changes; write nothing.")
+    ] = False,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to probe.")] = 256,
+) -> None:
     """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
     stage = _load("pipelines.tokenize")
+    if probe:
+        _refuse_beam_options(context)
+        prober = _load("pipelines.probe_tokenizer")
+        config = _config(stage.TokenizeConfig, [*(arguments or []), "output=none"])  # none is needed
+        for line in prober.probe_lines(prober.probe_tokenizer(config, pairs)):
+            print(line)
+        return
     _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 
@@ -91,6 +106,7 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
     if _is_first_rank():
         _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
         return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
     try:
         config = _config(job.TrainTokenizerConfig, arguments)
     except ConfigError:

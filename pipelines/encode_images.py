@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,20 +20,23 @@ from model.tokenizers import RECORD, Execution, ImageTokenizer, Reading, open_to
 from parti_data.errors import TokenizerError
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
+from parti_data.quality import QualityFloors
 from parti_data.read_ahead import read_ahead
 from parti_data.recipes import Box
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import file_version, is_file, is_local, join, sha256_file
+from parti_data.storage import file_size, file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 from parti_data.views import CENTER, Views, load_views
 from pipelines.run_metrics import reported_steps
+from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
 PICTURES_LOADED = 16
 """Pictures are loaded at least so many at a time."""
 BATCHES_AHEAD = 2
+_LARGEST_HASHED_BYTES = 256 << 20
 _loading = threading.Lock()
 
 
@@ -58,6 +61,7 @@ class Encoding(NamedTuple):
     execution: Execution = RECORD
     reading: Reading = Reading()
     views: Views = CENTER
+    quality: QualityFloors = QualityFloors()
 
 
 class View(NamedTuple):
@@ -89,8 +93,8 @@ class EncodeImages(beam.PTransform):
 
 
 def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
-    """Write the slice's fragment unless it is there."""
-    path = fragment_path(encoding.output, plan.number)
+    """Write the slice's fragment unless it is there; raises TokenizerError where its tokens are no good."""
+    path, sheet = (place(encoding.output, plan.number) for place in (fragment_path, sheet_path))
     if not is_file(path):
         torch.set_num_threads(1)
         image_tokenizer, text_tokenizer = open_tokenizers(
@@ -100,12 +104,17 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
+        gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
+        if plan.number == 0 and encoding.execution != RECORD:
+            gate.record = partial(open_tokenizer, encoding.image_tokenizer, encoding.reading, RECORD)
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
             with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views)) as rows:
-                for row in rows:
+                for row in gate.watch(rows):
                     shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            write_tables(path, [to_table(shard, encoding.metadata) for shard in shards], encoding.metadata)
+            tables = [to_table(shard, encoding.metadata) for shard in shards]
+            write_tables(path, tables, encoding.metadata, to_note(gate.measured()))
+    judge_slice(read_quality(path), encoding.quality, sheet)
     return plan.number
 
 
@@ -127,6 +136,11 @@ def fragment_path(output: str, number: int) -> str:
     return join(join(output, FRAGMENTS), fragment_name(number))
 
 
+def sheet_path(output: str, number: int) -> str:
+    """Return the path of a slice's contact sheet."""
+    return fragment_path(output, number).removesuffix(".parquet") + ".png"
+
+
 def open_tokenizers(
     image_tokenizer: str,
     text_tokenizer: str,
@@ -145,8 +159,11 @@ def open_tokenizers(
 
 
 def _version(path: str) -> str:
-    """Return what changes with a file's content; of an object store what it says itself, to spare a download."""
-    return sha256_file(path) if is_local(path) else str(file_version(path))
+    """Return what changes with a file's content; of an object store what it says itself, to spare a download, and so
+    of a large file, which a published tokenizer may be a part of: this is asked for each slice.
+    """
+    is_hashed = is_local(path) and file_size(path) <= _LARGEST_HASHED_BYTES
+    return sha256_file(path) if is_hashed else str(file_version(path))
 
 
 @lru_cache(maxsize=1)

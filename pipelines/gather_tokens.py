@@ -1,6 +1,7 @@
 """Gather: final shard s takes row group s of every fragment, in the order of the hash, and becomes one token shard."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -8,16 +9,24 @@ import pyarrow as pa
 
 from parti_data.manifest import ShardRecord, record_shard, shard_name
 from parti_data.metrics import WRITTEN_BYTES
+from parti_data.quality import TokenMeter, TokenQuality
 from parti_data.step_times import count, timed
 from parti_data.storage import file_size, is_file, join
-from parti_data.token_shard import order_hash, read_metadata, read_row_group, write_token_shard
+from parti_data.token_shard import order_hash, read_metadata, read_row_group, token_matrix, write_token_shard
 from pipelines.encode_images import Encoding, fragment_path
 from pipelines.run_metrics import reported_steps
 
 
+class GatheredShard(NamedTuple):
+    """A final shard, and what its tokens tell."""
+
+    record: ShardRecord
+    quality: TokenQuality
+
+
 @dataclass(eq=False)
 class GatherTokens(beam.PTransform):
-    """The number of a final shard to its ShardRecord."""
+    """The number of a final shard to its GatheredShard."""
 
     encoding: Encoding
     num_fragments: int
@@ -29,8 +38,8 @@ class GatherTokens(beam.PTransform):
         )
 
 
-def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> ShardRecord:
-    """Write a final shard unless it is there, and return its record."""
+def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> GatheredShard:
+    """Write a final shard unless it is there, and return what is told of it."""
     name = shard_name("tokens", number, encoding.num_shards, "parquet")
     path = join(encoding.output, name)
     with reported_steps(), timed("gather"):
@@ -39,7 +48,19 @@ def gather_shard(number: int, encoding: Encoding, num_fragments: int) -> ShardRe
             table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
             write_token_shard(path, order_rows(table, encoding.seed), encoding.metadata)
             count(WRITTEN_BYTES, file_size(path))
-        return record_shard(encoding.output, name, sum(read_metadata(path)[1]))
+        quality = measure_shard(path)
+        return GatheredShard(record_shard(encoding.output, name, quality.rows), quality)
+
+
+def measure_shard(path: str) -> TokenQuality:
+    """Return the codes in use and the equal rows of a token shard."""
+    metadata, groups = read_metadata(path)
+    meter = TokenMeter(metadata.codebook_size)
+    for group in range(len(groups)):
+        table = read_row_group(path, group, ["key", "image_tokens"])
+        for tokens, key in zip(token_matrix(table), table.column("key").to_pylist(), strict=True):
+            meter.add(tokens, key)
+    return meter.measured()
 
 
 def order_rows(table: pa.Table, seed: int) -> pa.Table:

@@ -12,8 +12,9 @@ from model.tokenizers import RECORD, Execution, Reading
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
-from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, manifest_digest
-from parti_data.storage import digest_json, join, remove, sweep
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.quality import SHEET, QualityFloors, RunQuality
+from parti_data.storage import digest_json, join, publish_bytes, read_bytes, remove, sweep
 from parti_data.views import Views
 from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
@@ -22,12 +23,15 @@ from pipelines.encode_images import (
     EncodePlan,
     Encoding,
     fragment_name,
+    fragment_path,
     open_tokenizers,
     shard_metadata,
+    sheet_path,
 )
-from pipelines.gather_tokens import GatherTokens
+from pipelines.gather_tokens import GatheredShard, GatherTokens
 from pipelines.run_metrics import run_recorded
 from pipelines.runner import make_pipeline
+from pipelines.slice_gate import read_quality
 
 
 class Resources(StrictModel):
@@ -70,9 +74,11 @@ class TokenizeConfig(StageConfig):
     execution: Execution = RECORD
     """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
+    quality: QualityFloors = Field(default_factory=QualityFloors)
+    """Where the run stops because its tokens are no good."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
-        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources"}
+        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality"}
     )
 
 
@@ -99,7 +105,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
             count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
-            config.views,
+            config.views, config.quality,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
         encode = EncodeImages(encoding)
@@ -136,9 +142,9 @@ def _run_pipeline(
         | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)
         | "Spread" >> beam.Reshuffle()
         | GatherTokens(encoding, len(plans))
-        | "AllShards" >> beam.Map(lambda record: (0, record))
+        | "AllShards" >> beam.Map(lambda shard: (0, shard))
         | "GatherRecords" >> beam.GroupByKey()
-        | "Finish" >> beam.MapTuple(lambda _, records: finish(directory, records, encoding))
+        | "Finish" >> beam.MapTuple(lambda _, shards: finish(directory, shards, encoding, len(plans)))
     )
     views = encoding.views.num_views
     rows = {fragment_name(plan.number): (plan.last - plan.first) * views for plan in plans}
@@ -146,14 +152,31 @@ def _run_pipeline(
         run_recorded(pipeline, "tokenize", encoding.output)
 
 
-def finish(directory: StageDirectory, records: Iterable[ShardRecord], encoding: Encoding) -> Manifest:
-    """Write the manifest from the records of all shards."""
-    shards = list(records)
-    rows = sum(shard.rows for shard in shards)
+def finish(
+    directory: StageDirectory, gathered: Iterable[GatheredShard], encoding: Encoding, num_fragments: int
+) -> Manifest:
+    """Write the contact sheet of the first slice, and the manifest from what is told of all shards and slices."""
+    shards = sorted(gathered, key=lambda shard: shard.record.name)
+    rows = sum(shard.record.rows for shard in shards)
     places = {"source": encoding.source} | {
         "image_tokenizer": encoding.image_tokenizer,
         "text_tokenizer": encoding.text_tokenizer,
     }
-    reading = encoding.reading.model_dump(exclude_defaults=True)
-    details = {"metadata": encoding.metadata.model_dump(mode="json"), "places": places, "tokenizer": reading}
-    return directory.finish(shards, {"pairs": rows // encoding.views.num_views, "rows": rows}, details)
+    counts = {"pairs": rows // encoding.views.num_views, "rows": rows}
+    publish_bytes(join(encoding.output, SHEET), read_bytes(sheet_path(encoding.output, 0)))
+    slices = [read_quality(fragment_path(encoding.output, number)) for number in range(num_fragments)]
+    quality = RunQuality(
+        floors=encoding.quality,
+        sheet=record_shard(encoding.output, SHEET, 0),
+        sample=slices[0].sample,
+        precision=slices[0].precision,
+        slices=slices,
+        shards={shard.record.name: shard.quality for shard in shards},
+    )
+    details = {
+        "metadata": encoding.metadata.model_dump(mode="json"),
+        "places": places,
+        "tokenizer": encoding.reading.model_dump(exclude_defaults=True),
+        "quality": quality.details(),
+    }
+    return directory.finish([shard.record for shard in shards], counts, details)

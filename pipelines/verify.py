@@ -11,6 +11,7 @@ import numpy as np
 from parti_data.errors import PartiError, ShardError
 from parti_data.ledger import KEPT, OUTCOMES, PairDirectory
 from parti_data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
+from parti_data.quality import RunQuality
 from parti_data.storage import file_size, is_file, join, sha256_file
 from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group, token_matrix
 from parti_data.views import Views
@@ -25,12 +26,17 @@ def verify(directory: str) -> list[str]:
     faults = [fault for shard in manifest.shards for fault in check_file(directory, shard)]
     if not faults and manifest.stage in ("filter", "shard"):
         faults += check_ledger(directory, manifest)
+    quality = RunQuality.model_validate(told) if (told := manifest.details.get("quality")) else None
+    if quality:
+        faults += check_file(directory, quality.sheet)
     if not faults and manifest.stage == "tokenize":
         faults += [fault for shard in manifest.shards for fault in check_tokens(directory, shard, manifest)]
     if faults:
         rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ShardError(f"{faults[0]}{rest}; remove what is broken and {MANIFEST} to make it again")
     lines = [f"{directory}: {len(manifest.shards)} files of {manifest.stage} as the manifest says"]
+    if quality:
+        lines.append(f"{directory}: {', '.join(' '.join(figure) for figure in quality.figures())}")
     return lines + (check_encoding(directory, manifest) if manifest.stage == "tokenize" else [])
 
 

@@ -128,12 +128,13 @@ def image_file(tmp_path_factory, make_image_file) -> str:
 
 @pytest.fixture(scope="session")
 def make_tokenize_config(filtered, image_file, text_file) -> Callable:
-    """The config that tokenizes `filtered` into three shards from three fragments; overrides by name."""
+    """The config that tokenizes `filtered` into three shards from three fragments, by an untrained tokenizer whose
+    pictures are not judged; overrides by name."""
     from pipelines.tokenize import TokenizeConfig
 
     def make(output: object, **overrides):
         values = {"source": filtered, "image_tokenizer": image_file, "text_tokenizer": text_file}
-        sizes = {"rows_per_shard": 25, "rows_per_fragment": 30}
+        sizes = {"rows_per_shard": 25, "rows_per_fragment": 30, "quality": {"sample": 2, "min_psnr_db": 0.0}}
         return TokenizeConfig(output=str(output), **{**values, **sizes, **overrides})
 
     return make

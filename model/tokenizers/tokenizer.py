@@ -48,6 +48,20 @@ class ImageTokenizer:
         self._refuse_other_tokens(tokens)
         return self._in_batches(tokens, lambda batch: to_bytes(self._network.decode(batch)))
 
+    def reconstruct_in_range(self, images: np.ndarray | Tensor, pixel_range: tuple[float, float]) -> Tensor:
+        """Return what uint8 images come back as where black and white are these values to the network, uint8.
+
+        To find out whether the range that it was opened with is a wrong one; on torch, as far as it has a range.
+        """
+        own, other = self.spec.pixel_range, pixel_range
+
+        def reconstruct(batch: Tensor) -> Tensor:
+            inputs = _rescale(self._network.to_input(batch), own, other)
+            decoded = self._network.decode(self._network.quantize(self._network.latents(inputs)))
+            return to_bytes(_rescale(_rescale(decoded, (0.0, 1.0), own), other, (0.0, 1.0)))
+
+        return self._in_batches(torch.as_tensor(images), reconstruct)
+
     def _encode_batch(self, images: Tensor) -> Tensor:
         with float32_matmuls(self.execution, tf32=self.execution.precision == "tf32"):
             latents = self._encoder(self._network.to_input(images))
@@ -103,6 +117,11 @@ class ImageTokenizer:
         computes.wait_stream(self._copies)
         moved.record_stream(computes)  # its memory is not to be taken again before that stream is through with it
         return moved
+
+
+def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:
+    """Map values so that the first range becomes the second."""
+    return (values - before[0]) / (before[1] - before[0]) * (after[1] - after[0]) + after[0]
 
 
 def to_bytes(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from parti_data.errors import ShardError
 from parti_data.storage import join, open_file
 from parti_data.token_shard import ShardMetadata, read_metadata, read_row_group, token_matrix
 from pipelines.report.charts import Histogram, draw_code_usage
+from pipelines.report.quality import QualityView, read_quality
 from pipelines.report.stages import FinishedStage
 
 _TOKENS = "image_tokens"
@@ -34,6 +35,7 @@ class TokenShards(NamedTuple):
     codes_used: int
     entropy_bits: float
     usage: Histogram
+    quality: QualityView | None
 
 
 def read_tokens(stage: FinishedStage) -> TokenShards:
@@ -59,6 +61,7 @@ def read_tokens(stage: FinishedStage) -> TokenShards:
         codes_used=int(np.count_nonzero(counts)),
         entropy_bits=entropy(counts),
         usage=draw_code_usage(counts),
+        quality=read_quality(stage),
     )
 
 

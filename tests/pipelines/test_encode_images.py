@@ -10,6 +10,7 @@ from model.tokenizers import Execution, Reading, open_tokenizer
 from parti_data.errors import TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
+from parti_data.quality import QualityFloors
 from parti_data.token_shard import ShardMetadata, read_metadata
 from pipelines import encode_images
 from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_slice, fragment_path, open_tokenizers
@@ -18,7 +19,8 @@ from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_sl
 @pytest.fixture
 def encoding(tokens, filtered, image_file, text_file, tmp_path) -> Encoding:
     metadata = ShardMetadata.model_validate(read_manifest(tokens).details["metadata"])
-    return Encoding(filtered, image_file, text_file, metadata, 3, 0, str(tmp_path))
+    floors = QualityFloors(sample=2, min_psnr_db=0.0)
+    return Encoding(filtered, image_file, text_file, metadata, 3, 0, str(tmp_path), quality=floors)
 
 
 def test_a_fragment_has_a_row_group_for_each_shard(encoding):

@@ -21,6 +21,7 @@ from parti_data.claim import LEASE, LeaseTimes, claim
 from parti_data.errors import ShardError, SourceError
 from parti_data.ledger import FETCHES_AT_ONCE, PairDirectory
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
+from parti_data.quality import QualityFloors
 from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
 from parti_data.storage import file_size, list_directory, publish_bytes, read_bytes
@@ -91,7 +92,7 @@ def test_tars_on_a_store_give_what_tars_on_a_disk_give_but_for_their_place(
         run_stage(
             TokenizeConfig(
                 output=f"{root}/tokenize", source=f"{root}/shard", image_tokenizer=image_file,
-                text_tokenizer=text_file, rows_per_shard=25,
+                text_tokenizer=text_file, rows_per_shard=25, quality=QualityFloors(min_psnr_db=0.0),
             )
         )  # fmt: skip
     for stage in ("filter", "shard", "tokenize"):

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -65,10 +66,24 @@ def test_a_finished_ledger_is_good(request, stage):
 
 def test_finished_tokens_are_good_and_encoded_again(tokens):
     rows = read_manifest(tokens).shards[0].rows
-    assert verify(tokens) == [
+    _, quality, _ = lines = verify(tokens)
+    assert lines == [
         f"{tokens}: 3 files of tokenize as the manifest says",
+        quality,
         f"{tokens}: {rows} rows encoded again, all ids equal",
     ]
+
+
+def test_what_was_measured_is_told(tokens):
+    said = r": PSNR of the samples \d+\.\d to \d+\.\d dB, codes in use \(least of a shard\) \d+\.\d %, rows"
+    assert re.search(said, verify(tokens)[1])
+
+
+def test_a_changed_contact_sheet_is_found(copy):
+    sheet = copy / "quality.png"
+    sheet.write_bytes(sheet.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ShardError, match=r"quality.png: expected SHA-256 \w{12}, found \w{12}; remove what is broken"):
+        verify(str(copy))
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
@@ -235,7 +250,7 @@ def test_a_replaced_tokenizer_is_found(own_tokens, tmp_path, make_image_file):
 
 def test_without_the_tokenizer_or_the_pairs_the_rest_is_verified_and_that_is_said(own_tokens, tmp_path):
     (tmp_path / "own.safetensors").unlink()
-    good, note = verify(str(own_tokens))
+    good, _, note = verify(str(own_tokens))
     assert good == f"{own_tokens}: 3 files of tokenize as the manifest says"
     assert note.startswith(f"{own_tokens}: tokens not encoded again, for want of what made them (")
 
