@@ -1,8 +1,7 @@
 """Encoders against torch as anybody would call it, and the tokenize stage against its encoder.
 
-Ways take turns for `ROUNDS` rounds on one thread, and the median of their processor time counts; that of two workers is
-of the clock. Weights are random, codes are taken from real latents. "Plain" is the network as it is, with torch's own
-attention, a picture at a time.
+Ways take turns for `ROUNDS` rounds on one thread, and the median of their processor time counts. Weights are random,
+codes are taken from real latents. "Plain" is the network as it is, with torch's own attention, a picture at a time.
 """
 
 import contextlib
@@ -27,6 +26,7 @@ from model.tokenizers.families.vqgan import VQGAN, Autoencoder, Use
 from model.tokenizers.network import TokenizerNetwork
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape
 from parti_data.ledger import PairDirectory
+from parti_data.quality import QualityFloors
 from parti_data.recipes import apply_recipe
 from parti_data.sources import WebDatasetSource
 from parti_data.text import TextTokenizer, train_sentencepiece
@@ -40,7 +40,7 @@ from tests.benchmarks.run import Figure
 ROUNDS = 5
 SIDE = 256
 NUM_PICTURES, NUM_FOR_CODES = 4, 16
-NUM_PEER_PAIRS, NUM_PAIRS = 6, 32
+NUM_PEER_PAIRS, NUM_PAIRS = 4, 24
 MATRICES = ((1024, 512, 2048), (4096, 512, 2048), (1024, 2048, 512))
 """Rows, inputs and outputs of the products whose best rate is the core's."""
 VQ_16 = ConvolutionalShape(
@@ -151,15 +151,15 @@ def whole_stage(folder: Path, source: str, text: str, network: ViTVQGAN) -> Iter
     pictures = photos(2, NUM_PAIRS)
     outputs = iter(range(1000))
 
-    def stage(workers: int) -> None:
+    def stage() -> None:
         config = TokenizeConfig(
             source=source, image_tokenizer=image_file, text_tokenizer=text, output=str(folder / f"o{next(outputs)}"),
-            rows_per_fragment=NUM_PAIRS // workers,
+            quality=QualityFloors(sample=0),
         )  # fmt: skip
-        tokenize_pairs(config, parse_options([f"--direct_num_workers={workers}"]))
+        tokenize_pairs(config, parse_options(["--direct_num_workers=1"]))
 
-    stage(1)  # opens the tokenizer
-    seconds = take_turns({"bare": lambda: tokenizer.encode(pictures), "stage": lambda: stage(1)}, rounds=3)
+    stage()  # opens the tokenizer
+    seconds = take_turns({"bare": lambda: tokenizer.encode(pictures), "stage": stage}, rounds=3)
     say("the stage, JPEG to shard", {name: taken / NUM_PAIRS for name, taken in seconds.items()}, count_gflop(network))
     yield Figure("tokenize_share_of_bare_encoder", round(seconds["bare"] / seconds["stage"], 3), 0.92, "more")
 
