@@ -13,6 +13,9 @@ _PROGRAMS = b"mpet"
 """Profiles with elements that are run one after another, of any number, are ignored: they bound no time."""
 _SAME_LEVELS = 2
 """A profile that moves no colour further than this, of 255, is taken for sRGB: many differ in rounding alone."""
+_SHARES = np.arange(256)[:, None] / 255.0
+_WHITENED = ((1 - _SHARES) * 255 + _SHARES * np.arange(256)).astype(np.uint8)
+"""What each level, in columns, becomes over white under each alpha, in rows."""
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), -1).reshape(1, -1, 3)
 
 
@@ -33,6 +36,22 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, what is transparent blended with white and rounded down.
+
+    Source: Chameleon, image_tokenizer.py, `_whiten_transparency`.
+    """
+    if image.mode == "RGB":
+        return image.convert("RGB")
+    rgba = np.asarray(image.convert("RGBA"))
+    if (rgba[..., 3] == 255).all():
+        return image.convert("RGB")
+    blended = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for row, found in enumerate(rgba):  # an index takes eight bytes a value
+        blended[row] = _WHITENED[found[:, 3:], found[:, :3]]
+    return Image.fromarray(blended)
 
 
 def to_eight_bits(values: np.ndarray) -> np.ndarray:

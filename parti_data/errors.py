@@ -7,7 +7,8 @@ PartiError
 ├── ShardError        a stage's directory, a ledger, a shard or a token shard
 ├── TokenizerError    an image or text tokenizer that does not fit
 ├── CheckpointError   weights or training state that cannot be read
-└── EngineError       a Beam engine that cannot be reached, or whose job failed
+├── EngineError       a Beam engine that cannot be reached, or whose job failed
+└── RankError         one of the processes that train together that is gone
 
 Messages are one line: "where: expected, found; remedy". A bad row is never an error: it is an outcome in the ledger.
 """
@@ -43,3 +44,7 @@ class CheckpointError(PartiError):
 
 class EngineError(PartiError):
     """A Beam engine cannot be reached, or a job on it failed."""
+
+
+class RankError(PartiError):
+    """One of the processes that train together is gone."""

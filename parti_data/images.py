@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageColor
 from pydantic import Field, PositiveInt, field_validator
 
-from parti_data.colour import to_rgb
+from parti_data.colour import over_white, to_rgb
 from parti_data.config import StrictModel
 from parti_data.containers import MAX_SIDE_PX, Container, read_container
 
@@ -85,6 +85,10 @@ class ImageLimits(StrictModel):
     """What becomes of animations (GIF, PNG, WebP)."""
     background: str = "white"
     """The colour behind what is transparent: a CSS name or #rrggbb."""
+    rendering: Literal["as_seen", "as_stored", "as_stored_over_white"] = "as_seen"
+    """As a viewer shows it; or, for tokens equal to those of existing data sets, what the projects of published
+    tokenizers read, `Image.convert("RGB")`, which turns nothing upright, follows no profile and forgets transparency;
+    or that over white, as Chameleon blends it."""
 
     @field_validator("background")
     @classmethod
@@ -95,7 +99,7 @@ class ImageLimits(StrictModel):
 
 
 class ImageHeader(NamedTuple):
-    """What the header says; width and height as seen upright."""
+    """What the header says; width and height as the picture comes."""
 
     width: int
     height: int
@@ -111,7 +115,7 @@ class Inspected(NamedTuple):
     header: ImageHeader
     """`NO_HEADER` where it cannot be read or may not be decoded."""
     picture: Image.Image | Drop
-    """Upright, in RGB."""
+    """In RGB."""
 
 
 def image_key(image: bytes) -> str:
@@ -123,9 +127,9 @@ def inspect(image: bytes, limits: ImageLimits, least_side_px: int = 0) -> Inspec
     """Return what an image's header says and its picture, or why there is none; the header comes first.
 
     Grey, palette and CMYK become RGB, ICC profiles sRGB, more bits 8, the first frame of several is taken, and
-    `limits.background` shows through whatever is transparent. With `least_side_px` a JPEG may come at a half, a quarter
-    or an eighth of its size, both sides still that long: the whole file is read, and so judged, as otherwise, but fewer
-    pixels are computed.
+    `limits.background` shows through whatever is transparent; `limits.rendering` may ask for less. With
+    `least_side_px` a JPEG may come at a half, a quarter or an eighth of its size, both sides still that long: the whole
+    file is read, and so judged, as otherwise, but fewer pixels are computed.
     """
     container = _read_within(image, limits)
     if isinstance(container, Drop):
@@ -135,11 +139,11 @@ def inspect(image: bytes, limits: ImageLimits, least_side_px: int = 0) -> Inspec
     except _DECODING_ERRORS as error:
         return Inspected(NO_HEADER, Drop("image_unreadable", _one_line(error)))
     with opened:
-        return Inspected(_header(container), _decode(opened, container, limits, least_side_px))
+        return Inspected(_header(container, limits), _decode(opened, container, limits, least_side_px))
 
 
 def decode(image: bytes, limits: ImageLimits) -> np.ndarray | Drop:
-    """Return upright RGB pixels, uint8 (height, width, 3), or why there are none, as `inspect` does."""
+    """Return RGB pixels, uint8 (height, width, 3), or why there are none, as `inspect` does."""
     picture = inspect(image, limits).picture
     return picture if isinstance(picture, Drop) else np.asarray(picture)
 
@@ -149,6 +153,8 @@ def _decode(opened: Image.Image, container: Container, limits: ImageLimits, leas
         if least_side_px:
             opened.draft(None, (least_side_px, least_side_px))
         opened.load()
+        if limits.rendering != "as_seen":
+            return opened.convert("RGB") if limits.rendering == "as_stored" else over_white(opened)
         turn = _UPRIGHT.get(container.orientation)
         upright = opened.transpose(turn) if turn is not None else opened
         background = ImageColor.getrgb(limits.background)
@@ -171,7 +177,7 @@ def _read_within(image: bytes, limits: ImageLimits) -> Container | Drop:
         return Drop("image_unreadable", f"ValueError: {container.width}x{container.height} pixels")
     pixels = max(container.width * container.height, container.padded_pixels)
     if pixels > limits.max_pixels:
-        width, height, _ = _header(container)
+        width, height, _ = _header(container, limits)
         tiles = f" in tiles of {pixels} pixels" if container.padded_pixels > container.width * container.height else ""
         return Drop("image_too_many_pixels", f"{width}x{height}{tiles}, at most {limits.max_pixels} pixels")
     if max(container.width, container.height) > MAX_SIDE_PX:
@@ -181,9 +187,10 @@ def _read_within(image: bytes, limits: ImageLimits) -> Container | Drop:
     return container
 
 
-def _header(container: Container) -> ImageHeader:
+def _header(container: Container, limits: ImageLimits) -> ImageHeader:
     sides = container.width, container.height
-    width, height = reversed(sides) if container.orientation in _ON_ITS_SIDE else sides
+    is_turned = limits.rendering == "as_seen" and container.orientation in _ON_ITS_SIDE
+    width, height = reversed(sides) if is_turned else sides
     return ImageHeader(width, height, container.format)
 
 

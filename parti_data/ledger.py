@@ -180,7 +180,43 @@ def _batches(rows: Iterable[LedgerRow]) -> Iterator[list[LedgerRow]]:
         yield batch
 
 
-class PairDirectory:
+class ImageReader:
+    """The original bytes of the images that rows of a ledger name."""
+
+    def __init__(self, source: Any, limits: ImageLimits):
+        self._source, self.limits = source, limits
+
+    def fetch(self, row: LedgerRow) -> bytes:
+        """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
+        image = self._source.fetch(row.location)
+        if row.key and image_key(image) != row.key:
+            raise SourceError(
+                f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "
+                "filter read it, so run filter into a new directory"
+            )
+        return image
+
+    def fetch_each(self, rows: Iterable[LedgerRow]) -> Iterator[tuple[LedgerRow, bytes]]:
+        """Yield rows with their images, in order; from an object store several are fetched at a time."""
+        waiting: deque[tuple[LedgerRow, Future[bytes]]] = deque()
+        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
+            for row in rows:
+                is_alone = self._is_fetched_alone(row.path)
+                while waiting and (not is_alone or len(waiting) == FETCHES_AT_ONCE):
+                    yield _finish(waiting.popleft())
+                if is_alone:
+                    waiting.append((row, pool.submit(self.fetch, row)))
+                else:
+                    yield row, self.fetch(row)
+            while waiting:
+                yield _finish(waiting.popleft())
+
+    def _is_fetched_alone(self, path: str) -> bool:
+        """Whether an image takes one request of its own, however the rows are ordered."""
+        return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
+
+
+class PairDirectory(ImageReader):
     """The kept pairs of a finished `filter` or `shard` directory, in ledger order."""
 
     def __init__(self, path: str):
@@ -188,10 +224,12 @@ class PairDirectory:
         self.manifest = read_manifest(path, ("filter", "shard"))
         self._files = [shard for shard in self.manifest.shards if shard.name.startswith("ledger-")]
         self._kept: list[int] = self.manifest.details["kept"]
-        self._source = self._open_source()
         told = self.manifest.details if self.manifest.stage == "shard" else self.manifest.config
-        self.limits = ImageLimits.model_validate(told.get("limits", {}))
-        """How filter let images be decoded: whoever decodes them again must see the same pixels."""
+        # as filter let images be decoded: whoever decodes them again must see the same pixels
+        super().__init__(self._open_source(), ImageLimits.model_validate(told.get("limits", {})))
+
+    def __str__(self) -> str:
+        return self.path
 
     def _open_source(self) -> Any:
         if self.manifest.stage == "shard":
@@ -223,35 +261,6 @@ class PairDirectory:
     def _resolve(self, row: LedgerRow) -> LedgerRow:
         """Return the row with the path of its shard, which the ledger of `shard` states relative to the directory."""
         return row._replace(path=join(self.path, row.path)) if self.manifest.stage == "shard" else row
-
-    def fetch(self, row: LedgerRow) -> bytes:
-        """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
-        image = self._source.fetch(row.location)
-        if row.key and image_key(image) != row.key:
-            raise SourceError(
-                f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "
-                "filter read it, so run filter into a new directory"
-            )
-        return image
-
-    def fetch_each(self, rows: Iterable[LedgerRow]) -> Iterator[tuple[LedgerRow, bytes]]:
-        """Yield rows with their images, in order; from an object store several are fetched at a time."""
-        waiting: deque[tuple[LedgerRow, Future[bytes]]] = deque()
-        with ThreadPoolExecutor(FETCHES_AT_ONCE) as pool:
-            for row in rows:
-                is_alone = self._is_fetched_alone(row.path)
-                while waiting and (not is_alone or len(waiting) == FETCHES_AT_ONCE):
-                    yield _finish(waiting.popleft())
-                if is_alone:
-                    waiting.append((row, pool.submit(self.fetch, row)))
-                else:
-                    yield row, self.fetch(row)
-            while waiting:
-                yield _finish(waiting.popleft())
-
-    def _is_fetched_alone(self, path: str) -> bool:
-        """Whether an image takes one request of its own, however the rows are ordered."""
-        return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
 
 
 def _finish(fetched: tuple[LedgerRow, Future[bytes]]) -> tuple[LedgerRow, bytes]:

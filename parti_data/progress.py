@@ -14,8 +14,8 @@ LINE_EVERY_S = 15.0
 class ProgressBar:
     """Shows how much of a known amount of work is done."""
 
-    def __init__(self, title: str, total: int, bar: Progress | None):
-        self._title, self._total, self._bar = title, total, bar
+    def __init__(self, title: str, total: int, bar: Progress | None, is_shown: bool = True):
+        self._title, self._total, self._bar, self._is_shown = title, total, bar, is_shown
         self._task = bar.add_task(title, total=total, note="") if bar else None
         self._started = self._last_line = time.monotonic()
 
@@ -25,7 +25,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= LINE_EVERY_S:
+        if self._is_shown and now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             left_s = (now - self._started) * (self._total - done) / max(done, 1)
             print_line(f"{self._title}: {done}/{self._total}, about {left_s:.0f} s left  {note}")
@@ -37,10 +37,10 @@ def print_line(line: str) -> None:
 
 
 @contextmanager
-def show_progress(title: str, total: int) -> Iterator[ProgressBar]:
-    """Yield a bar that goes to standard error: drawn on a terminal, written as lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield ProgressBar(title, total, None)
+def show_progress(title: str, total: int, is_shown: bool = True) -> Iterator[ProgressBar]:
+    """Yield a bar that goes to standard error: drawn on a terminal, written as lines elsewhere; or to nowhere."""
+    if not is_shown or not sys.stderr.isatty():
+        yield ProgressBar(title, total, None, is_shown)
         return
     from rich.console import Console
 

@@ -29,8 +29,8 @@ class QualityFloors(StrictModel):
     """What tokens must be good for. Nothing of it changes a token, so it may change from run to run."""
 
     sample: NonNegativeInt = 16
-    """Pictures of each slice that are decoded again: those with the smallest keys among its first rows. None for a
-    tokenizer without a decoder."""
+    """Pictures of each slice that are decoded again: some of its first rows, chosen by hash. None for a tokenizer
+    without a decoder."""
     min_psnr_db: NonNegativeFloat = 12.0
     """Of the sample against the pictures themselves; 12 dB is what plain grey has on photos. With 0 the sample is
     measured and not judged."""
@@ -40,7 +40,7 @@ class QualityFloors(StrictModel):
     min_code_usage: Share = 0.0
     """Share of the codebook that each slice must use."""
     max_equal_rows: Share = 0.5
-    """Share of a slice's rows that may have the tokens of another of its rows."""
+    """Share of a slice's rows that may have the tokens of another image of it."""
 
     @property
     def candidates(self) -> int:
@@ -55,7 +55,7 @@ class TokenQuality(BaseModel):
     code_usage: float
     """Share of the codebook that occurs."""
     equal_rows: float
-    """Share of rows that have the tokens of another row."""
+    """Share of rows that have the tokens of another image; views of one image may be equal."""
 
 
 class SampledPicture(BaseModel):
@@ -126,16 +126,22 @@ class TokenMeter:
     def __init__(self, codebook_size: int):
         self._is_used = np.zeros(codebook_size, bool)
         self._rows: Counter[bytes] = Counter()
+        self._keys: dict[bytes, str] = {}
+        self._shared: set[bytes] = set()
 
-    def add(self, tokens: np.ndarray) -> None:
-        """Take a row of tokens, or several (B, I), of one integer type throughout."""
+    def add(self, keys: list[str], tokens: np.ndarray) -> None:
+        """Take rows of tokens (B, I), of one integer type throughout, with the keys of their images."""
         self._is_used[tokens.ravel()] = True
-        self._rows.update(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.atleast_2d(tokens))
+        for key, row in zip(keys, tokens, strict=True):
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            self._rows[digest] += 1
+            if self._keys.setdefault(digest, key) != key:
+                self._shared.add(digest)
 
     def measured(self) -> TokenQuality:
         """Return what was measured of all rows so far."""
         rows = self._rows.total()
-        equal = sum(count for count in self._rows.values() if count > 1)
+        equal = sum(self._rows[digest] for digest in self._shared)
         usage = float(self._is_used.mean())
         return TokenQuality(rows=rows, code_usage=round(usage, 4), equal_rows=round(equal / max(rows, 1), 4))
 
@@ -181,7 +187,7 @@ def say_low_tokens(found: TokenQuality, floors: QualityFloors) -> str:
         )
     if found.equal_rows > floors.max_equal_rows:
         return (
-            f"expected at most {floors.max_equal_rows:.2%} of the rows with another row's tokens "
+            f"expected at most {floors.max_equal_rows:.2%} of the rows with another image's tokens "
             f"(quality.max_equal_rows), found {found.equal_rows:.2%}"
         )
     return ""

@@ -31,6 +31,6 @@ def reference_picture(
     plain = Image.new("RGBA", upright.size, background)
     plain.alpha_composite(upright)
     x, y, width, height = box
-    edges = (x, y, x + width, y + height)
+    edges = (x, y, min(x + width, plain.width), min(y + height, plain.height))
     resized = plain.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box=edges)
     return np.asarray(ImageOps.mirror(resized) if is_flipped else resized)

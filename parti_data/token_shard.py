@@ -37,6 +37,8 @@ class ShardMetadata(BaseModel):
     image_tokenizer_name: str
     codebook_size: int
     grid_side: int
+    num_quantizers: int = 1
+    """Tokens a position; those of one stand together."""
     image_side: int
     resize_recipe: str
     resize_library: str
@@ -54,7 +56,7 @@ class ShardMetadata(BaseModel):
     @property
     def num_tokens(self) -> int:
         """Image tokens a row."""
-        return self.grid_side**2
+        return self.grid_side**2 * self.num_quantizers
 
 
 class TokenRow(NamedTuple):

@@ -10,7 +10,7 @@ from parti_data.augmentation import LISTING_2, RandomCrop, cut_random
 from parti_data.config import StrictModel
 from parti_data.image_dataset import load_pixels
 from parti_data.ledger import LedgerRow, PairDirectory
-from parti_data.recipes import View, apply_recipe, ten_crop
+from parti_data.recipes import RESIZE_RECIPE, View, apply_recipe, find_recipe, ten_crop
 from parti_data.step_times import timed
 
 MOST_VIEWS = 256
@@ -24,13 +24,13 @@ class Views(StrictModel):
 
     kind: Literal["center", "ten_crop", "random"] = "center"
     """The recipe's square; ten crops of its square of 1.1 S; random squares, resized by Pillow whatever the recipe."""
-    count: int = Field(4, ge=1, le=MOST_VIEWS)
+    count: int = Field(default=4, ge=1, le=MOST_VIEWS)
     """How many random views."""
     seed: NonNegativeInt = 0
     """Random views are a function of it, the image's key and the view's number."""
-    least_zoom: float = Field(LISTING_2.least_zoom, ge=1, le=16)
+    least_zoom: float = Field(default=LISTING_2.least_zoom, ge=1, le=16)
     """The short side of a picture becomes from this ..."""
-    most_zoom: float = Field(LISTING_2.most_zoom, ge=1, le=16)
+    most_zoom: float = Field(default=LISTING_2.most_zoom, ge=1, le=16)
     """... to this many times the tokenizer's side before a square is cut out."""
     near_center: bool = LISTING_2.near_center
     may_flip: bool = LISTING_2.may_flip
@@ -49,6 +49,14 @@ class Views(StrictModel):
     def name_recipe(self, recipe: str) -> str:
         """Return what a shard says of how its views were made from a tokenizer's recipe."""
         return {"center": recipe, "ten_crop": f"ten_crop of {recipe}", "random": "random"}[self.kind]
+
+    def library(self, recipe: str) -> str:
+        """Return the name and version of what resizes; raises ConfigError where it is missing."""
+        return find_recipe(RESIZE_RECIPE if self.kind == "random" else recipe).library
+
+
+CENTER = Views()
+"""One view, the recipe's square."""
 
 
 def make_views(pixels: np.ndarray, key: str, side: int, recipe: str, views: Views) -> list[View]:

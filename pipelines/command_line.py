@@ -1,6 +1,7 @@
 """`parti`, the one program: a TOML file, overrides `key=value`, and Beam's own options after `--`."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -99,15 +100,24 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
 
 @training.command("tokenizer")
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Train a ViT-VQGAN on the images of kept pairs."""
+    """Train a ViT-VQGAN on images; under torchrun in several processes."""
     job = _load("model.training.train_tokenizer")
-    _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+    if _is_first_rank():
+        _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+        return
+    try:
+        config = _config(job.TrainTokenizerConfig, arguments)
+    except ConfigError:
+        sys.exit(2)  # as the first one, which says why
+    job.train_tokenizer(config)  # in the directory that the first one holds
 
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a Parti prior on token shards."""
     job = _load("model.training.train_prior")
+    if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(f"train prior: expected one process, found {world_size}; start it without torchrun")
     _run_job(context, job.train_prior, job.TrainPriorConfig, arguments)
 
 
@@ -170,6 +180,11 @@ def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     config = _config(job.DemoConfig, arguments)
     with claim(config.output):
         job.run_demo(config)
+
+
+def _is_first_rank() -> bool:
+    """Whether this process writes: of those that torchrun started, one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _load(module: str) -> Any:

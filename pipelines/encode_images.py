@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import version
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,15 +18,16 @@ import torch
 
 from model.tokenizers import RECORD, Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
 from parti_data.errors import TokenizerError
-from parti_data.image_dataset import Box, load_pictures
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.quality import QualityFloors
 from parti_data.read_ahead import read_ahead
+from parti_data.recipes import Box
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+from parti_data.views import CENTER, Views, load_views
 from pipelines.run_metrics import reported_steps
 from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
 
@@ -59,6 +59,7 @@ class Encoding(NamedTuple):
     output: str
     execution: Execution = RECORD
     reading: Reading = Reading()
+    views: Views = CENTER
     quality: QualityFloors = QualityFloors()
 
 
@@ -107,7 +108,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
             gate.record = partial(open_tokenizer, encoding.image_tokenizer, encoding.reading, RECORD)
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
-            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer)) as rows:
+            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views)) as rows:
                 for row in gate.watch(rows):
                     shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
             tables = [to_table(shard, encoding.metadata) for shard in shards]
@@ -173,12 +174,14 @@ def encode_rows(
     rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
+    views: Views = CENTER,
 ) -> Generator[TokenRow, None, None]:
-    """Yield the token row of each kept row, in order; a thread loads the next pictures while some are encoded.
+    """Yield the token rows of each kept row, one a view, in order; a thread loads the next pictures while some are
+    encoded.
 
     Close it where it is not read to its end.
     """
-    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer)
+    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer, views)
     with closing(read_ahead(batches, BATCHES_AHEAD)) as loaded:
         for batch in loaded:
             yield from encode_batch(batch, image_tokenizer)
@@ -189,16 +192,25 @@ def load_batches(
     rows: Iterator[LedgerRow],
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
+    views: Views = CENTER,
 ) -> Iterator[PictureBatch]:
     """Yield kept rows with their pictures and text ids, in order, in numbers that the encoder takes without padding."""
-    size, side = image_tokenizer.batch_size, image_tokenizer.spec.image_side
+    size, spec = image_tokenizer.batch_size, image_tokenizer.spec
     rows = timed_each("ledger", rows)
-    while batch := list(islice(rows, -(-PICTURES_LOADED // size) * size)):
-        pictures, boxes = zip(*load_pictures(pairs, batch, side), strict=True)
-        with timed("text"):
-            text_ids = [[text_tokenizer.encode(caption) for caption in row.captions] for row in batch]
-        views = [View(0, box, False) for box in boxes]
-        yield PictureBatch(batch, views, np.stack(pictures), text_ids)
+
+    def load_each() -> Iterator[tuple[LedgerRow, View, np.ndarray, list[list[int]]]]:
+        while group := list(islice(rows, PICTURES_LOADED)):
+            loaded = load_views(pairs, group, spec.image_side, spec.resize_recipe, views)
+            for row, cut in zip(group, loaded, strict=True):
+                with timed("text"):
+                    text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
+                for number, view in enumerate(cut):
+                    yield row, View(number, view.box, view.flipped), view.pixels, text_ids
+
+    each = load_each()
+    while several := list(islice(each, -(-PICTURES_LOADED // size) * size)):
+        batch_rows, shown, pictures, text_ids = zip(*several, strict=True)
+        yield PictureBatch(list(batch_rows), list(shown), np.stack(pictures), list(text_ids))
 
 
 def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterator[TokenRow]:
@@ -206,7 +218,8 @@ def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterat
     with timed("encode"):
         tokens = image_tokenizer.encode(batch.pictures).numpy()
     count(ROWS, len(batch.rows))
-    count(IMAGE_BYTES, sum(row.num_bytes for row in batch.rows))
+    firsts = (row for row, view in zip(batch.rows, batch.views, strict=True) if view.number == 0)
+    count(IMAGE_BYTES, sum(row.num_bytes for row in firsts))
     for row, view, text_ids, image_tokens in zip(batch.rows, batch.views, batch.text_ids, tokens, strict=True):
         yield TokenRow(
             row.key, view.number, list(view.box), view.flipped, row.captions, text_ids, image_tokens, row.source,
@@ -215,18 +228,23 @@ def encode_batch(batch: PictureBatch, image_tokenizer: ImageTokenizer) -> Iterat
 
 
 def shard_metadata(
-    image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, config_digest: str, input_digest: str
+    image_tokenizer: ImageTokenizer,
+    text_tokenizer: TextTokenizer,
+    config_digest: str,
+    input_digest: str,
+    views: Views = CENTER,
 ) -> ShardMetadata:
-    """Return what every shard says of its making."""
+    """Return what every shard says of its making; raises ConfigError where the recipe's library is missing."""
     spec, execution = image_tokenizer.spec, image_tokenizer.execution
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
         image_tokenizer_name=spec.name,
         codebook_size=spec.codebook_size,
         grid_side=spec.grid_side,
+        num_quantizers=spec.num_quantizers,
         image_side=spec.image_side,
-        resize_recipe=spec.resize_recipe,
-        resize_library=f"pillow {version('pillow')}",
+        resize_recipe=views.name_recipe(spec.resize_recipe),
+        resize_library=views.library(spec.resize_recipe),
         precision=execution.precision,
         device=execution.device,
         backend=execution.backend,

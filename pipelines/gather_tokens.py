@@ -57,7 +57,8 @@ def measure_shard(path: str) -> TokenQuality:
     metadata, groups = read_metadata(path)
     meter = TokenMeter(metadata.codebook_size)
     for group in range(len(groups)):
-        meter.add(token_matrix(read_row_group(path, group, ["image_tokens"])))
+        table = read_row_group(path, group, ["key", "image_tokens"])
+        meter.add(table.column("key").to_pylist(), token_matrix(table))
     return meter.measured()
 
 

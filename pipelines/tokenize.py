@@ -15,6 +15,7 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, manifest_digest, record_shard
 from parti_data.quality import SHEET, QualityFloors, RunQuality
 from parti_data.storage import digest_json, join, publish_bytes, read_bytes, remove, sweep
+from parti_data.views import Views
 from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
     FRAGMENTS,
@@ -68,6 +69,8 @@ class TokenizeConfig(StageConfig):
     rows_per_fragment: PositiveInt = 8192
     seed: int = 0
     """Decides the order of rows over all shards."""
+    views: Views = Field(default_factory=Views)
+    """What is cut out of each picture; a row for each."""
     execution: Execution = RECORD
     """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
     resources: Resources = Field(default_factory=Resources)
@@ -96,13 +99,15 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     fragments = join(config.output, FRAGMENTS)
     if isinstance(begun, StageDirectory):
         sweep(fragments)
-        metadata = shard_metadata(image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"])
+        metadata = shard_metadata(
+            image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"], config.views
+        )
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            -(-len(pairs) // config.rows_per_shard), config.seed, config.output, config.execution,
-            config.tokenizer, config.quality,
+            count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
+            config.views, config.quality,
         )  # fmt: skip
-        plans = plan_fragments(len(pairs), config.rows_per_fragment)
+        plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
         encode = EncodeImages(encoding)
         encode.with_resource_hints(**config.resources.hints())
         _run_pipeline(encode, plans, begun, options)
@@ -111,10 +116,15 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     return begun
 
 
-def plan_fragments(num_pairs: int, rows_per_fragment: int) -> list[EncodePlan]:
-    """Split the kept rows into slices of at most so many rows."""
-    starts = range(0, num_pairs, rows_per_fragment)
-    return [EncodePlan(n, start, min(start + rows_per_fragment, num_pairs)) for n, start in enumerate(starts)]
+def count_shards(num_pairs: int, config: TokenizeConfig) -> int:
+    """Return how many shards all views of so many pairs fill."""
+    return -(-num_pairs * config.views.num_views // config.rows_per_shard)
+
+
+def plan_fragments(num_pairs: int, pairs_per_fragment: int) -> list[EncodePlan]:
+    """Split the kept rows into slices of at most so many pairs."""
+    starts = range(0, num_pairs, pairs_per_fragment)
+    return [EncodePlan(n, start, min(start + pairs_per_fragment, num_pairs)) for n, start in enumerate(starts)]
 
 
 def _run_pipeline(
@@ -136,7 +146,8 @@ def _run_pipeline(
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, shards: finish(directory, shards, encoding, len(plans)))
     )
-    rows = {fragment_name(plan.number): plan.last - plan.first for plan in plans}
+    views = encoding.views.num_views
+    rows = {fragment_name(plan.number): (plan.last - plan.first) * views for plan in plans}
     with watch(Watched("tokenize", join(encoding.output, FRAGMENTS), rows, "rows")):
         run_recorded(pipeline, "tokenize", encoding.output)
 
@@ -167,4 +178,6 @@ def finish(
         "tokenizer": encoding.reading.model_dump(exclude_defaults=True),
         "quality": quality.details(),
     }
-    return directory.finish([shard.record for shard in shards], {"rows": rows}, details)
+    return directory.finish(
+        [shard.record for shard in shards], {"pairs": rows // encoding.views.num_views, "rows": rows}, details
+    )

@@ -14,6 +14,7 @@ from parti_data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from parti_data.quality import RunQuality
 from parti_data.storage import file_size, is_file, join, sha256_file
 from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group, token_matrix
+from parti_data.views import Views
 
 ENCODED_AGAIN = 64
 """Rows whose images are encoded again and compared."""
@@ -117,17 +118,20 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
                 f"{places[name]}: expected the {name} {manifest.inputs[name][:12]} that made {directory}, found "
                 f"{tokenizer.fingerprint[:12]}; the file was replaced, so tokenize into a new directory"
             )
-    table = read_row_group(join(directory, manifest.shards[0].name), 0).slice(0, ENCODED_AGAIN)
-    stated = {row["key"]: row for row in table.to_pylist()}
-    rows = list(islice((row for row in pairs.kept() if row.key in stated), len(stated)))
-    if len(rows) < len(stated):
+    views = Views.model_validate(manifest.config.get("views", {}))
+    first = read_row_group(join(directory, manifest.shards[0].name), 0).slice(0, -(-ENCODED_AGAIN // views.num_views))
+    stated = {(row["key"], row["view"]): row for row in first.to_pylist()}
+    keys = {key for key, _ in stated}
+    rows = list(islice((row for row in pairs.kept() if row.key in keys), len(keys)))
+    if len(rows) < len(keys):
         raise ShardError(
             f"{directory}: expected the pairs of {len(stated)} rows in {places['source']}, found {len(rows)}; the "
             "source was replaced, so tokenize into a new directory"
         )
-    for row in encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer):
-        for name, found in (("image_tokens", row.image_tokens), ("text_ids", row.text_ids)):
-            if not _equal(stated[row.key][name], found):
+    again = encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer, views)
+    for row in (row for row in again if (row.key, row.view) in stated):
+        for name in ("box", "flipped", "image_tokens", "text_ids"):
+            if not _equal(stated[row.key, row.view][name], getattr(row, name)):
                 raise ShardError(
                     f"{directory}: expected the {name} that its tokenizer gives for {row.key}, found others; "
                     "tokenize into a new directory"
@@ -135,5 +139,5 @@ def check_encoding(directory: str, manifest: Manifest) -> list[str]:
     return [f"{directory}: {len(stated)} rows encoded again, all ids equal"]
 
 
-def _equal(stated: list, found: list | np.ndarray) -> bool:
+def _equal(stated: object, found: object) -> bool:
     return stated == (found.tolist() if isinstance(found, np.ndarray) else found)

@@ -175,6 +175,16 @@ def run_stage(beam_options) -> Callable:
     return lambda config, *arguments: jobs[type(config)](config, beam_options(*arguments))
 
 
+@pytest.fixture(scope="session")
+def metrics() -> Callable[[object], list[dict]]:
+    """The lines of a training run's metrics, by its directory."""
+    import json
+
+    return lambda directory: [
+        json.loads(line) for line in Path(str(directory), "metrics.jsonl").read_text().splitlines()
+    ]
+
+
 @pytest.fixture
 def make_tar(tmp_path) -> Callable[..., str]:
     """Write a tar of (member name, bytes) and return its path."""

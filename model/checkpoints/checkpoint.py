@@ -71,17 +71,15 @@ def _opened(
 ) -> Iterator[tuple[dict[str, StoredTensor], Contents, int]]:
     """Yield what is chosen of a checkpoint, all that it holds, and the file's size."""
     _refuse_size(path, max_bytes)
-    with on_disk(path) as place, open(place, "rb") as file:
-        try:
+    try:
+        with on_disk(path) as place, open(place, "rb") as file:
             contents = _contents(file, place)
             yield choose_weights(contents.tree, weights, prefix), contents, os.fstat(file.fileno()).st_size
-        except Malformed as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        except _BROKEN as error:
-            raise CheckpointError(
-                f"{path}: expected a whole checkpoint, found {shown(str(error)) or type(error).__name__};"
-                " download it again"
-            ) from None
+    except Malformed as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except _BROKEN as error:
+        found = shown(str(error)) or type(error).__name__
+        raise CheckpointError(f"{path}: expected a whole checkpoint, found {found}; download it again") from None
 
 
 def _refuse_size(path: str, max_bytes: int) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 from model.checkpoints.stored import Contents, Malformed, StoredTensor, shown, stored_tensor
 
 CONTAINER = "safetensors"
+_MAX_HEADER_BYTES = 16 << 20
+"""Some hundred thousand tensors; the library takes six times as much."""
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
@@ -19,6 +21,12 @@ _DTYPES = {
 
 def read_safetensors(place: str) -> Contents:
     """Return what the file at a local path holds; raises Malformed, SafetensorError."""
+    with open(place, "rb") as head:
+        header_bytes = int.from_bytes(head.read(8), "little")
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise Malformed(
+            f"expected a header of at most {_MAX_HEADER_BYTES} bytes, found {header_bytes}; give the weights alone"
+        )
     file = safe_open(place, "pt")
     tree = {name: _described(file, name) for name in file.keys()}  # noqa: SIM118
     return Contents(CONTAINER, tree, lambda key, _: _read(file, key))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 
 from model.checkpoints.stored import Malformed, StoredTensor, shown, stored_tensor
-from model.checkpoints.unpickler import Builders, Name, Pickle, put_text_keys, unpickle
+from model.checkpoints.unpickler import Builders, Name, Pickle, StandIn, put_text_keys, unpickle
 
 _MAX_KEY_CHARACTERS = 64
 _STORAGES = {
@@ -100,20 +100,28 @@ def _rebuild(storage: Any, dtype: Any, offset: Any, shape: Any, strides: Any) ->
 
 def _tensor(arguments: tuple) -> StoredTensor:
     """`_rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what does not matter here."""
-    storage, offset, shape, strides, *_ = (*arguments, *[None] * 4)
+    storage, offset, shape, strides, _, _, metadata, *_ = (*arguments, *[None] * 7)
+    _refuse_lazy(metadata)
     return _rebuild(storage, getattr(storage, "dtype", None), offset, shape, strides)
 
 
 def _tensor_v3(arguments: tuple) -> StoredTensor:
     """`_rebuild_tensor_v3`: the dtype stands apart from an untyped storage."""
-    storage, offset, shape, strides, _, _, dtype, *_ = (*arguments, *[None] * 7)
+    storage, offset, shape, strides, _, _, dtype, metadata, *_ = (*arguments, *[None] * 8)
+    _refuse_lazy(metadata)
     known = _DTYPES.get(dtype.name) if isinstance(dtype, Name) and dtype.module == "torch" else None
     return _rebuild(storage, known, offset, shape, strides)
 
 
+def _refuse_lazy(metadata: Any) -> None:
+    """Refuse what is stored otherwise than it is: torch conjugates and negates views of complex numbers as it reads."""
+    if metadata:
+        raise Malformed("expected a tensor as it is, found one to be conjugated or negated; save its resolve_conj()")
+
+
 def _parameter(arguments: tuple) -> Any:
-    """`_rebuild_parameter`: the tensor, whether it is trained, hooks."""
-    return arguments[0] if arguments else None
+    """`_rebuild_parameter`, and in old files the class itself: the tensor, whether it is trained, hooks."""
+    return arguments[0] if arguments else StandIn()
 
 
 def _of_type(arguments: tuple) -> Any:
@@ -145,6 +153,7 @@ _TENSORS: Builders = {
 }
 BUILDERS: Builders = {
     **_TENSORS,
+    Name("torch.nn.parameter", "Parameter"): _parameter,
     Name("torch._tensor", "_rebuild_from_type_v2"): _of_type,
     Name("torch", "Size"): _shape,
     Name("collections", "OrderedDict"): _mapping,

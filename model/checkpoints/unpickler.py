@@ -15,7 +15,7 @@ from model.checkpoints.stored import Malformed
 MAX_PICKLE_BYTES = 64 << 20
 """Of the pickle alone, in which tensors take some 150 bytes each; their content lies beside it."""
 MAX_WORK = 2_000_000
-"""Opcodes, and what they copy: about fifty thousand tensors."""
+"""Opcodes, and what is looked at again for them: about forty thousand tensors."""
 _MAX_NAME_BYTES = 1024
 
 
@@ -147,9 +147,8 @@ class _Machine:
         builder = self._builders.get(function) if isinstance(function, Name) else None
         if builder is None or not isinstance(arguments, tuple):
             return StandIn()
-        value = builder(arguments)
-        self.spend(len(value) if isinstance(value, dict) else 0)
-        return value
+        self.spend(len(arguments) + sum(len(one) for one in arguments if isinstance(one, list | tuple)))
+        return builder(arguments)
 
     def build(self, _: None) -> None:
         target, state = self.pop_several(2)
@@ -188,7 +187,9 @@ class _Machine:
     def find_persistent(self, _: None) -> None:
         if self._persistent is None:
             raise _unexpected("a reference to something outside of it")
-        self.push(self._persistent(self.pop()))
+        saved = self.pop()
+        self.spend(len(saved) if isinstance(saved, tuple) else 0)
+        self.push(self._persistent(saved))
 
 
 def put_text_keys(entries: dict[str, Any], pairs: Any) -> None:

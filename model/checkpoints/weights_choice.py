@@ -43,7 +43,7 @@ def _sets(tree: Any) -> dict[str, Any]:
 
 
 def _absent(weights: str, tree: Any) -> Malformed:
-    there = ", ".join(shown(name) for name, value in list(_sets(tree).items())[:64] if _flatten(value))
+    there = ", ".join(shown(name) for name, value in list(_sets(tree).items())[:16] if _flatten(value))
     there = there or "none by name"
     return Malformed(
         f"expected weights {shown(weights)!r}, found {there}; choose one of those, or none for the default"
@@ -86,6 +86,7 @@ def _flatten(tree: Any) -> dict[str, StoredTensor]:
     todo: list[tuple[str, Any, int]] = [("", tree, 0)]
     while todo:
         name, value, depth = todo.pop()
+        value = _parameter_data(value)
         if isinstance(value, StoredTensor):
             if name in flat:
                 raise Malformed(f"expected one tensor {shown(name)}, found two; download it again")
@@ -98,6 +99,14 @@ def _flatten(tree: Any) -> dict[str, StoredTensor]:
             )
         todo += [(name, inner, depth + 1) for name, inner in reversed(below)]
     return flat
+
+
+def _parameter_data(value: Any) -> Any:
+    """Return the tensor of a parameter as torch 0.1 stored it, among its state; torchvision's first files are so."""
+    match value:
+        case StandIn(state=(StoredTensor() as data, _gradient, _hooks, _requires_grad, _volatile)):
+            return data
+    return value
 
 
 def _children(value: Any, name: str) -> list[tuple[str, Any]]:

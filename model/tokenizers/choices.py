@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 
 from parti_data.config import StrictModel
+from parti_data.recipes import RECIPES
 
 
 class Choices(StrictModel):
@@ -19,9 +20,17 @@ class Choices(StrictModel):
     image_side: PositiveInt | None = None
     """Pixels; convolutions take any multiple of what a token covers."""
     resize_recipe: str = ""
+    """One of `parti_data.recipes`."""
     attention: Literal["alternating", "nested"] = "alternating"
     """Where a level has several attention blocks: one after each residual block, as taming has it, or all of them after
     each, as vqgan-jax runs the same weights."""
+
+    @field_validator("resize_recipe")
+    @classmethod
+    def _refuse_unknown_recipes(cls, name: str) -> str:
+        if name and name not in RECIPES:
+            raise ValueError(f"{name!r} should be one of {', '.join(RECIPES)}")
+        return name
 
 
 class Reading(Choices):

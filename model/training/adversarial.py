@@ -34,6 +34,11 @@ class AdversarialSettings(StrictModel):
     size: DiscriminatorSize = Field(default_factory=DiscriminatorSize)
 
 
+def make_discriminator(image_side: int, settings: AdversarialSettings) -> Discriminator:
+    """Return a new discriminator of images of a side; raises ConfigError where it cannot look at them."""
+    return Discriminator(image_side, settings.size)
+
+
 def generator_loss(scores: Tensor, gan_loss: GanLoss) -> Tensor:
     """Return what the generator loses by the scores (B,) of its images; its gradient falls where they look real."""
     return F.softplus(-scores).mean() if gan_loss == "logistic" else -scores.mean()
@@ -89,8 +94,3 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-def make_discriminator(image_side: int, settings: AdversarialSettings) -> Discriminator:
-    """Return a new discriminator of images of a side; raises ConfigError where it cannot look at them."""
-    return Discriminator(image_side, settings.size)

@@ -1,82 +1,77 @@
-"""The loop that every training job shares: schedule, clipping, checkpoints, metrics, exact resume.
+"""The loop that every training job shares: networks in turn, accumulation, checkpoints, metrics, exact resume.
 
-A job says what the loss of a step is; it must be a function of the model and the step alone. A run that is killed and
-started again ends with the same weights, bit for bit, on a CPU with the same number of threads.
+A job says what the losses of a step are; they must be a function of the networks and the step alone. A run that is
+killed and started again ends with the same weights, bit for bit, on a CPU with the same number of threads.
 """
 
 import ctypes
-import io
-import json
 import math
-import pickle
 import sys
 import time
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from parti_data.config import StrictModel
+from model.training.checkpoint import Progress, resume, save
+from model.training.event_files import EventFiles
+from model.training.ranks import Ranks
+from model.training.schedule import Running, Schedule
 from parti_data.errors import CheckpointError
-from parti_data.progress import show_progress
-from parti_data.storage import is_file, join, publish_bytes, read_bytes
+from parti_data.images import to_png
+from parti_data.progress import ProgressBar, show_progress
+from parti_data.storage import join, publish_bytes
 
-CHECKPOINT = "checkpoint.pt"
-METRICS = "metrics.jsonl"
+_SHOWN_KEYS = 4
 _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 """What glibc allows on 64 bits; larger blocks always come from the kernel."""
 _TRIM_THRESHOLD = 1 << 30
 
 
-class Schedule(StrictModel):
-    """How long to train, and AdamW's settings: linear warm-up, then cosine to a share of the rate."""
+class Evaluation(NamedTuple):
+    """What is measured and drawn at a checkpoint."""
 
-    num_steps: PositiveInt
-    lr: PositiveFloat
-    final_lr_ratio: float = 0.0
-    warmup_steps: NonNegativeInt = 100
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the matrix products. The quantizer and the losses are float32 always."""
-    checkpoint_every: PositiveInt = 500
-    log_every: PositiveInt = 50
-
-    def lr_at(self, step: int) -> float:
-        """Return the learning rate of a step."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(self.num_steps - self.warmup_steps, 1)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr * (self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine)
+    figures: dict[str, float]
+    pictures: dict[str, np.ndarray]
+    """By name, uint8 (height, width, 3)."""
 
 
 class Trainee(Protocol):
     """What the loop trains."""
 
+    num_parts: int
+    """Equal parts that a rank's slice of a batch is taken in; their gradients add up to those of the whole."""
+    batch_size: int
+    """Images a step, of all ranks together."""
+
     @property
-    def model(self) -> nn.Module:
-        """The network."""
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks in the order of their turns, each with an optimizer of its own; the first is the model."""
         ...
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        """Return the terms of the loss of a step, `total` among them; scalars."""
+    def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
+        """Return the loss terms of a network's turn, `total` among them; scalars; none where it has no turn."""
         ...
 
     def after_step(self, step: int) -> None:
         """Do what follows an update."""
         ...
 
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Return figures worth a line in the metrics."""
+    def evaluate(self, step: int) -> Evaluation:
+        """Return what is worth a line in the metrics."""
+        ...
+
+    def keys(self, step: int) -> list[str]:
+        """Return the keys of this rank's rows of a step."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and numbers that a resumed run needs beside model and optimizer."""
+        """Return tensors and numbers that a resumed run needs beside networks and optimizers."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,26 +79,73 @@ class Trainee(Protocol):
         ...
 
 
-def train(trainee: Trainee, schedule: Schedule, directory: str, title: str) -> None:
+@dataclass
+class _Player:
+    """A network, what of it is trained, and its optimizer."""
+
+    name: str
+    prefix: str
+    """Of its figures; the model's have none."""
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+
+
+@dataclass
+class _Run:
+    """A run of the loop: what it trains, by which schedule, where."""
+
+    trainee: Trainee
+    schedule: Schedule
+    ranks: Ranks
+    directory: str
+    players: list[_Player]
+    totals: list[tuple[int, Tensor]] = field(default_factory=list)
+    """The losses that have not been looked at."""
+
+
+def train(
+    trainee: Trainee,
+    schedule: Schedule,
+    directory: str,
+    title: str,
+    running: Running | None = None,
+    ranks: Ranks | None = None,
+) -> None:
     """Train to the last step, going on from the directory's checkpoint where there is one."""
     keep_freed_memory()
-    optimizer = make_optimizer(trainee.model, schedule)
-    metrics: list[dict[str, Any]] = []
-    first = _resume(trainee, optimizer, metrics, directory)
-    started = time.monotonic()
-    with show_progress(title, schedule.num_steps) as bar:
-        for step in range(first, schedule.num_steps):
-            figures = _update(trainee, optimizer, schedule, step)
-            done = step + 1
-            if done % schedule.log_every == 0 or done == schedule.num_steps:
-                rate = (done - first) / (time.monotonic() - started)
-                values = {name: float(value) for name, value in figures.items()}
-                _refuse_nonfinite(values, directory, step)
-                metrics.append({"step": done, "lr": schedule.lr_at(step), **values, "steps_per_s": round(rate, 2)})
-                bar.update(done, f"loss {values['total']:.4f}  {rate:.1f} steps/s")
-            if done % schedule.checkpoint_every == 0 or done == schedule.num_steps:
-                metrics.append({"step": done, **trainee.evaluate(done)})
-                _save(trainee, optimizer, metrics, done, directory)
+    ranks, running = ranks or Ranks(), running or Running()
+    players = [_player(name, network, schedule, first) for first, (name, network) in _first(trainee.networks)]
+    run = _Run(trainee, schedule, ranks, directory, players)
+    progress = resume(_stateful(run), directory, ranks.device)
+    with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
+        _steps(run, running, progress, bar, events)
+
+
+def _steps(run: _Run, running: Running, progress: Progress, bar: ProgressBar, events: EventFiles) -> None:
+    schedule, first = run.schedule, progress.step
+    started = saved = time.monotonic()
+    for step in range(first, schedule.num_steps):
+        figures = _update(run, step)
+        done = progress.step = step + 1
+        is_last = done == schedule.num_steps
+        if done % schedule.log_every == 0 or is_last:
+            values = _mean_over_ranks(run, figures)
+            _refuse_nonfinite(run)
+            rate = (done - first) / (time.monotonic() - started)
+            progress.metrics.append({"step": done, "lr": schedule.lr_at(step), **values, "steps_per_s": round(rate, 2)})
+            events.add_figures(done, progress.metrics[-1])
+            images_a_s = rate * run.trainee.batch_size
+            bar.update(done, f"loss {values['total']:.4f}  {rate:.1f} steps/s  {images_a_s:.0f} images/s")
+        is_due = done % schedule.checkpoint_every == 0 or is_last
+        is_late = 0 < 60 * running.checkpoint_minutes <= time.monotonic() - saved
+        if is_due or (is_late and run.ranks.is_first):
+            _refuse_nonfinite(run)
+            if is_due:
+                _evaluate(run, progress, events)
+            if run.ranks.is_first:
+                save(_stateful(run), progress, run.directory)
+            saved = time.monotonic()
 
 
 def keep_freed_memory() -> None:
@@ -129,60 +171,117 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), fused=True)
 
 
-def _update(trainee: Trainee, optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> dict[str, Tensor]:
-    """Do one optimizer update; return the losses and the gradient's norm before clipping."""
-    trainee.model.train()
-    torch.manual_seed(step)  # dropout is a function of the step
-    device = next(trainee.model.parameters()).device.type
-    with torch.autocast(device, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
-        losses = trainee.losses(step)
-    losses["total"].backward()
-    norm = nn.utils.clip_grad_norm_(trainee.model.parameters(), schedule.clip_norm)
-    for group in optimizer.param_groups:
-        group["lr"] = schedule.lr_at(step)
-    optimizer.step()
-    optimizer.zero_grad()
-    trainee.after_step(step)
-    return {name: value.detach() for name, value in losses.items()} | {"gradient_norm": norm}
+def _first(networks: dict[str, nn.Module]) -> Iterator[tuple[bool, tuple[str, nn.Module]]]:
+    return ((number == 0, item) for number, item in enumerate(networks.items()))
 
 
-def _refuse_nonfinite(values: dict[str, float], directory: str, step: int) -> None:
-    if not math.isfinite(values["total"]):
-        raise CheckpointError(
-            f"{directory}: expected a finite loss, found {values['total']} at step {step}; lower schedule.lr, in a "
-            "new output"
-        )
+def _player(name: str, network: nn.Module, schedule: Schedule, is_model: bool) -> _Player:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return _Player(name, "" if is_model else f"{name}_", network, make_optimizer(network, schedule), parameters)
 
 
-def _save(
-    trainee: Trainee,
-    optimizer: torch.optim.Optimizer,
-    metrics: list[dict[str, Any]],
-    step: int,
-    directory: str,
-) -> None:
-    content = io.BytesIO()
-    state = {"step": step, "metrics": json.dumps(metrics), "extra": trainee.state_dict()}
-    state |= {"model": trainee.model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, content)
-    publish_bytes(join(directory, METRICS), "".join(json.dumps(line) + "\n" for line in metrics).encode())
-    publish_bytes(join(directory, CHECKPOINT), content.getvalue())  # last: what it says is done is on disk
+def _stateful(run: _Run) -> dict[str, Any]:
+    """Return what a checkpoint holds, by its name there."""
+    networks = {player.name: player.network for player in run.players}
+    optimizers = {f"{player.name}_optimizer": player.optimizer for player in run.players}
+    return {**networks, **optimizers, "extra": run.trainee}
 
 
-def _resume(trainee: Trainee, optimizer: torch.optim.Optimizer, metrics: list[dict[str, Any]], directory: str) -> int:
-    """Load the directory's checkpoint, if any; return the first step to do."""
-    path = join(directory, CHECKPOINT)
-    if not is_file(path):
-        return 0
+def _update(run: _Run, step: int) -> dict[str, Tensor]:
+    """Do one update of each network; return the losses and each gradient's norm before clipping."""
+    torch.manual_seed(step + run.ranks.rank * run.schedule.num_steps)  # dropout is a function of the step
+    figures: dict[str, Tensor] = {}
+    for player in run.players:
+        with _alone(player, run.players):
+            terms = _accumulate(run, player, step)
+        if terms:
+            figures |= {player.prefix + name: value for name, value in terms.items()}
+            run.totals.append((step, terms["total"]))
+            figures[f"{player.prefix}gradient_norm"] = _apply(run, player, step)
+    run.trainee.after_step(step)
+    return figures
+
+
+@contextmanager
+def _alone(player: _Player, players: list[_Player]) -> Iterator[None]:
+    """Keep gradients from the other networks while one has its turn."""
+    others = [parameter for other in players if other is not player for parameter in other.parameters]
+    for parameter in others:
+        parameter.requires_grad_(False)
     try:
-        state = torch.load(io.BytesIO(read_bytes(path)), weights_only=True)
-        trainee.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        trainee.load_state_dict(state["extra"])
-        metrics += json.loads(state["metrics"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{path}: expected this run's checkpoint, found {first_line}; remove it to start anew"
-        ) from None
-    return state["step"]
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def _accumulate(run: _Run, player: _Player, step: int) -> dict[str, Tensor]:
+    """Add up the gradients of all parts of a step; return the means of the loss terms."""
+    player.network.train()
+    parts = run.trainee.num_parts
+    terms: dict[str, Tensor] = {}
+    for part in range(parts):
+        with torch.autocast(run.ranks.device.type, torch.bfloat16, enabled=run.schedule.precision == "bfloat16"):
+            losses = run.trainee.losses(player.name, step, part)
+        if losses:
+            (losses["total"] / parts).backward()
+        for name, value in losses.items():
+            share = value.detach() / parts
+            terms[name] = terms[name] + share if name in terms else share
+    return terms
+
+
+def _apply(run: _Run, player: _Player, step: int) -> Tensor:
+    """Move a network along its gradient; return the gradient's norm before clipping."""
+    run.ranks.average_gradients(player.parameters)
+    norm = nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm)
+    for group in player.optimizer.param_groups:
+        group["lr"] = run.schedule.lr_at(step)
+    player.optimizer.step()
+    player.optimizer.zero_grad()
+    return norm
+
+
+def _mean_over_ranks(run: _Run, figures: dict[str, Tensor]) -> dict[str, float]:
+    values = run.ranks.mean(torch.stack([value.float() for value in figures.values()]))
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _refuse_nonfinite(run: _Run) -> None:
+    """Raise CheckpointError for the first loss since the last call that is not finite."""
+    losses = torch.stack([total for _, total in run.totals]).tolist() if run.totals else []
+    steps = [step for step, _ in run.totals]
+    run.totals.clear()
+    for step, loss in zip(steps, losses, strict=True):
+        if not math.isfinite(loss):
+            keys = run.trainee.keys(step)
+            shown = ", ".join(keys[:_SHOWN_KEYS]) + (f" and {len(keys) - _SHOWN_KEYS} more" * (len(keys) > _SHOWN_KEYS))
+            raise CheckpointError(
+                f"{run.directory}: expected a finite loss, found {loss} at step {step}, a batch of {shown}; lower "
+                "schedule.lr, in a new output"
+            )
+
+
+def _evaluate(run: _Run, progress: Progress, events: EventFiles) -> None:
+    """Measure and draw, on the first rank; what is drawn is on disk before a checkpoint says so."""
+    if not run.ranks.is_first:
+        return
+    step = progress.step
+    found = run.trainee.evaluate(step)
+    progress.metrics.append({"step": step, **found.figures})
+    events.add_figures(step, found.figures)
+    for name, pixels in found.pictures.items():
+        events.add_picture(step, name, pixels)
+        if step in run.schedule.drawn_steps():
+            publish_bytes(join(run.directory, drawn_name(name, step)), to_png(pixels))
+
+
+def drawn_name(name: str, step: int) -> str:
+    """Return the name of the file of a picture that was drawn at a step."""
+    return f"{name}-{step:08d}.png"
+
+
+@contextmanager
+def _events(run: _Run, running: Running, progress: Progress) -> Iterator[EventFiles]:
+    with EventFiles(run.directory if running.tensorboard and run.ranks.is_first else None, progress.step) as events:
+        yield events

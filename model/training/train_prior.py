@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.priors.parti import Parti, PartiShape, drop_text
 from model.priors.prior_file import save_prior
 from model.shapes import make_shape
-from model.training.loop import METRICS, Schedule, train
+from model.training.checkpoint import METRICS
+from model.training.loop import Evaluation, Schedule, train
 from parti_data.config import StageConfig
+from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
 from parti_data.token_dataset import TokenDataset
@@ -48,8 +50,10 @@ class _PriorTrainee:
         torch.manual_seed(config.seed)
         self.model: Parti = Parti(shape)
         self._config, self._tokens, self._held_out = config, tokens, held_out
+        self.networks: dict[str, nn.Module] = {"model": self.model}
+        self.batch_size, self.num_parts = config.batch_size, 1
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the cross-entropy of the step's batch, some of its rows without text."""
         batch = self._tokens.batch(step)
         luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
@@ -60,10 +64,10 @@ class _PriorTrainee:
         """Nothing follows an update."""
 
     @torch.no_grad()
-    def evaluate(self, step: int) -> dict[str, float]:
+    def evaluate(self, step: int) -> Evaluation:
         """Return the loss on the held-out rows, in nats a token."""
         if self._held_out is None:
-            return {}
+            return Evaluation({}, {})
         self.model.eval()
         batches = [
             self._held_out.batch(number)
@@ -73,7 +77,11 @@ class _PriorTrainee:
             float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
             for batch in batches
         ]
-        return {"held_out_loss": round(float(np.mean(losses)), 4)}
+        return Evaluation({"held_out_loss": round(float(np.mean(losses)), 4)}, {})
+
+    def keys(self, step: int) -> list[str]:
+        """Return the keys of the step's rows."""
+        return self._tokens.batch(step).keys
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: model, optimizer and step are all of the state."""
@@ -84,7 +92,12 @@ class _PriorTrainee:
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
-    """Return the architecture that fits the shards; raises ConfigError."""
+    """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
+    if metadata.num_quantizers > 1:
+        raise ShardError(
+            f"source: expected one token a position, found {metadata.num_quantizers} of a residual "
+            f"{metadata.image_tokenizer_name}; tokenize with a tokenizer without a residual to train a prior"
+        )
     return make_shape(
         PartiShape,
         architecture,

@@ -46,11 +46,14 @@ class FolderSource(StrictModel):
         if not splits:
             raise SourceError(f"{self.path}: expected a folder of images, found none; check source.path")
         if not has_captions:
-            raise SourceError(
-                f"{self.path}: expected captions beside the images (.txt or .json), found none; write them there, or "
-                "read a table of captions with source.kind=table"
-            )
+            self._refuse_no_captions()
         return splits
+
+    def _refuse_no_captions(self) -> None:
+        raise SourceError(
+            f"{self.path}: expected captions beside the images (.txt or .json), found none; write them there, or "
+            "read a table of captions with source.kind=table"
+        )
 
     def digest(self, splits: list[SourceSplit] | None = None) -> str:
         """Return a digest of which files there are, how large, and of what content where the storage says so."""
@@ -75,6 +78,15 @@ class FolderSource(StrictModel):
     def fetch(self, location: Location) -> bytes:
         """Return the bytes of one image; raises SourceError where it has gone or lies outside of the folder."""
         return ImageFolder(self.path).fetch(location)
+
+
+class ImagesSource(FolderSource):
+    """The same with or without captions: enough to train an image tokenizer."""
+
+    kind: Literal["images"]  # type: ignore[assignment]
+
+    def _refuse_no_captions(self) -> None:
+        """Take images alone."""
 
 
 class _File(NamedTuple):

@@ -1,7 +1,7 @@
 """What every source speaks: splits that say where to read, and the pairs read from them."""
 
 from collections.abc import Container, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Row = TypeVar("Row")
 
@@ -41,6 +41,26 @@ class RawPair(NamedTuple):
     """None, one or several."""
     fields: dict[str, Any]
     """What else the source says of the pair: scores, url, licence."""
+
+
+class PairSource(Protocol):
+    """What each kind of source can do; a config's `source` table is one."""
+
+    def splits(self) -> list[SourceSplit]:
+        """Return the parts that workers read; raises SourceError where there is none."""
+        ...
+
+    def digest(self, splits: list[SourceSplit] | None = None) -> str:
+        """Return a digest of what there is to read, without reading it."""
+        ...
+
+    def read(self, split: SourceSplit, max_image_bytes: int, rows: Container[int] | None = None) -> Iterator[RawPair]:
+        """Yield the split's pairs in order; an image over the limit is cut off there."""
+        ...
+
+    def fetch(self, location: Location) -> bytes:
+        """Return the bytes of one image."""
+        ...
 
 
 def choose_rows(rows: Iterable[Row], numbers: Container[int] | None) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from pipelines.plan.estimate import START_S, Block, Plan, Step, measure_speedup,
 from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.say import say_means, say_time
 from pipelines.plan.scratch import marginal
-from pipelines.tokenize import TokenizeConfig
+from pipelines.tokenize import TokenizeConfig, count_shards
 
 BASE_BYTES = 500 << 20
 """What the program with torch takes before it has read anything."""
@@ -33,12 +33,13 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     image_tokenizer, text_tokenizer = open_tokenizers(
         config.image_tokenizer, config.text_tokenizer, config.execution, config.tokenizer
     )
-    metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "")
+    metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "", config.views)
+    views = config.views.num_views
     torch.set_num_threads(1)
 
     def encode(rows: list[LedgerRow]) -> tuple[Block, list[TokenRow]]:
         take_steps()
-        encoded = list(encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer))
+        encoded = list(encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer, config.views))
         seconds = take_steps().seconds
         del seconds["ledger"]  # the rows are here already
         return Block(len(rows), seconds), encoded
@@ -48,23 +49,23 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         return file_size(path)
 
     batch_size = image_tokenizer.batch_size
-    slices = read_slices(pairs, num_pairs, batch_size)
+    slices = read_slices(pairs, max(num_pairs // views, 1), max(batch_size // views, 1))
     encode(slices.rows[0][:1])  # what is loaded at the first use is no part of a pair's time
     results = [encode(rows) for rows in slices.rows]
-    encoded = [row for _, rows in results for row in rows]
+    encoded = [row for _, rows in results for row in rows if row.view == 0]  # views of one image share what compresses
     speedup = measure_speedup(encode, slices.rows, workers)
-    write_s, row_bytes = marginal(write, len(encoded))
+    row_write_s, row_bytes = marginal(write, len(encoded))
+    write_s = views * row_write_s
     alone_s = slices.ledger_row_s + _TIMES_WRITTEN * write_s
     blocks = [[block] for block, _ in results]
     seconds = seconds_a_pair(blocks).scaled(len(pairs) / speedup, len(pairs) * alone_s)
-    num_shards = -(-len(pairs) // config.rows_per_shard)
     rows = slices.all()
     return Plan(
         "tokenize",
         [
             ("source", f"{config.source}, {say_count(len(pairs))} kept pairs"),
             ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {batch_size}"),
-            ("a pair", f"{say_means(rows)}, {say_count(metadata.num_tokens)} tokens"),
+            ("a pair", f"{say_means(rows)}, {_say_views(views)}{say_count(metadata.num_tokens)} tokens"),
         ],
         [Step("ledger", slices.ledger_row_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
         workers,
@@ -73,12 +74,17 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
             ("time", say_time(seconds.scaled(1, START_S + TORCH_START_S))),
             (
                 "tokens",
-                f"{say_bytes(len(pairs) * row_bytes)} in {say_count(num_shards)} shards, twice that meanwhile",
+                f"{say_bytes(len(pairs) * views * row_bytes)} in {say_count(count_shards(len(pairs), config))} shards, "
+                "twice that meanwhile",
             ),
             ("memory", f"about {say_bytes(_memory(rows, row_bytes, config, workers))}"),
         ],
         [],
     )
+
+
+def _say_views(count: int) -> str:
+    return f"{say_count(count)} views of " if count > 1 else ""
 
 
 def _memory(rows: list[LedgerRow], row_bytes: float, config: TokenizeConfig, workers: int) -> float:

@@ -22,7 +22,9 @@ class TokenShards(NamedTuple):
 
     name: str
     metadata: ShardMetadata
+    pairs: int
     rows: int
+    """More than pairs where there are several views of an image."""
     shards: int
     num_bytes: int
     image_bytes: float
@@ -49,6 +51,7 @@ def read_tokens(stage: FinishedStage) -> TokenShards:
     return TokenShards(
         name=stage.name,
         metadata=metadata,
+        pairs=stage.manifest.counts.get("pairs", rows),
         rows=rows,
         shards=len(paths),
         num_bytes=sum(shard.bytes for shard in stage.manifest.shards),

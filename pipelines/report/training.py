@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,24 +18,38 @@ from pipelines.report.stages import FinishedStage, read_stage_file
 STEPS = "metrics.jsonl"
 """As the training loop calls it, whose module would import torch."""
 RECONSTRUCTIONS = "reconstructions.png"
-_RECONSTRUCTION_PX = 512
-_PROGRESS = ("lr", "gradient_norm", "steps_per_s")
+_DRAWN = re.compile(r"reconstructions-(\d{8})\.png")
+"""Those at a step."""
+_MAX_DRAWN = 3
+_RECONSTRUCTION_PX = 1024
+_PROGRESS = ("lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s")
 """Figures of a logged step that are not losses."""
+_LINEAR = ("adversarial", "discriminator_total", "discriminator_real_score", "discriminator_fake_score")
+"""Losses of which neither side is to win: a small one is no better."""
 _TITLES = {
     "total": "loss", "l2": "squared error", "logit_laplace": "logit-Laplace", "vq": "codebook loss",
-    "psnr_db": "PSNR, dB", "code_usage": "share of codes in use", "lr": "learning rate",
-    "steps_per_s": "steps a second",
+    "perceptual": "perceptual distance", "adversarial": "adversarial loss", "psnr_db": "PSNR, dB",
+    "code_usage": "share of codes in use", "perplexity": "perplexity of codes",
+    "train_code_usage": "the same, in an epoch", "train_perplexity": "the same, in an epoch",
+    "discriminator_total": "discriminator's loss", "discriminator_real_score": "its score of originals",
+    "discriminator_fake_score": "its score of reconstructions", "discriminator_r1": "its R1 penalty",
+    "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
+    "lr": "learning rate", "steps_per_s": "steps a second",
 }  # fmt: skip
 
 
 class TrainedTokenizer(NamedTuple):
-    """An image tokenizer's section; each reconstruction is a picture with the original above."""
+    """An image tokenizer's section; each reconstruction is a picture with the original above.
+
+    Where pictures were drawn at some steps, those lie between the original and the last reconstruction.
+    """
 
     name: str
     psnr_db: float
     code_usage: float
     shape: dict[str, Any]
     reconstructions: list[Picture]
+    drawn_steps: list[int]
     curves: list[Chart]
     progress: list[Chart]
 
@@ -61,7 +76,10 @@ def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
         details["code_usage"],
         details["shape"],
         split_reconstructions(stage),
-        _draw_each(metrics, losses, "log") + _draw_each(metrics, measured, "linear"),
+        drawn_steps(stage),
+        _draw_each(metrics, [name for name in losses if name not in _LINEAR], "log")
+        + _draw_each(metrics, [name for name in losses if name in _LINEAR], "linear")
+        + _draw_each(metrics, measured, "linear"),
         _draw_each(metrics, _PROGRESS, "linear"),
     )
 
@@ -109,16 +127,32 @@ def find_series(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, f
 
 
 def split_reconstructions(stage: FinishedStage) -> list[Picture]:
-    """Return each original with its reconstruction below, from the one picture that holds all in two rows."""
-    pixels = decode(read_stage_file(stage, RECONSTRUCTIONS), ImageLimits())
-    if isinstance(pixels, Drop):
-        raise ShardError(
-            f"{join(stage.path, RECONSTRUCTIONS)}: expected a picture, found {pixels.reason} ({pixels.detail}); run "
-            f"{stage.manifest.stage} into a new directory"
-        )
-    side = max(pixels.shape[0] // 2, 1)
+    """Return each original with its reconstructions below: of a few steps, and the last."""
+    ended = _read_picture(stage, RECONSTRUCTIONS)
+    side = max(ended.shape[0] // 2, 1)
+    drawn = [_read_picture(stage, f"reconstructions-{step:08d}.png") for step in drawn_steps(stage)[:-1]]
+    rows = [ended[:side], *(row for row in drawn if row.shape == ended[:side].shape), ended[side:]]
+    pixels = np.concatenate(rows)
     count = max(pixels.shape[1] // side, 1)
     return [embed(np.ascontiguousarray(part), _RECONSTRUCTION_PX) for part in np.array_split(pixels, count, axis=1)]
+
+
+def drawn_steps(stage: FinishedStage) -> list[int]:
+    """Return a few of the steps at which reconstructions were drawn: the first, the last, and some between them."""
+    matches = (_DRAWN.fullmatch(shard.name) for shard in stage.manifest.shards)
+    steps = sorted(int(match[1]) for match in matches if match)
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _MAX_DRAWN)).round()
+    return [steps[int(place)] for place in places]
+
+
+def _read_picture(stage: FinishedStage, name: str) -> np.ndarray:
+    pixels = decode(read_stage_file(stage, name), ImageLimits())
+    if isinstance(pixels, Drop):
+        raise ShardError(
+            f"{join(stage.path, name)}: expected a picture, found {pixels.reason} ({pixels.detail}); run "
+            f"{stage.manifest.stage} into a new directory"
+        )
+    return pixels
 
 
 def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
-NAMES = ("judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "kill", "demo")
+NAMES = (
+    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "kill",
+    "demo",
+)  # fmt: skip
 
 
 class Figure(NamedTuple):

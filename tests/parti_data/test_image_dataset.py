@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from parti_data import image_dataset
-from parti_data.errors import SourceError
-from parti_data.image_dataset import ImageDataset, load_pictures
+from parti_data.errors import ConfigError, SourceError
+from parti_data.image_dataset import ImageDataset, Reading, load_pictures
 from parti_data.images import Drop
 from parti_data.ledger import PairDirectory
 from parti_data.scenes import draw_scene, make_scene
@@ -79,3 +79,30 @@ def test_an_image_that_no_longer_decodes_is_refused(filtered, monkeypatch):
         SourceError, match=f"expected image {row.key} as filter read it, found OSError: another Pillow; use"
     ):
         next(load_pictures(pairs, [row], 32))
+
+
+@pytest.mark.parametrize("cut", [None, lambda pixels, side, luck: luck.permuted(pixels[:side, :side])])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_together_have_the_batch_and_its_keys(filtered, cut, world_size):
+    whole = ImageDataset(filtered, 32, 8, reading=Reading(cut=cut))
+    ranks = [
+        ImageDataset(filtered, 32, 8, reading=Reading(rank, world_size, cut, num_threads=2))
+        for rank in range(world_size)
+    ]
+    for step in (0, 1, 20):
+        parts = [dataset.batch(step) for dataset in ranks]
+        np.testing.assert_array_equal(np.concatenate(parts), whole.batch(step))
+        assert [key for dataset in ranks for key in dataset.keys(step)] == whole.keys(step)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(filtered):
+    with pytest.raises(ConfigError, match="batch_size: expected a multiple of the 3 ranks, found 8"):
+        ImageDataset(filtered, 32, 8, reading=Reading(0, 3))
+
+
+def test_a_random_square_is_another_in_each_epoch(filtered):
+    cut = lambda pixels, side, luck: np.full((side, side, 3), luck.integers(256), np.uint8)  # noqa: E731
+    dataset = ImageDataset(filtered, 16, len(ImageDataset(filtered, 16, 1)), seed=3, reading=Reading(cut=cut))
+    assert not np.array_equal(dataset.batch(0), dataset.batch(1))
+    np.testing.assert_array_equal(dataset.batch(0), dataset.batch(0))
+    assert [dataset.epoch(step) for step in (0, 1, 2)] == [0, 1, 2]

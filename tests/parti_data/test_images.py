@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from pydantic import ValidationError
 
 from parti_data.images import (
@@ -304,6 +304,57 @@ def test_alpha_over_white_is_that_of_the_reference(shared):
     expected = np.load(folder / "mode_rgba.chameleon_white.npy").astype(int)
     found = decode((folder / "mode_rgba.png").read_bytes(), LIMITS).astype(int)
     assert np.abs(found - expected).max() <= 1
+
+
+AS_STORED = ImageLimits(rendering="as_stored")
+OVER_WHITE = ImageLimits(rendering="as_stored_over_white")
+
+
+@pytest.mark.parametrize("name", ["mode_p.png", "mode_l.png", "mode_cmyk.jpeg", "mode_exif6.jpeg", "mode_rgba.png"])
+def test_images_as_stored_are_those_of_the_reference(shared, name):
+    image = (shared / "conformance/preprocess" / name).read_bytes()
+    reference = (
+        shared / f"conformance/preprocess/{name.removesuffix('.png') if 'rgba' in name else name}.convert_rgb.npy"
+    )
+    pixels = decode(image, AS_STORED)
+    np.testing.assert_array_equal(pixels, np.load(reference))
+    assert read_header(image, AS_STORED)[:2] == pixels.shape[1::-1]
+    if "rgba" not in name:
+        np.testing.assert_array_equal(decode(image, OVER_WHITE), pixels)
+
+
+def test_alpha_over_white_is_chameleons_in_every_pixel(shared):
+    folder = shared / "conformance/preprocess"
+    expected = np.load(folder / "mode_rgba.chameleon_white.npy")
+    np.testing.assert_array_equal(decode((folder / "mode_rgba.png").read_bytes(), OVER_WHITE), expected)
+
+
+@pytest.mark.parametrize("limits", [AS_STORED, OVER_WHITE])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_image_as_stored_is_not_turned(limits, orientation):
+    image = with_orientation(orientation)
+    np.testing.assert_array_equal(decode(image, limits), PIXELS)
+    assert read_header(image, limits) == ImageHeader(40, 24, "PNG")
+
+
+def test_an_image_as_stored_forgets_transparency_or_is_blended_downwards_over_white():
+    rgba = RNG.integers(0, 256, (24, 40, 4), dtype=np.uint8)
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    np.testing.assert_array_equal(decode(encoded(rgba), AS_STORED), rgba[..., :3])
+    alpha = rgba[..., 3:] / 255.0
+    np.testing.assert_array_equal(
+        decode(encoded(rgba), OVER_WHITE), ((1 - alpha) * 255 + alpha * rgba[..., :3]).astype(np.uint8)
+    )
+
+
+def test_an_image_as_stored_follows_no_profile():
+    wide = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    place = wide.index(b"rXYZ")  # the tag table: red's and blue's primaries change places
+    other = wide.index(b"bXYZ")
+    wide[place : place + 4], wide[other : other + 4] = b"bXYZ", b"rXYZ"
+    image = encoded(PIXELS, icc_profile=bytes(wide))
+    assert np.abs(decode(image, LIMITS).astype(int) - PIXELS).max() > 50
+    np.testing.assert_array_equal(decode(image, AS_STORED), PIXELS)
 
 
 SMOOTH = np.asarray(Image.fromarray(PIXELS).resize((400, 240), Image.Resampling.BICUBIC))

@@ -25,12 +25,12 @@ def test_psnr_is_that_of_the_mean_squared_error():
     assert psnr_db(black, black) == 99.0
 
 
-def test_codes_and_equal_rows_are_counted_over_all_that_was_added():
+def test_codes_and_rows_that_equal_another_image_s_are_counted_over_all_that_was_added():
     meter = TokenMeter(8)
-    meter.add(np.array([0, 1, 2]))
-    meter.add(np.array([[0, 1, 2], [2, 1, 0]]))
-    meter.add(np.array([[2, 1, 0], [2, 1, 3]]))
-    assert meter.measured() == TokenQuality(rows=5, code_usage=0.5, equal_rows=0.8)
+    meter.add(["a"], np.array([[0, 1, 2]]))
+    meter.add(["b", "c"], np.array([[0, 1, 2], [2, 1, 0]]))
+    meter.add(["c", "d"], np.array([[2, 1, 0], [2, 1, 3]]))  # two views of c
+    assert meter.measured() == TokenQuality(rows=5, code_usage=0.5, equal_rows=0.4)
     assert TokenMeter(8).measured() == TokenQuality(rows=0, code_usage=0.0, equal_rows=0.0)
 
 
@@ -64,7 +64,7 @@ def test_a_sample_passes_at_its_floor_and_with_nothing_mixed_up(found_db, mixup,
         (0.4999, 0.0, "expected 50.00% of the codes in use (quality.min_code_usage), found 49.99%"),
         (
             0.5, 0.26,
-            "expected at most 25.00% of the rows with another row's tokens (quality.max_equal_rows), found 26.00%",
+            "expected at most 25.00% of the rows with another image's tokens (quality.max_equal_rows), found 26.00%",
         ),
     ],
 )  # fmt: skip

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parti_data.images import ImageLimits, decode, resize_center, to_png
+from parti_data.images import ImageLimits, decode, to_png
 from parti_data.quality import psnr_db
+from parti_data.recipes import apply_recipe, resize_center, ten_crop
 from parti_data.reference_picture import reference_picture
 
 
@@ -28,11 +29,11 @@ def test_the_reference_is_what_the_encoder_sees_whatever_the_orientation(orienta
     image = saved(Image.fromarray(photo()), "JPEG", exif=exif, quality=95)
     pixels = decode(image, ImageLimits())
     assert isinstance(pixels, np.ndarray)
-    seen, box = resize_center(pixels, 32)
-    found = reference_picture(image, list(box), False, 32)
+    seen = resize_center(pixels, 32)
+    found = reference_picture(image, list(seen.box), False, 32)
     assert found is not None
-    assert psnr_db(seen, found) > 35
-    mirrored = reference_picture(image, list(box), True, 32)
+    assert psnr_db(seen.pixels, found) > 35
+    mirrored = reference_picture(image, list(seen.box), True, 32)
     assert mirrored is not None
     assert (mirrored == found[:, ::-1]).all()
 
@@ -44,6 +45,21 @@ def test_the_background_stands_behind_what_is_transparent():
                                   [0, 0, 8, 8], False, 8, "#ff8000")  # fmt: skip
         assert found is not None
         assert (found == (255, 128, 0)).all(), mode
+
+
+@pytest.mark.parametrize("recipe", ["resize_center", "squash", "adm", "dalle", "chameleon", "var"])
+def test_the_box_tells_what_any_recipe_shows(recipe):
+    seen = apply_recipe(recipe, photo(), 40)
+    found = reference_picture(to_png(photo()), list(seen.box), seen.flipped, 40)
+    assert found is not None
+    assert psnr_db(seen.pixels, found) > 35
+
+
+def test_the_boxes_of_ten_crops_tell_what_they_show():
+    for seen in ten_crop(photo(), 40):
+        found = reference_picture(to_png(photo()), list(seen.box), seen.flipped, 40)
+        assert found is not None
+        assert psnr_db(seen.pixels, found) > 30
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
@@ -64,10 +80,10 @@ def test_what_takes_more_to_be_shown_is_left_out():
 
 
 def test_it_shares_no_decoder_with_the_encoder_s_pictures(monkeypatch):
-    from parti_data import colour, images
+    from parti_data import colour, images, recipes
 
     image = to_png(photo())
     expected = reference_picture(image, [0, 0, 90, 90], False, 16)
-    for module, name in ((images, "to_rgb"), (images, "_decode"), (colour, "to_rgb"), (images, "resize_center")):
+    for module, name in ((images, "to_rgb"), (images, "_decode"), (colour, "to_rgb"), (recipes, "_resize")):
         monkeypatch.setattr(module, name, None)
     assert (reference_picture(image, [0, 0, 90, 90], False, 16) == expected).all()

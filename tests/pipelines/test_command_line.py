@@ -239,3 +239,11 @@ def test_the_installed_program_exits_with_the_code(tmp_path):
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"error: {tmp_path}/{MANIFEST}: expected a manifest, found ")
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_prior_is_trained_by_one_process(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "prior", "x.toml"])
+    assert stopped.value.code == 2
+    assert "train prior: expected one process, found 2; start it without torchrun" in capsys.readouterr().err

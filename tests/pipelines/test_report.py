@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -8,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from parti_data.errors import ShardError, StorageError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
 from parti_data.ledger import LedgerRow, PairDirectory, write_ledger
-from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, read_manifest, record_shard
 from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
@@ -22,9 +25,10 @@ from pipelines.report import write_report
 from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
 from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
-from pipelines.report.stages import find_stages
+from pipelines.report.stages import FinishedStage, find_stages
 from pipelines.report.times import read_times
 from pipelines.report.tokens import column_bytes, entropy, read_tokens
+from pipelines.report.training import drawn_steps, split_reconstructions
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
 CODES, GRID = 16, 2
@@ -89,7 +93,7 @@ def make_tokenizer(path: Path) -> None:
     begun.finish([], {"pictures": 12}, {"psnr_db": 21.5, "code_usage": 0.75, "shape": shape})
 
 
-def make_tokens(path: Path, largest: int = 3) -> None:
+def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
     begun = directory(path, "tokenize")
     metadata = ShardMetadata(
         image_tokenizer="a", image_tokenizer_name="vit_vqgan", codebook_size=CODES, grid_side=GRID, image_side=8,
@@ -107,7 +111,7 @@ def make_tokens(path: Path, largest: int = 3) -> None:
     write_token_shard(
         str(path / "tokens-00000-of-00001.parquet"), pa.table(columns, schema=token_schema(metadata)), metadata
     )
-    begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"rows": 40})
+    begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"pairs": pairs, "rows": 40})
 
 
 def make_prior(path: Path) -> None:
@@ -325,6 +329,26 @@ def test_reconstructions_become_a_picture_each(run):
     assert len(re.findall(r'alt="original \d+ above', read_page(run))) == 12
 
 
+def test_reconstructions_of_a_few_steps_lie_between_the_original_and_the_last(run):
+    path = run / "tokenizer"
+    names = [f"reconstructions-{step:08d}.png" for step in (100, 200, 300, 400, 500)]
+    for number, name in enumerate(names):
+        (path / name).write_bytes(to_png(np.full((8, 96, 3), 50 * number, np.uint8)))
+    manifest = read_manifest(str(path))
+    records = [record_shard(str(path), name, 0) for name in names]
+    beginning = Beginning(stage=manifest.stage, config=manifest.config, inputs=manifest.inputs)
+    StageDirectory(str(path), beginning).finish(records, manifest.counts, manifest.details)
+    stage = FinishedStage("tokenizer", str(path), read_manifest(str(path)))
+    assert drawn_steps(stage) == [100, 300, 500]
+    first = base64.b64decode(split_reconstructions(stage)[0].uri.partition(",")[2])
+    with Image.open(io.BytesIO(first)) as opened:
+        assert [int(row[0][0]) for row in np.asarray(opened)[4::8]] == [0, 0, 100, 0]  # original, 100, 300, the last
+    page = re.sub(r"\s+", " ", read_page(run))
+    assert "as they were at steps 100, 300 and 500." in page
+    (path / names[0]).unlink()
+    assert "expected a file that train_tokenizer wrote, found none" in read_page(run)
+
+
 def test_the_summary_adds_time_and_memory(run):
     (run / "summary.json").write_text(json.dumps({"seconds": 431.2, "peak_memory_bytes": 1_900_000_000}))
     page = read_page(run)
@@ -378,6 +402,13 @@ def test_a_broken_file_costs_only_its_own_section(run, file, content, problem):
 def test_tokens_without_a_shard_are_shown_as_a_problem(tmp_path):
     directory(tmp_path / "tokens", "tokenize").finish([], {"rows": 0})
     assert "expected token shards, found none" in read_page(tmp_path)
+
+
+@pytest.mark.parametrize("pairs", [10, 40])
+def test_images_are_counted_where_each_has_several_views(tmp_path, pairs):
+    make_tokens(tmp_path / "tokens", pairs=pairs)
+    shown = re.findall(r"<dt>images</dt><dd>(\d+)</dd>", read_page(tmp_path))
+    assert shown == (["10"] if pairs == 10 else [])
 
 
 def test_tokens_beyond_the_codebook_are_shown_as_a_problem(tmp_path):

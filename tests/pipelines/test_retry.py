@@ -157,6 +157,7 @@ def test_a_limit_may_be_raised_for_the_rows_that_it_dropped(make, run, contents)
         ({"formats": ["PNG"]}, "image_format_not_allowed"),
         ({"animated": "drop"}, "image_animated"),
         ({"background": "black"}, "image_unreadable"),
+        ({"rendering": "as_stored"}, "image_unreadable"),
     ],
 )
 def test_no_limit_may_change_that_other_rows_were_measured_under(make, run, contents, limits, reason):

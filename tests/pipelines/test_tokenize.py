@@ -1,15 +1,20 @@
+import io
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from model.tokenizers import Execution, load_tokenizer
 from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
 from parti_data.image_dataset import ImageDataset
+from parti_data.images import ImageLimits, decode
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import manifest_digest, read_manifest
 from parti_data.sources import WebDatasetSource
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import order_hash, read_metadata, read_row_group, token_matrix
+from parti_data.views import Views, make_views
 from pipelines.filter import FilterConfig, filter_pairs
 from pipelines.gather_tokens import order_rows
 from pipelines.tokenize import TokenizeConfig, plan_fragments, tokenize_pairs
@@ -24,7 +29,7 @@ def read_rows(directory: str) -> list[dict]:
 def test_every_kept_pair_is_tokenized_once(filtered, tokens):
     kept = {row.key: row for row in PairDirectory(filtered).kept()}
     rows = read_rows(tokens)
-    assert read_manifest(tokens).counts == {"rows": len(kept)}
+    assert read_manifest(tokens).counts == {"pairs": len(kept), "rows": len(kept)}
     assert sorted(row["key"] for row in rows) == sorted(kept)
     for row in rows:
         pair = kept[row["key"]]
@@ -101,6 +106,71 @@ def test_pictures_of_another_size_say_which_square_was_taken(tmp_path, make_tar,
     tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
     (row,) = read_rows(f"{tmp_path}/out")
     assert row["box"] == [16, 0, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("rendering", "size", "box"), [("as_seen", (64, 96), [0, 16, 64, 64]), ("as_stored", (96, 64), [16, 0, 64, 64])]
+)
+def test_the_box_lies_in_the_picture_as_it_was_rendered(
+    rendering, size, box, tmp_path, make_tar, make_tokenize_config, beam_options
+):
+    exif, lying = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(lying, "PNG", exif=exif)
+    path = make_tar("x.tar", [("a.png", lying.getvalue()), ("a.txt", b"a small red ring")])
+    source, limits = WebDatasetSource(kind="webdataset", path=path), ImageLimits(rendering=rendering)
+    filter_pairs(FilterConfig(output=f"{tmp_path}/pairs", source=source, limits=limits), beam_options())
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", source=f"{tmp_path}/pairs"), beam_options())
+    (pair,) = PairDirectory(f"{tmp_path}/pairs").kept()
+    (row,) = read_rows(f"{tmp_path}/out")
+    assert ((pair.width, pair.height), row["box"]) == (size, box)
+
+
+VIEWS = [Views(kind="ten_crop"), Views(kind="random", count=3, seed=5, least_zoom=1.25, most_zoom=1.5, may_flip=True)]
+
+
+@pytest.mark.parametrize("views", VIEWS, ids=["ten_crop", "random"])
+def test_every_view_is_a_row_with_its_box_and_the_tokens_of_its_pixels(
+    views, filtered, image_file, tmp_path, make_tokenize_config, beam_options
+):
+    config = make_tokenize_config(tmp_path / "out", views=views, rows_per_shard=200)
+    manifest = tokenize_pairs(config, beam_options("--direct_num_workers=2"))
+    pairs, tokenizer = PairDirectory(filtered), load_tokenizer(image_file)
+    kept = {row.key: row for row in pairs.kept()}
+    assert manifest.counts == {"pairs": len(kept), "rows": len(kept) * views.num_views}
+    assert len(manifest.shards) == -(-len(kept) * views.num_views // 200)
+    rows = {(row["key"], row["view"]): row for row in read_rows(f"{tmp_path}/out")}
+    assert sorted(rows) == [(key, view) for key in sorted(kept) for view in range(views.num_views)]
+    metadata, _ = read_metadata(f"{tmp_path}/out/{manifest.shards[0].name}")
+    assert metadata.resize_recipe == views.name_recipe("resize_center")
+    for key in sorted(kept)[::20]:
+        pixels = decode(pairs.fetch(kept[key]), pairs.limits)
+        made = make_views(pixels, key, 32, "resize_center", views)
+        tokens = tokenizer.encode(np.stack([view.pixels for view in made])).tolist()
+        for number, view in enumerate(made):
+            row = rows[key, number]
+            assert (row["box"], row["flipped"]) == (list(view.box), view.flipped)
+            assert row["image_tokens"] == tokens[number]
+            assert row["captions"] == kept[key].captions
+            assert row["text_ids"] == rows[key, 0]["text_ids"]
+
+
+def test_views_have_the_same_bytes_for_any_workers_and_fragments(
+    tmp_path, make_tokenize_config, beam_options, contents
+):
+    outputs = []
+    for name, workers, rows_per_fragment in (("one", 1, 30), ("two", 2, 30), ("large", 1, 1000)):
+        config = make_tokenize_config(tmp_path / name, views=VIEWS[1], rows_per_fragment=rows_per_fragment)
+        tokenize_pairs(config, beam_options(f"--direct_num_workers={workers}"))
+        outputs.append(contents(tmp_path / name) if name != "large" else read_rows(f"{tmp_path}/{name}"))
+    assert outputs[0] == outputs[1]
+    assert outputs[2] == read_rows(f"{tmp_path}/one")
+
+
+def test_other_views_are_refused_in_a_begun_directory(tokens, make_tokenize_config, beam_options):
+    with pytest.raises(ShardError, match=r"found another \(views.kind: begun with 'center', now 'ten_crop'\)"):
+        tokenize_pairs(make_tokenize_config(tokens, views=VIEWS[0]), beam_options())
 
 
 @pytest.mark.parametrize("num_pairs", [1, 29, 30, 31, 100])

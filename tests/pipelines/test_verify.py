@@ -13,6 +13,7 @@ from parti_data.ledger import read_ledger, write_ledger
 from parti_data.manifest import MANIFEST, read_manifest, record_shard
 from parti_data.sources import SyntheticSource
 from parti_data.token_shard import order_hash, read_metadata, read_row_group, write_token_shard
+from parti_data.views import Views
 from pipelines.filter import FilterConfig, filter_pairs
 from pipelines.tokenize import tokenize_pairs
 from pipelines.verify import verify
@@ -131,6 +132,36 @@ def test_tokens_changed_to_others_are_found_by_encoding_again(copy):
     with pytest.raises(
         ShardError, match=f"expected the image_tokens that its tokenizer gives for {key}, found others; tokenize"
     ):
+        verify(str(copy))
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory, make_tokenize_config, beam_options) -> str:
+    """Tokens of three random views of each pair, in one shard."""
+    output = str(tmp_path_factory.mktemp("views") / "tokens")
+    views = Views(kind="random", count=3, may_flip=True, near_center=False)
+    tokenize_pairs(make_tokenize_config(output, views=views, rows_per_shard=1000), beam_options())
+    return output
+
+
+def test_views_are_made_again(views):
+    assert (
+        verify(views)[-1] == f"{views}: 22 rows encoded again, all ids equal"
+    )  # the views of 22 pairs are 64 and more
+
+
+@pytest.mark.parametrize(("column", "value"), [("box", [0, 0, 1, 1]), ("flipped", None)])
+def test_another_box_of_a_view_is_found_by_making_it_again(views, tmp_path, column, value):
+    copy = Path(shutil.copytree(views, tmp_path / "views"))
+
+    def change(table, metadata):
+        row = table.slice(5, 1).to_pylist()[0]
+        row[column] = not row[column] if value is None else value
+        changed = pa.Table.from_pylist([row], table.schema)
+        return pa.concat_tables([table.slice(0, 5), changed, table.slice(6)]), metadata
+
+    rewrite(copy, change)
+    with pytest.raises(ShardError, match=f"expected the {column} that its tokenizer gives for .*, found others"):
         verify(str(copy))
 
 

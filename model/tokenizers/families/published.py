@@ -94,6 +94,11 @@ def fit(
                 f"{path}: expected {in_file(name)} of shape {shape}, found {found}; use the config that belongs to "
                 "the weights"
             )
+        if not tensors[name].is_floating_point():
+            raise TokenizerError(
+                f"{path}: expected {in_file(name)} of floats, found {tensors[name].dtype}; take the weights as "
+                "they were published"
+            )
     for name, tensor in tensors.items():
         if name not in expected:
             raise TokenizerError(

@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
-from hostile_checkpoints import in_legacy, integer, integers, mapping, named, pickled, tensor, text
-from safetensors.torch import save_file
+from hostile_checkpoints import call, in_legacy, integer, integers, mapping, named, pickled, tensor, text
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from model.checkpoints import open_checkpoint
@@ -56,6 +58,21 @@ def test_what_torch_saves_is_opened(tmp_path: Path, is_zip: bool, protocol: int)
     assert found.tensors["turned"].untyped_storage().data_ptr() == found.tensors["base"].untyped_storage().data_ptr()
 
 
+def test_tensors_that_are_conjugated_when_read_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, dtype=torch.complex64).conj()}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"found one to be conjugated or negated; save its resolve_conj\(\)"):
+        open_checkpoint(str(tmp_path / "a"))
+
+
+def test_checkpoints_of_object_stores_are_opened() -> None:
+    with fsspec.open("memory://checkpoints/a.pt", "wb") as file:
+        torch.save({"a": torch.ones(2)}, file)
+    assert open_checkpoint("memory://checkpoints/a.pt").tensors["a"].tolist() == [1, 1]
+    with fsspec.open("memory://checkpoints/a.safetensors", "wb") as file:
+        file.write(save({"a": torch.ones(2)}))
+    assert open_checkpoint("memory://checkpoints/a.safetensors").tensors["a"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_pickled_module_gives_its_state_dict(tmp_path: Path, is_zip: bool) -> None:
     module = nn.Sequential(
@@ -85,6 +102,19 @@ def test_a_checkpoint_of_python_2_is_read(tmp_path: Path) -> None:
     content = pickled(named("collections", "OrderedDict") + b"(" + pairs + b"tR")
     (tmp_path / "a").write_bytes(in_legacy(content))
     assert open_checkpoint(str(tmp_path / "a")).tensors["a"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state"),
+    [(tensor() + b"\x85", b"\x88\x89" + call("collections", "OrderedDict") + b"\x87b"),
+     (b")", b"(" + tensor() + b"N" + call("collections", "OrderedDict") + b"\x88\x89tb")],
+    ids=["data given", "data in the state"],
+)  # fmt: skip
+def test_parameters_are_read_as_torch_0_1_stored_them(tmp_path: Path, arguments: bytes, state: bytes) -> None:
+    """So torchvision's first files hold them. Source: `Tensor.__setstate__` in torch/_tensor.py."""
+    parameter = named("torch.nn.parameter", "Parameter") + arguments + b"\x81" + state
+    (tmp_path / "a").write_bytes(in_legacy(pickled(mapping(weight=parameter)), {"0": struct.pack("<6f", *range(6))}))
+    assert open_checkpoint(str(tmp_path / "a")).tensors["weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -121,7 +151,9 @@ def test_the_projects_checkpoints_are_opened(name: str) -> None:
 @pytest.mark.skipif(not CONFORMANCE.is_dir(), reason="the projects' checkpoints are not here")
 def test_the_projects_weights_are_those_that_torch_reads() -> None:
     path = str(CONFORMANCE / "llamagen/small_l2/vq.pt")
-    assert_same(open_checkpoint(path).tensors, torch.load(path, weights_only=True)["model"])
+    found, expected = open_checkpoint(path).tensors, torch.load(path, weights_only=True)["model"]
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], one) for name, one in expected.items())
 
 
 def test_a_plain_pickle_of_tensors_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoints import flax_msgpack, open_checkpoint
+from model.checkpoints import msgpack_reader, open_checkpoint
 from parti_data.errors import CheckpointError
 
 
@@ -98,7 +98,7 @@ def test_hostile_msgpack_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_values_of_msgpack_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flax_msgpack, "_MAX_VALUES", 10)
+    monkeypatch.setattr(msgpack_reader, "_MAX_VALUES", 10)
     (tmp_path / "a").write_bytes(msgpack.packb({"a": [1] * 10}))
     with pytest.raises(CheckpointError, match="found more than 64 levels or 10 values"):
         open_checkpoint(str(tmp_path / "a"))

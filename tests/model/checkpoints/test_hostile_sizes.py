@@ -165,6 +165,8 @@ FILES: dict[str, tuple[bytes, str]] = {
                            "expected numbers that torch has, found F4 in a; convert it"),
     "safetensors, outside": (safetensors({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}),
                              "expected a whole checkpoint, found Error while deserializing header"),
+    "safetensors, header": (struct.pack("<Q", 17 << 20) + b"{" + bytes(17 << 20),
+                            "expected a header of at most 16777216 bytes, found 17825792; give the weights alone"),
     "safetensors, no header": (struct.pack("<Q", 2) + b"{]", "expected a whole checkpoint, found Error while deserial"),
 }  # fmt: skip
 
@@ -212,6 +214,11 @@ def test_work_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     pairs = b"](" + text("a") + b"N\x86" + b"".join(text(f"{number}") + b"N\x86" for number in range(30)) + b"eq\0"
     copied = named("collections", "OrderedDict") + b"q\1" + b"0h\1h\0\x85R" * 40
     refused(tmp_path / "a", in_zip(pickled(pairs + copied)), message)
+    long = storage()[:-2] + b"N" * 200 + b"tq\0"
+    refused(tmp_path / "a", in_zip(pickled(long + b"h\0Q" * 10)), message)
+    many = b"(" + storage() + integer(0) + integers(2) + integers(1) + b"N" * 2 + b"}" + b"N" * 200 + b"tq\0"
+    rebuilt = named("torch._utils", "_rebuild_tensor_v2") + b"q\1" + b"0h\1h\0R" * 10
+    refused(tmp_path / "a", in_zip(pickled(many + rebuilt)), message)
 
 
 def test_tensors_and_levels_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

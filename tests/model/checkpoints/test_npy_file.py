@@ -33,6 +33,10 @@ def test_other_arrays_of_numpy_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=message):
             open_checkpoint(str(path))
     np.save(path, np.zeros(20, "f4"))
+    path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<f3'"))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(str(path))
+    np.save(path, np.zeros(20, "f4"))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
         CheckpointError, match="expected all of a tensor's bytes, found the end of the file; download it"

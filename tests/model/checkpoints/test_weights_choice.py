@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoints import open_checkpoint
+from model.checkpoints import open_checkpoint, stored_names
 from parti_data.errors import CheckpointError
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:
-    return {"encoder.conv.weight": torch.full((2,), value), "quantize.weight": torch.full((1,), value)}
+    return {"encoder.conv.weight": torch.full((2,), float(value)), "quantize.weight": torch.full((1,), float(value))}
 
 
 def opened(tmp_path: Path, saved: Any, **options: str) -> dict[str, Any]:
@@ -87,6 +87,16 @@ def test_averages_of_a_lightning_file_get_their_names_back(tmp_path: Path) -> No
         CheckpointError, match="expected names that differ without their dots, found two alike; choose ot"
     ):
         opened(tmp_path, alike, weights="ema")
+
+
+def test_names_are_told_without_reading_a_tensor(tmp_path: Path) -> None:
+    torch.save(AVERAGED, tmp_path / "a")
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(content.replace(struct.pack("<ff", 1, 1), b"12345678"))
+    assert stored_names(str(tmp_path / "a"), "ema") == ["encoder.conv.weight", "quantize.weight", "loss.w"]
+    assert stored_names(str(tmp_path / "a")) == list(AVERAGED["state_dict"])
+    with pytest.raises(CheckpointError, match="Bad CRC-32"):
+        open_checkpoint(str(tmp_path / "a"))
 
 
 @pytest.mark.parametrize("is_torch", [True, False])

@@ -114,14 +114,21 @@ def test_without_quantization_the_codebook_gets_no_gradient_and_its_loss_is_only
     model, images = make(), torch.rand(2, 32, 32, 3)
     found = gradients(model, images, quantize=False)
     assert [name for name, gradient in found.items() if gradient is None] == ["codebook.embedding"]
-    terms = reconstruction_losses(images, model(images, quantize=False), LossWeights())
+    output = model(images, quantize=False)
+    assert not output.quantized.loss.requires_grad  # or DistributedDataParallel would wait for the codebook's gradient
+    terms = reconstruction_losses(images, output, LossWeights())
     assert terms["vq"].item() == pytest.approx(model(images).quantized.loss.item())
     assert terms["total"].item() == pytest.approx((terms["l2"] + 0.1 * terms["logit_laplace"]).item())
 
 
-def test_recomputed_blocks_give_the_same_gradients():
-    model, images = make(), torch.rand(2, 32, 32, 3)
+def test_recomputed_blocks_run_twice_in_training_and_give_the_same_gradients():
+    model, images, calls = make(), torch.rand(2, 32, 32, 3), []
+    model.decoder[1].register_forward_pre_hook(lambda *_: calls.append(1))
     kept = gradients(model, images)
+    assert len(calls) == 1
     model.recompute_blocks = True
     for name, gradient in gradients(model, images).items():
         assert torch.equal(gradient, kept[name]), name
+    assert len(calls) == 1 + 2
+    model.eval()(images)
+    assert len(calls) == 1 + 2 + 1

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.training.loop import CHECKPOINT, METRICS, Schedule, make_optimizer, train
-from parti_data.errors import CheckpointError
+from model.training.average import WeightAverage
+from model.training.checkpoint import CHECKPOINT, METRICS
+from model.training.loop import Evaluation, Running, Schedule, make_optimizer, train
+from parti_data.errors import CheckpointError, ConfigError
 
 SHORT = Schedule(num_steps=12, lr=0.05, warmup_steps=3, checkpoint_every=4, log_every=2, precision="float32")
 
@@ -17,25 +19,31 @@ SHORT = Schedule(num_steps=12, lr=0.05, warmup_steps=3, checkpoint_every=4, log_
 class Line:
     """Fits a line to noisy points; the points and the dropout of a step are a function of the step."""
 
-    def __init__(self, fail_at: int = -1, bad_at: int = -1):
+    batch_size = 16
+
+    def __init__(self, fail_at: int = -1, bad_at: int = -1, num_parts: int = 1, dropout: float = 0.2):
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1))
-        self.seen, self.calls = 0, []
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout), nn.Linear(8, 1))
+        self.networks = {"line": self.model}
+        self.seen, self.calls, self.num_parts = 0, [], num_parts
         self._fail_at, self._bad_at = fail_at, bad_at
 
-    def losses(self, step):
+    def losses(self, network, step, part):
         if step == self._fail_at:
             raise KeyboardInterrupt
         self.calls.append(step)
-        x = torch.from_numpy(np.random.default_rng(step).random((16, 3), np.float32))
+        x = torch.from_numpy(np.random.default_rng(step).random((16, 3), np.float32)).chunk(self.num_parts)[part]
         loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
         return {"total": loss * (float("nan") if step == self._bad_at else 1)}
+
+    def keys(self, step):
+        return [f"row{step}-{number}" for number in range(16)]
 
     def after_step(self, step):
         self.seen += step
 
     def evaluate(self, step):
-        return {"seen": float(self.seen)}
+        return Evaluation({"seen": float(self.seen)}, {"square": np.full((4, 4, 3), step, np.uint8)})
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -85,7 +93,7 @@ def test_weight_decay_spares_vectors():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected a finite loss, found nan at step 5; lower schedule\.lr"):
+    with pytest.raises(CheckpointError, match=r"found nan at step 5, a batch of row5-0, .*row5-3 and 12 more; lower"):
         train(Line(bad_at=5), SHORT, str(tmp_path), "x")
     assert (tmp_path / CHECKPOINT).is_file()
 
@@ -108,9 +116,9 @@ def test_a_checkpoint_runs_nobodys_code(tmp_path):
 
 
 def test_metrics_are_there_whenever_a_checkpoint_says_that_all_is_done(tmp_path, monkeypatch):
-    from model.training import loop
+    from model.training import checkpoint
 
-    publish = loop.publish_bytes
+    publish = checkpoint.publish_bytes
 
     def die_before_the_checkpoint(path, content):
         if (
@@ -121,7 +129,7 @@ def test_metrics_are_there_whenever_a_checkpoint_says_that_all_is_done(tmp_path,
             raise KeyboardInterrupt
         publish(path, content)
 
-    monkeypatch.setattr(loop, "publish_bytes", die_before_the_checkpoint)
+    monkeypatch.setattr(checkpoint, "publish_bytes", die_before_the_checkpoint)
     with pytest.raises(KeyboardInterrupt):
         train(Line(), SHORT, str(tmp_path), "x")
     monkeypatch.undo()
@@ -151,3 +159,111 @@ print(libc.mallinfo2().mapped_blocks - before)
 """
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert int(printed) == mapped_blocks
+
+
+class Duel(Line):
+    """Two networks: the second learns to tell what the first answered from the truth, and has no turn at step 0."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.judge = nn.Linear(1, 1)
+        self.networks = {"line": self.model, "judge": self.judge}
+
+    def losses(self, network, step, part):
+        x = torch.from_numpy(np.random.default_rng(step).random((16, 3), np.float32)).chunk(self.num_parts)[part]
+        answer, truth = self.model(x), x.sum(1, keepdim=True)
+        if network == "line":
+            assert not any(parameter.requires_grad for parameter in self.judge.parameters())
+            fooled = -self.judge(answer).mean()
+            return {"total": (answer - truth).square().mean() + fooled, "fooled": fooled}
+        if step == 0:
+            return {}
+        return {"total": (self.judge(answer.detach()) - self.judge(truth)).tanh().mean()}
+
+
+def test_networks_take_turns_each_with_its_own_optimizer(tmp_path):
+    duel = Duel()
+    before = [parameter.detach().clone() for parameter in duel.judge.parameters()]
+    train(duel, SHORT.model_copy(update={"num_steps": 1, "log_every": 1}), str(tmp_path / "one"), "x")
+    assert all(torch.equal(mine, old) for mine, old in zip(duel.judge.parameters(), before, strict=True))
+    train(duel, SHORT, str(tmp_path / "all"), "x")
+    assert not any(torch.equal(mine, old) for mine, old in zip(duel.judge.weight, before[0], strict=True))
+    lines = [json.loads(line) for line in (tmp_path / "all" / METRICS).read_text().splitlines()]
+    assert {"total", "fooled", "gradient_norm", "judge_total", "judge_gradient_norm"} <= lines[0].keys()
+
+
+def test_two_networks_stopped_and_resumed_end_with_the_same_weights(tmp_path):
+    whole, stopped, resumed = Duel(), Duel(), Duel()
+    train(whole, SHORT, str(tmp_path / "whole"), "x")
+    stopped.after_step = lambda step: 1 / (6 - step)
+    with pytest.raises(ZeroDivisionError):
+        train(stopped, SHORT, str(tmp_path / "parts"), "x")
+    assert torch.load(tmp_path / "parts" / CHECKPOINT)["judge_optimizer"]["state"]
+    train(resumed, SHORT, str(tmp_path / "parts"), "x")
+    for name, network in whole.networks.items():
+        for mine, other in zip(resumed.networks[name].parameters(), network.parameters(), strict=True):
+            assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4, 16])
+def test_the_parts_of_a_batch_together_are_the_batch(tmp_path, num_parts):
+    whole, parted = Line(dropout=0.0), Line(dropout=0.0, num_parts=num_parts)
+    train(whole, SHORT, str(tmp_path / "whole"), "x")
+    train(parted, SHORT, str(tmp_path / "parted"), "x")
+    for mine, other in zip(parted.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
+
+
+def test_pictures_are_drawn_at_the_first_and_last_checkpoint_and_at_few_between(tmp_path):
+    schedule = SHORT.model_copy(update={"num_steps": 41, "checkpoint_every": 2})
+    assert schedule.drawn_steps() == [2, 8, 14, 20, 24, 30, 36, 41]
+    assert SHORT.drawn_steps() == [4, 8, 12]
+    train(Line(), SHORT, str(tmp_path), "x")
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"square-{step:08d}.png" for step in (4, 8, 12)]
+
+
+def test_a_checkpoint_by_time_lies_between_those_by_steps_and_measures_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(fail_at=3), SHORT, str(tmp_path), "x", Running(checkpoint_minutes=1e-9))
+    assert torch.load(tmp_path / CHECKPOINT)["step"] == 3
+    resumed = Line()
+    train(resumed, SHORT, str(tmp_path), "x", Running(checkpoint_minutes=1e-9))
+    assert resumed.calls[0] == 3
+    lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines if "seen" in line] == [4, 8, 12]
+
+
+def test_figures_and_pictures_are_there_for_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(Line(), SHORT, str(tmp_path), "x", Running(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("total")] == [2, 4, 6, 8, 10, 12]
+    assert [event.step for event in events.Images("square")] == [4, 8, 12]
+
+
+def test_tensorboard_that_is_not_installed_or_not_on_disk_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="expected an output on this machine's disk for TensorBoard, found another"):
+        train(Line(), SHORT, "memory://x", "x", Running(tensorboard=True))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="expected the package tensorboard, found none; pip install"):
+        train(Line(), SHORT, str(tmp_path), "x", Running(tensorboard=True))
+
+
+def test_an_average_of_weights_forgets_the_first_ones_and_follows():
+    network = nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(0.0)
+    average = WeightAverage(network, 0.9)
+    network.weight.data.fill_(1.0)
+    distances = []
+    for step in range(200):
+        average.update(network, step)
+        distances.append(1 - float(average.network.weight))
+    assert distances[0] == pytest.approx(0.1)
+    assert distances[1] == pytest.approx(0.1 * 2 / 11)
+    assert distances[-1] == pytest.approx(0, abs=1e-6)
+    network.weight.data.fill_(2.0)
+    average.update(network, 200)
+    assert float(average.network.weight) == pytest.approx(1.1, abs=1e-6)

@@ -8,6 +8,7 @@ import pytest
 from parti_data.errors import ShardError, SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.sources import FolderSource, folder, image_folder
+from parti_data.sources.folder import ImagesSource
 from parti_data.sources.pairs import Location, RawPair
 from parti_data.storage import publish_bytes, read_range
 from pipelines.filter import FilterConfig, filter_pairs
@@ -199,3 +200,14 @@ def test_emoji_in_img2datasets_files_format_give_the_pairs_that_its_tars_give(sh
     pairs = read(root)
     assert len(pairs) == stated["successes"]
     assert all(pair.image and pair.captions and "key" in pair.fields for pair in pairs)
+
+
+def test_images_without_captions_are_enough_where_only_images_are_asked_for(tmp_path):
+    write(tmp_path, {"a.png": "a", "deep/b.jpg": "b", "deep/notes.md": "c"})
+    images = ImagesSource(kind="images", path=str(tmp_path))
+    pairs = [pair for split in images.splits() for pair in images.read(split, 1 << 20)]
+    assert [(pair.source_key, images.fetch(pair.location), pair.captions) for pair in pairs] == [
+        ("a.png", b"a", []), ("deep/b.jpg", b"b", []),
+    ]  # fmt: skip
+    with pytest.raises(SourceError, match="expected a folder of images, found none"):
+        ImagesSource(kind="images", path=str(tmp_path / "none")).splits()

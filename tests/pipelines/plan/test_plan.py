@@ -12,6 +12,7 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.storage import file_size
+from parti_data.views import Views
 from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig
 from pipelines.plan.choose_stage import choose_stage
@@ -85,6 +86,18 @@ def test_the_bytes_foretold_are_about_those_that_are_written(plans, sharded, tok
     token_bytes = size_in(dict(plans["tokenize", 1].outlook)["tokens"])
     written = sum(shard.bytes for shard in read_manifest(tokens).shards)
     assert token_bytes < written  # three small files, of which each has a footer
+
+
+def test_several_views_of_a_pair_are_told_and_take_as_much_more(plans, make_config):
+    views = Views(kind="ten_crop")
+    plan = plan_tokenize(make_config("tokenize", "none", views=views), 960, 1)
+    one = plans["tokenize", 1]
+    assert dict(plan.source)["a pair"].endswith(", 10 views of 16 tokens")
+    assert "views" not in dict(one.source)["a pair"]
+    assert size_in(dict(plan.outlook)["tokens"]) == pytest.approx(10 * size_in(dict(one.outlook)["tokens"]), rel=0.3)
+    assert " in 29 shards, " in dict(plan.outlook)["tokens"]  # 72 kept pairs, 25 rows a shard
+    seconds = {step.name: step.seconds for step in plan.steps}
+    assert seconds["encode"] > 3 * {step.name: step.seconds for step in one.steps}["encode"]
 
 
 def test_the_pairs_of_a_source_are_counted_or_told_by_their_bytes(plans, tmp_path, plain_png):

@@ -1,0 +1,100 @@
+"""What `parti train tokenizer` is told."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag
+
+from model.training.adversarial import AdversarialSettings
+from model.training.loop import Running, Schedule
+from model.training.reconstruction_losses import LossWeights
+from parti_data.config import StageConfig, StrictModel
+from parti_data.images import ImageLimits
+from parti_data.sources import (
+    CocoSource,
+    ParquetSource,
+    SyntheticSource,
+    TableSource,
+    WebDatasetSource,
+)
+from parti_data.sources.folder import FolderSource, ImagesSource
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, str):
+        return "directory"
+    return value.get("kind", "synthetic") if isinstance(value, dict) else value.kind
+
+
+ImageSource = Annotated[
+    Annotated[str, Tag("directory")]
+    | Annotated[SyntheticSource, Tag("synthetic")]
+    | Annotated[WebDatasetSource, Tag("webdataset")]
+    | Annotated[ParquetSource, Tag("parquet")]
+    | Annotated[TableSource, Tag("table")]
+    | Annotated[CocoSource, Tag("coco")]
+    | Annotated[FolderSource, Tag("folder")]
+    | Annotated[ImagesSource, Tag("images")],
+    Discriminator(_kind),
+]
+"""A directory that filter or shard finished, or a `source` table as filter's; of kind `images`, also a folder without
+captions."""
+
+
+class CodebookCare(StrictModel):
+    """How a codebook comes to be used: the paper needs none of it in 500,000 steps, a short run does."""
+
+    continuous_steps: int = 200
+    """First steps without quantization; then codes are picked among the latents, far ones first."""
+    restart_every: int = 20
+    """Steps between restarts of dead codes at latents that are badly served; 0 turns restarts off."""
+    restart_until: float = 0.6
+    """Share of the steps after which no code is restarted."""
+
+
+class TrainTokenizerConfig(StageConfig):
+    """What `parti train tokenizer` is told."""
+
+    source: ImageSource
+    """Where the images come from."""
+    held_out: ImageSource = ""
+    """Others, on which the tokenizer is measured; empty: a share of the source, or the training pictures."""
+    held_out_share: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
+    """The share of the source, by the images' keys, that is measured on and never trained on."""
+    limits: ImageLimits = Field(default_factory=ImageLimits)
+    """What an image of a `source` table may be and cost; a finished directory brings its own."""
+    augmentation: Literal["none", "dalle"] = "none"
+    """What is cut out of a picture: the centre square, or one at random and maybe flipped, as DALL-E's listing 1."""
+    architecture: dict[str, int | str | dict[str, int]] = Field(default_factory=dict)
+    """Fields of ViTVQGANShape that differ from the paper's Small."""
+    start_from: str = ""
+    """A tokenizer's file whose encoder and codebook are taken, and of a decoder of the same size its weights."""
+    train: Literal["all", "decoder"] = "all"
+    """With `decoder` all that decides a token stays as it was, fingerprint included."""
+    loss_weights: LossWeights = Field(default_factory=LossWeights)
+    vgg16: str = ""
+    """The file of torchvision's VGG16 weights for the perceptual term; empty: training goes on without it."""
+    lpips: str = ""
+    """The file of LPIPS' linear weights for it; empty: every channel counts the same."""
+    adversarial: AdversarialSettings | None = None
+    """The discriminator; none without this table. Its statistic of a minibatch is that of each part of each rank."""
+    codebook: CodebookCare = Field(default_factory=CodebookCare)
+    schedule: Schedule
+    batch_size: PositiveInt = 256
+    """Images a step, of all ranks together."""
+    batch_parts: PositiveInt = 1
+    """Parts of a rank's slice of a batch, one after the other in memory; their gradients add up."""
+    ema_decay: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
+    """Of the average of the weights that is measured, drawn and saved; 0: the weights themselves."""
+    measured_pictures: PositiveInt = 512
+    """Held-out pictures that figures are measured on at each checkpoint, at most."""
+    seed: NonNegativeInt = 0
+    recompute_blocks: bool = False
+    """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
+    running: Running = Field(default_factory=Running)
+
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "recompute_blocks", "start_from", "vgg16", "lpips"})
+
+    def deciding(self) -> dict[str, Any]:
+        """Return what the output's bytes depend on; a finished directory is told by its digest, not its path."""
+        directories = {name for name in ("source", "held_out") if isinstance(getattr(self, name), str)}
+        return {name: value for name, value in super().deciding().items() if name not in directories}

@@ -1,0 +1,243 @@
+"""The tokenizer's job: where its images come from, exact resume with everything on, and what it leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from model.tokenizers import load_tokenizer
+from model.training.tokenizer_trainee import TokenizerTrainee
+from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
+from parti_data.errors import CheckpointError, ConfigError
+from parti_data.image_index import is_held_out
+from parti_data.images import to_png
+from parti_data.manifest import read_manifest
+
+SIZE = {"num_layers": 1, "num_heads": 1, "width": 16, "hidden": 32}
+SHAPE = {"image_side": 16, "patch_side": 8, "codebook_size": 16, "code_width": 4, "encoder": SIZE, "decoder": SIZE}
+SCHEDULE = {"num_steps": 9, "lr": 1e-3, "warmup_steps": 2, "checkpoint_every": 4, "log_every": 2}
+CARE = {"continuous_steps": 2, "restart_every": 2, "restart_until": 1.0}
+EVERYTHING = {
+    "adversarial": {"start_step": 3, "r1_every": 2, "size": {"channel_base": 64}},
+    "augmentation": "dalle",
+    "batch_parts": 2,
+    "ema_decay": 0.9,
+    "held_out_share": 0.2,
+}
+
+
+@pytest.fixture
+def configure(tmp_path, filtered):
+    def make(name: str, **named) -> TrainTokenizerConfig:
+        values = {"source": filtered, "architecture": SHAPE, "codebook": CARE, "schedule": SCHEDULE, "batch_size": 8}
+        return TrainTokenizerConfig.model_validate({"output": str(tmp_path / name), **values, **named})
+
+    return make
+
+
+def files(directory: str) -> dict[str, bytes]:
+    """Those of the manifest, but for the speed in the metrics."""
+    names = [shard.name for shard in read_manifest(directory).shards]
+    return {name: Path(directory, name).read_bytes() for name in names if name != "metrics.jsonl"}
+
+
+@pytest.mark.parametrize("moment", [1, 5, 8])
+def test_a_run_with_everything_on_that_is_stopped_anywhere_ends_the_same(configure, monkeypatch, moment, metrics):
+    whole, parts = configure("whole", **EVERYTHING), configure("parts", **EVERYTHING)
+    train_tokenizer(whole)
+    after_step = TokenizerTrainee.after_step
+
+    def stop(self, step):
+        if step == moment:
+            raise KeyboardInterrupt
+        after_step(self, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TokenizerTrainee, "after_step", stop)
+        train_tokenizer(parts)
+    train_tokenizer(parts)
+    assert files(parts.output) == files(whole.output)
+    ends = [torch.load(Path(config.output, "checkpoint.pt")) for config in (whole, parts)]
+    assert flat(ends[0]) == flat(ends[1])
+    for mine, other in zip(metrics(parts.output), metrics(whole.output), strict=True):
+        assert {**mine, "steps_per_s": 0} == {**other, "steps_per_s": 0}
+
+
+def flat(state) -> list:
+    """Every number of a checkpoint but for the metrics."""
+    if isinstance(state, dict):
+        return [(name, flat(part)) for name, part in state.items() if name != "metrics"]
+    if isinstance(state, list | tuple):
+        return [flat(part) for part in state]
+    return state.tolist() if isinstance(state, torch.Tensor) else state
+
+
+def test_what_is_measured_and_saved_is_the_average(configure):
+    plain, averaged = configure("plain"), configure("averaged", ema_decay=0.99)
+    for config in (plain, averaged):
+        train_tokenizer(config)
+    ends = [torch.load(Path(config.output, "checkpoint.pt")) for config in (plain, averaged)]
+    assert flat(ends[0]["tokenizer"]) == flat(ends[1]["tokenizer"])
+    prints = [
+        load_tokenizer(str(Path(config.output, "tokenizer.safetensors"))).fingerprint for config in (plain, averaged)
+    ]
+    assert prints[0] != prints[1]
+    assert prints[1] == read_manifest(averaged.output).details["fingerprint"]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of 20 pictures without captions, 2 of them copies, and 2 files that are none."""
+    folder = tmp_path / "pictures" / "deep"
+    folder.mkdir(parents=True)
+    luck = np.random.default_rng(0)
+    for number in range(18):
+        (folder / f"{number:02d}.png").write_bytes(to_png(luck.integers(0, 256, (20, 30, 3), dtype=np.uint8)))
+    for number in (0, 1):
+        (folder / f"copy{number}.png").write_bytes((folder / f"{number:02d}.png").read_bytes())
+    whole = (folder / "03.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "page.jpg").write_bytes(b"<html>")
+    return folder.parent
+
+
+def test_a_plain_folder_of_images_is_enough_and_bad_ones_are_told(configure, pictures, capsys):
+    config = configure("out", source={"kind": "images", "path": str(pictures)}, held_out_share=0.3)
+    manifest = train_tokenizer(config)
+    index = pq.read_table(Path(config.output, "images.parquet")).to_pylist()
+    bad = {row["source_key"]: row["reason"] for row in index if row["outcome"] == "dropped"}
+    assert bad == {"deep/cut.png": "image_undecodable", "deep/page.jpg": "image_unreadable"}
+    assert manifest.details["dropped"] == {"image_undecodable": 1, "image_unreadable": 1}
+    assert "images that could not be used: 1 image_undecodable, 1 image_unreadable; named in" in capsys.readouterr().err
+    kept = [row["key"] for row in index if row["outcome"] == "kept"]
+    held_out = {key for key in kept if is_held_out(key, 0.3)}
+    assert manifest.counts == {"pictures": len([key for key in kept if key not in held_out]), "dropped": 2}
+    assert 0 < len(held_out) < len(kept) == 20
+    assert "images.parquet" in [shard.name for shard in manifest.shards]
+
+
+def test_every_source_of_filter_is_a_source_of_images(configure, filtered, sharded, synthetic):
+    for name, source in {
+        "scenes": synthetic,
+        "tars": {"kind": "webdataset", "path": sharded},
+        "shards": sharded,
+    }.items():
+        config = configure(name, source=source, schedule=SCHEDULE | {"num_steps": 2})
+        assert train_tokenizer(config).counts["pictures"] > 50
+    assert read_manifest(config.output).inputs.keys() == {"source"}
+
+
+def test_a_source_that_is_misspelt_is_refused(tmp_path):
+    overrides = [f"output={tmp_path}", "schedule.num_steps=1", "schedule.lr=1.0", "source.kind=images"]
+    with pytest.raises(ConfigError, match=r"expected a known key, found 'source\.pth'; did you mean 'source\.path'"):
+        TrainTokenizerConfig.load(None, [*overrides, "source.pth=x"])
+    with pytest.raises(ConfigError, match="expected for 'source' that .*webdataset.*found"):
+        TrainTokenizerConfig.load(None, [*overrides, "source.kind=tars"])
+
+
+def test_a_directory_is_known_by_its_digest_and_a_source_by_its_table(configure, synthetic):
+    assert "source" not in configure("a").deciding()
+    deciding = configure("a", source=synthetic, running={"device": "cpu"}, vgg16="x").deciding()
+    assert deciding["source"] == synthetic.model_dump(mode="json")
+    assert deciding.keys().isdisjoint({"running", "vgg16", "held_out", "output"})
+
+
+def test_held_out_images_are_another_source_or_a_share_not_both(configure, filtered):
+    with pytest.raises(ConfigError, match="held_out_share: expected none beside held_out, found both"):
+        train_tokenizer(configure("out", held_out=filtered, held_out_share=0.5))
+
+
+def test_a_new_decoder_learns_while_every_token_stays(configure):
+    first = configure("first")
+    before = train_tokenizer(first)
+    path = str(Path(first.output, "tokenizer.safetensors"))
+    larger = SHAPE | {"decoder": SIZE | {"num_layers": 2}, "output": "rgb"}
+    config = configure("second", architecture=larger, start_from=path, train="decoder", ema_decay=0.5)
+    after = train_tokenizer(config)
+    assert after.details["fingerprint"] == before.details["fingerprint"]
+    assert after.inputs.keys() == {"source", "start_from"}
+    old, new = load_tokenizer(path), load_tokenizer(str(Path(config.output, "tokenizer.safetensors")))
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    assert torch.equal(old.encode(images), new.encode(images))
+    assert not torch.equal(old.decode(old.encode(images)), new.decode(new.encode(images)))
+    with pytest.raises(ConfigError, match="start_from: expected the tokenizer whose decoder is trained, found none"):
+        train_tokenizer(configure("third", train="decoder"))
+
+
+@pytest.fixture
+def vgg16_file(tmp_path) -> str:
+    """Random weights in the form of torchvision's."""
+    places = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256)}
+    places |= {17: (256, 512)} | dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
+    state = {}
+    for number, (inner, outer) in places.items():
+        state[f"features.{number}.weight"] = torch.randn(outer, inner, 3, 3) * (2 / 9 / inner) ** 0.5
+        state[f"features.{number}.bias"] = torch.zeros(outer)
+    torch.save(state, tmp_path / "vgg16.pth")
+    return str(tmp_path / "vgg16.pth")
+
+
+def test_training_goes_on_without_vgg16_and_says_so_once(configure, capsys):
+    config = configure("out")
+    assert train_tokenizer(config).details["perceptual"] is False
+    assert capsys.readouterr().err.count("no weights of VGG16 (vgg16=PATH)") == 1
+    silent = configure("silent", loss_weights={"perceptual": 0.0})
+    train_tokenizer(silent)
+    assert "VGG16" not in capsys.readouterr().err
+
+
+def test_the_perceptual_term_is_in_the_loss_and_its_file_among_the_inputs(configure, tmp_path, metrics, vgg16_file):
+    config = configure("out", vgg16=vgg16_file, schedule=SCHEDULE | {"num_steps": 2})
+    manifest = train_tokenizer(config)
+    assert manifest.details["perceptual"] is True
+    assert manifest.inputs.keys() == {"source", "vgg16"}
+    assert metrics(config.output)[0]["perceptual"] > 0
+
+
+def test_code_usage_is_told_of_the_last_epoch_and_of_what_is_held_out(configure, metrics):
+    config = configure("out", held_out_share=0.2, schedule=SCHEDULE | {"num_steps": 24, "checkpoint_every": 24})
+    train_tokenizer(config)
+    figures = metrics(config.output)[-1]
+    assert figures.keys() == {"step", "psnr_db", "code_usage", "perplexity", "train_code_usage", "train_perplexity"}
+    assert 1 <= figures["train_perplexity"] <= 16 * figures["train_code_usage"]
+    assert 1 <= figures["perplexity"] <= 16 * figures["code_usage"]
+
+
+def test_pictures_are_drawn_as_it_goes(configure):
+    config = configure("out", held_out_share=0.2)
+    train_tokenizer(config)
+    names = sorted(path.name for path in Path(config.output).glob("reconstructions-*.png"))
+    assert names == [f"reconstructions-{step:08d}.png" for step in (4, 8, 9)]
+    with (
+        Image.open(Path(config.output, names[-1])) as last,
+        Image.open(Path(config.output, "reconstructions.png")) as all_,
+    ):
+        assert np.array_equal(np.asarray(last), np.asarray(all_)[16:])
+
+
+def test_a_loss_that_is_not_finite_names_the_images(configure, monkeypatch):
+    monkeypatch.setattr("model.training.tokenizer_trainee.reconstruction_losses", not_finite)
+    with pytest.raises(CheckpointError, match=r"found nan at step 0, a batch of [0-9a-f]{32}, .* and 4 more; lower"):
+        train_tokenizer(configure("out"))
+
+
+def not_finite(images, output, weights, perceptual):
+    return {"total": output.images.mean() * float("nan")}
+
+
+def test_event_files_are_no_part_of_the_manifest(configure):
+    pytest.importorskip("tensorboard")
+    plain, watched = configure("plain"), configure("watched", running={"tensorboard": True})
+    assert files(train_and_place(plain)) == files(train_and_place(watched))
+    assert list(Path(watched.output, "tensorboard").iterdir())
+    begun = [json.loads(Path(config.output, "begun.json").read_text()) for config in (plain, watched)]
+    assert begun[0] == begun[1]
+
+
+def train_and_place(config: TrainTokenizerConfig) -> str:
+    train_tokenizer(config)
+    return config.output
