@@ -29,8 +29,8 @@ class QualityFloors(StrictModel):
     """What tokens must be good for. Nothing of it changes a token, so it may change from run to run."""
 
     sample: NonNegativeInt = 16
-    """Pictures of each slice that are decoded again: those with the smallest keys among its first rows. None for a
-    tokenizer without a decoder."""
+    """Pictures of each slice that are decoded again: some of its first rows, chosen by hash. None for a tokenizer
+    without a decoder."""
     min_psnr_db: NonNegativeFloat = 12.0
     """Of the sample against the pictures themselves; 12 dB is what plain grey has on photos. With 0 the sample is
     measured and not judged."""
@@ -40,7 +40,7 @@ class QualityFloors(StrictModel):
     min_code_usage: Share = 0.0
     """Share of the codebook that each slice must use."""
     max_equal_rows: Share = 0.5
-    """Share of a slice's rows that may have the tokens of another of its images."""
+    """Share of a slice's rows that may have the tokens of another image of it."""
 
     @property
     def candidates(self) -> int:
@@ -55,7 +55,7 @@ class TokenQuality(BaseModel):
     code_usage: float
     """Share of the codebook that occurs."""
     equal_rows: float
-    """Share of rows that have the tokens of another image."""
+    """Share of rows that have the tokens of another image; views of one image may be equal."""
 
 
 class SampledPicture(BaseModel):
@@ -125,18 +125,23 @@ class TokenMeter:
 
     def __init__(self, codebook_size: int):
         self._is_used = np.zeros(codebook_size, bool)
-        self._rows: dict[bytes, Counter[str]] = {}
+        self._rows: Counter[bytes] = Counter()
+        self._keys: dict[bytes, str] = {}
+        self._shared: set[bytes] = set()
 
-    def add(self, tokens: np.ndarray, key: str) -> None:
-        """Take the tokens (I,) of a view of the image with this key, of one integer type throughout."""
-        self._is_used[tokens] = True
-        digest = hashlib.blake2b(tokens.tobytes(), digest_size=16).digest()
-        self._rows.setdefault(digest, Counter())[key] += 1
+    def add(self, keys: list[str], tokens: np.ndarray) -> None:
+        """Take rows of tokens (B, I), of one integer type throughout, with the keys of their images."""
+        self._is_used[tokens.ravel()] = True
+        for key, row in zip(keys, tokens, strict=True):
+            digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            self._rows[digest] += 1
+            if self._keys.setdefault(digest, key) != key:
+                self._shared.add(digest)
 
     def measured(self) -> TokenQuality:
         """Return what was measured of all rows so far."""
-        rows = sum(images.total() for images in self._rows.values())
-        equal = sum(images.total() for images in self._rows.values() if len(images) > 1)
+        rows = self._rows.total()
+        equal = sum(self._rows[digest] for digest in self._shared)
         usage = float(self._is_used.mean())
         return TokenQuality(rows=rows, code_usage=round(usage, 4), equal_rows=round(equal / max(rows, 1), 4))
 

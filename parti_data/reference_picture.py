@@ -33,7 +33,7 @@ def reference_picture(
             opened = ImageOps.exif_transpose(opened)
         plain = opened.convert("RGB") if limits.rendering == "as_stored" else _over(opened, limits)
     x, y, width, height = box
-    edges = (x, y, x + width, y + height)
+    edges = (x, y, min(x + width, plain.width), min(y + height, plain.height))
     resized = plain.resize((side, side), Image.Resampling.BILINEAR, box=edges)
     return np.asarray(ImageOps.mirror(resized) if is_flipped else resized)
 

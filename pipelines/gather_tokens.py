@@ -58,8 +58,7 @@ def measure_shard(path: str) -> TokenQuality:
     meter = TokenMeter(metadata.codebook_size)
     for group in range(len(groups)):
         table = read_row_group(path, group, ["key", "image_tokens"])
-        for tokens, key in zip(token_matrix(table), table.column("key").to_pylist(), strict=True):
-            meter.add(tokens, key)
+        meter.add(table.column("key").to_pylist(), token_matrix(table))
     return meter.measured()
 
 

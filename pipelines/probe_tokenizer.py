@@ -14,9 +14,9 @@ from model.tokenizers import RECORD, Execution, ImageTokenizer, open_tokenizer
 from model.tokenizers.precision import PrecisionMeasure
 from parti_data.errors import SourceError
 from parti_data.figures import say_count, say_figure, say_share
-from parti_data.image_dataset import load_pictures
 from parti_data.ledger import PairDirectory
 from parti_data.quality import psnr_db
+from parti_data.views import load_views
 from pipelines.plan.pair_slices import read_slices
 from pipelines.tokenize import TokenizeConfig
 
@@ -57,11 +57,12 @@ def probe_tokenizer(config: TokenizeConfig, num_pairs: int) -> Probe:
     torch.set_num_threads(1)  # as a worker has it
     slices = read_slices(pairs, num_pairs, min(num_pairs, _SLICE_ROWS))
     tokenizer = open_tokenizer(config.image_tokenizer, config.tokenizer, config.execution)
-    side = tokenizer.spec.image_side
-    pictures = np.stack([picture for picture, *_ in load_pictures(pairs, slices.all(), side)])
+    rows, spec = slices.all(), tokenizer.spec
+    views = load_views(pairs, rows, spec.image_side, spec.resize_recipe, config.views)
+    pictures = np.stack([view.pixels for made in views for view in made])
     chosen = _probe_way(tokenizer, pictures)
     record = _probe_way(open_tokenizer(config.image_tokenizer, config.tokenizer, RECORD), pictures)
-    return Probe(len(pictures), len(slices.rows), len(pairs), chosen, record)
+    return Probe(len(rows), len(slices.rows), len(pairs), chosen, record)
 
 
 def _probe_way(tokenizer: ImageTokenizer, pictures: np.ndarray) -> WayProbe:

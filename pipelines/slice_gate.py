@@ -33,7 +33,7 @@ from parti_data.quality import (
 from parti_data.reference_picture import reference_picture
 from parti_data.step_times import timed
 from parti_data.storage import publish_bytes
-from parti_data.token_shard import TokenRow, read_note
+from parti_data.token_shard import TokenRow, order_hash, read_note
 
 
 class Reconstructed(NamedTuple):
@@ -74,12 +74,13 @@ class SliceGate:
             self._sample = reconstruct(self._choose(first), self.first, self.pairs, self.tokenizer, self.floors)
             self._look(self._sample)
         for row in chain(first, rows):
-            self._meter.add(row.image_tokens, row.key)
+            self._meter.add([row.key], row.image_tokens[None])
             yield row
 
     def _choose(self, rows: list[TokenRow]) -> list[TokenRow]:
-        """Return the sample in the order of the rows: a key is a hash of the picture."""
-        chosen = {id(row) for row in sorted(rows, key=lambda row: (row.key, row.view))[: self.floors.sample]}
+        """Return the sample in the order of the rows: those with the lowest hashes of key and view."""
+        by_hash = sorted(rows, key=lambda row: order_hash(row.key, row.view, 0))
+        chosen = {id(row) for row in by_hash[: self.floors.sample]}
         return [row for row in rows if id(row) in chosen]
 
     def _look(self, sample: Reconstructed) -> None:

@@ -59,9 +59,16 @@ def commands(folder: str) -> dict[str, list[str]]:
         "shard": ["shard", source, "pairs_per_shard=300"],
         "text": ["train", "text", source, "vocabulary_size=128"],
         "tokenizer": ["train", "tokenizer", source, *TINY, *SHORT],
-        "tokens": ["tokenize", source, *tokenizers, "rows_per_shard=500", "rows_per_fragment=300"],
+        "tokens": [
+            "tokenize",
+            source,
+            *tokenizers,
+            "rows_per_shard=500",
+            "rows_per_fragment=300",
+            "quality.min_psnr_db=0",
+        ],
         "prior": ["train", "prior", f"source={folder}/tokens", *prior, *SHORT],
-    }
+    }  # fmt: skip
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from parti_data.images import ImageLimits, decode, to_png
 from parti_data.quality import psnr_db
-from parti_data.recipes import resize_center
+from parti_data.recipes import apply_recipe, resize_center, ten_crop
 from parti_data.reference_picture import reference_picture
 
 
@@ -31,11 +31,11 @@ def test_the_reference_is_what_the_encoder_sees_whatever_the_orientation(orienta
     limits = ImageLimits(rendering=rendering)
     pixels = decode(image, limits)
     assert isinstance(pixels, np.ndarray)
-    seen, box, _ = resize_center(pixels, 32)
-    found = reference_picture(image, list(box), False, 32, limits)
+    seen = resize_center(pixels, 32)
+    found = reference_picture(image, list(seen.box), False, 32, limits)
     assert found is not None
-    assert psnr_db(seen, found) > 35
-    mirrored = reference_picture(image, list(box), True, 32, limits)
+    assert psnr_db(seen.pixels, found) > 35
+    mirrored = reference_picture(image, list(seen.box), True, 32, limits)
     assert mirrored is not None
     assert (mirrored == found[:, ::-1]).all()
 
@@ -47,6 +47,21 @@ def test_the_background_stands_behind_what_is_transparent():
                                   [0, 0, 8, 8], False, 8, ImageLimits(background="#ff8000"))  # fmt: skip
         assert found is not None
         assert (found == (255, 128, 0)).all(), mode
+
+
+@pytest.mark.parametrize("recipe", ["resize_center", "squash", "adm", "dalle", "chameleon", "var"])
+def test_the_box_tells_what_any_recipe_shows(recipe):
+    seen = apply_recipe(recipe, photo(), 40)
+    found = reference_picture(to_png(photo()), list(seen.box), seen.flipped, 40, ImageLimits())
+    assert found is not None
+    assert psnr_db(seen.pixels, found) > 35
+
+
+def test_the_boxes_of_ten_crops_tell_what_they_show():
+    for seen in ten_crop(photo(), 40):
+        found = reference_picture(to_png(photo()), list(seen.box), seen.flipped, 40, ImageLimits())
+        assert found is not None
+        assert psnr_db(seen.pixels, found) > 30
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
@@ -71,6 +86,6 @@ def test_it_shares_no_decoder_with_the_encoder_s_pictures(monkeypatch):
 
     image = to_png(photo())
     expected = reference_picture(image, [0, 0, 90, 90], False, 16, ImageLimits())
-    for module, name in ((images, "to_rgb"), (images, "_decode"), (colour, "to_rgb"), (recipes, "resize_center")):
+    for module, name in ((images, "to_rgb"), (images, "_decode"), (colour, "to_rgb"), (recipes, "_resize")):
         monkeypatch.setattr(module, name, None)
     assert (reference_picture(image, [0, 0, 90, 90], False, 16, ImageLimits()) == expected).all()

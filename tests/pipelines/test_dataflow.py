@@ -78,7 +78,7 @@ def test_tokenize_asks_for_its_resources_where_it_encodes_and_writes_the_same_by
     service.images[IMAGE] = tmp_path / "image"
     install_wheels([wheel], service.images[IMAGE])
     files = [f"source={filtered}", f"image_tokenizer={image_file}", f"text_tokenizer={text_file}"]
-    sizes = ["rows_per_shard=25", "rows_per_fragment=30"]
+    sizes = ["rows_per_shard=25", "rows_per_fragment=30", "quality.sample=2", "quality.min_psnr_db=0.0"]
     resources = [f"resources.accelerator={ACCELERATOR}", "resources.min_ram=16GB"]
     arguments = [f"output={tmp_path}/out", *files, *sizes, *resources, "--", *service.arguments, *CONTAINER]
     assert parti("tokenize", *arguments) == (0, "")

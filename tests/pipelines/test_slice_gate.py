@@ -20,6 +20,7 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.quality import RunQuality, SliceQuality
 from parti_data.sources import WebDatasetSource
+from parti_data.token_shard import order_hash
 from pipelines import encode_images
 from pipelines.filter import FilterConfig, filter_pairs
 from pipelines.slice_gate import read_quality
@@ -165,7 +166,9 @@ def test_the_right_tokenizer_passes_with_room_and_what_was_measured_is_kept(make
 def test_the_sample_s_psnr_is_that_of_its_pictures_tokens(make, tmp_path, beam_options, trained, filtered):
     tokenize_pairs(make(tmp_path), beam_options())
     pairs, tokenizer = PairDirectory(filtered), load_tokenizer(trained)
-    rows = sorted(pairs.kept(0, 30), key=lambda row: row.key)[:8]  # all first rows of a slice are candidates
+    rows = sorted(pairs.kept(0, 30), key=lambda row: order_hash(row.key, 0, 0))[
+        :8
+    ]  # all first rows of a slice are candidates
     pictures = np.stack([image_dataset.decode(pairs.fetch(row), ImageLimits()) for row in rows])  # 32 px already
     decoded = tokenizer.decode(tokenizer.encode(pictures)).numpy()
     error = np.square((decoded.astype(float) - pictures) / 255).mean()

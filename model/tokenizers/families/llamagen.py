@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
+    Count,
     Family,
     ForeignConfig,
     ModelConfig,
@@ -45,7 +46,7 @@ class _Architecture(ForeignConfig):
     codebook_l2_norm: bool = True
     z_channels: PositiveInt = 256
     ch: PositiveInt = 128
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Count = 2
 
 
 class _Transformers(ForeignConfig):
@@ -56,7 +57,7 @@ class _Transformers(ForeignConfig):
     embed_dim: PositiveInt = 8
     latent_channels: PositiveInt = 256
     base_channels: PositiveInt = 128
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Count = 2
 
     def architecture(self) -> _Architecture:
         """Return it by LlamaGen's names."""
