@@ -174,11 +174,16 @@ def load_pictures(images: Images, rows: list[LedgerRow], image_side: int) -> Ite
 def load_pixels(images: Images, rows: list[LedgerRow]) -> Iterator[np.ndarray]:
     """Yield the whole picture of each kept row, uint8 (height, width, C)."""
     for row, image in timed_each("fetch", images.fetch_each(rows)):
-        with timed("decode"):
-            pixels = decode(image, images.limits)
-        if isinstance(pixels, Drop):
-            raise SourceError(
-                f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use "
-                "the version of Pillow that filter used"
-            )
-        yield pixels
+        yield decode_kept(row, image, images.limits)
+
+
+def decode_kept(row: LedgerRow, image: bytes, limits: ImageLimits) -> np.ndarray:
+    """Return the picture of a kept row, uint8 (height, width, C); raises SourceError where there is none any more."""
+    with timed("decode"):
+        pixels = decode(image, limits)
+    if isinstance(pixels, Drop):
+        raise SourceError(
+            f"{row.path} at {row.offset}: expected image {row.key} as filter read it, found {pixels.detail}; use "
+            "the version of Pillow that filter used"
+        )
+    return pixels

@@ -1,17 +1,19 @@
 """Which views of each picture are tokenized: the tokenizer's own square, ten crops, or random ones."""
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, Self
+from collections.abc import Generator, Iterable
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, model_validator
 
 from parti_data.augmentation import LISTING_2, RandomCrop, cut_random
 from parti_data.config import StrictModel
-from parti_data.image_dataset import load_pixels
+from parti_data.image_dataset import decode_kept
+from parti_data.images import ImageLimits
 from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.processes import map_in_processes
 from parti_data.recipes import RESIZE_RECIPE, View, apply_recipe, find_recipe, ten_crop
-from parti_data.step_times import timed
+from parti_data.step_times import timed, timed_each
 
 MOST_VIEWS = 256
 """Shards number views in 8 bits."""
@@ -59,6 +61,14 @@ CENTER = Views()
 """One view, the recipe's square."""
 
 
+class Cut(NamedTuple):
+    """What becomes of a picture: its views, of a side, by a recipe."""
+
+    side: int
+    recipe: str
+    views: Views
+
+
 def make_views(pixels: np.ndarray, key: str, side: int, recipe: str, views: Views) -> list[View]:
     """Return the views of a picture, uint8 (height, width, 3), with this key."""
     if views.kind == "center":
@@ -75,11 +85,16 @@ def generator_of(seed: int, key: str, view: int) -> np.random.Generator:
 
 
 def load_views(
-    pairs: PairDirectory, rows: Iterable[LedgerRow], side: int, recipe: str, views: Views
-) -> Iterator[list[View]]:
-    """Yield the views of each kept row's image, which is fetched and decoded once."""
-    rows = list(rows)
-    for row, pixels in zip(rows, load_pixels(pairs, rows), strict=True):
-        with timed("resize"):
-            made = make_views(pixels, row.key, side, recipe, views)
-        yield made
+    pairs: PairDirectory, rows: Iterable[LedgerRow], cut: Cut, processes: int = 0
+) -> Generator[list[View], None, None]:
+    """Yield the views of each kept row's image, which is fetched and decoded once; by so many processes, or by none."""
+    fetched = timed_each("fetch", pairs.fetch_each(rows))
+    calls = ((row, image, pairs.limits, cut) for row, image in fetched)
+    return map_in_processes(cut_views, calls, processes) if processes else (cut_views(*call) for call in calls)
+
+
+def cut_views(row: LedgerRow, image: bytes, limits: ImageLimits, cut: Cut) -> list[View]:
+    """Return the views of a kept row's image."""
+    pixels = decode_kept(row, image, limits)
+    with timed("resize"):
+        return make_views(pixels, row.key, cut.side, cut.recipe, cut.views)

@@ -27,7 +27,7 @@ from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_size, file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
-from parti_data.views import CENTER, Views, load_views
+from parti_data.views import CENTER, Cut, Views, load_views
 from pipelines.run_metrics import reported_steps
 from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
 
@@ -35,6 +35,8 @@ FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
 PICTURES_LOADED = 16
 """Pictures are loaded at least so many at a time."""
+PICTURES_A_PROCESS = 32
+"""So many a process where processes decode."""
 BATCHES_AHEAD = 2
 _LARGEST_HASHED_BYTES = 256 << 20
 _loading = threading.Lock()
@@ -62,6 +64,7 @@ class Encoding(NamedTuple):
     reading: Reading = Reading()
     views: Views = CENTER
     quality: QualityFloors = QualityFloors()
+    decode_processes: int = 0
 
 
 class View(NamedTuple):
@@ -109,7 +112,10 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
             gate.record = partial(open_tokenizer, encoding.image_tokenizer, encoding.reading, RECORD)
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
-            with closing(encode_rows(pairs, kept, image_tokenizer, text_tokenizer, encoding.views)) as rows:
+            encoded = encode_rows(
+                pairs, kept, image_tokenizer, text_tokenizer, encoding.views, encoding.decode_processes
+            )
+            with closing(encoded) as rows:
                 for row in gate.watch(rows):
                     shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
             tables = [to_table(shard, encoding.metadata) for shard in shards]
@@ -179,13 +185,14 @@ def encode_rows(
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
     views: Views = CENTER,
+    decode_processes: int = 0,
 ) -> Generator[TokenRow, None, None]:
     """Yield the token rows of each kept row, one a view, in order; a thread loads the next pictures while some are
     encoded.
 
     Close it where it is not read to its end.
     """
-    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer, views)
+    batches = load_batches(pairs, rows, image_tokenizer, text_tokenizer, views, decode_processes)
     with closing(read_ahead(batches, BATCHES_AHEAD)) as loaded:
         for batch in loaded:
             yield from encode_batch(batch, image_tokenizer)
@@ -197,18 +204,19 @@ def load_batches(
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
     views: Views = CENTER,
+    decode_processes: int = 0,
 ) -> Iterator[PictureBatch]:
     """Yield kept rows with their pictures and text ids, in order, in numbers that the encoder takes without padding."""
     size, spec = image_tokenizer.batch_size, image_tokenizer.spec
     rows = timed_each("ledger", rows)
 
     def load_each() -> Iterator[tuple[LedgerRow, View, np.ndarray, list[list[int]]]]:
-        while group := list(islice(rows, PICTURES_LOADED)):
-            loaded = load_views(pairs, group, spec.image_side, spec.resize_recipe, views)
-            for row, cut in zip(group, loaded, strict=True):
+        while group := list(islice(rows, max(PICTURES_LOADED, PICTURES_A_PROCESS * decode_processes))):
+            loaded = load_views(pairs, group, Cut(spec.image_side, spec.resize_recipe, views), decode_processes)
+            for row, made in zip(group, loaded, strict=True):
                 with timed("text"):
                     text_ids = [text_tokenizer.encode(caption) for caption in row.captions]
-                for number, view in enumerate(cut):
+                for number, view in enumerate(made):
                     yield row, View(number, view.box, view.flipped), view.pixels, text_ids
 
     each = load_each()

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from model.tokenizers import RECORD, Execution, Reading
 from parti_data.config import StageConfig, StrictModel
@@ -73,12 +73,15 @@ class TokenizeConfig(StageConfig):
     """What is cut out of each picture; a row for each."""
     execution: Execution = RECORD
     """Where and how workers encode; another way may give other tokens for a few positions, so it decides them too."""
+    decode_processes: NonNegativeInt = 0
+    """How many processes decode and resize for the encoder, in each process that encodes; with 0 a thread does. For
+    GPUs, which take more pictures than a thread decodes."""
     resources: Resources = Field(default_factory=Resources)
     quality: QualityFloors = Field(default_factory=QualityFloors)
     """Where the run stops because its tokens are no good."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
-        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality"}
+        {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality", "decode_processes"}
     )
 
 
@@ -105,7 +108,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
             count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
-            config.views, config.quality,
+            config.views, config.quality, config.decode_processes,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
         encode = EncodeImages(encoding)

@@ -33,6 +33,7 @@ class ImageTokenizer:
         self.spec = network.spec
         self.fingerprint = fingerprint(network)
         device = self.execution.device
+        self._copies = torch.cuda.Stream() if device == "cuda" else None
         self.batch_size = max(1, min(_LARGEST_BATCH[device], _PIXELS_AT_ONCE[device] // self.spec.image_side**2))
 
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
@@ -94,15 +95,28 @@ class ImageTokenizer:
             )
 
     def _in_batches(self, rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function to batches of one size, padded with the last row, and join what it returns."""
+        """Apply a function to batches of one size, padded with the last row, and join what it returns.
+
+        A GPU is waited for once, at the end.
+        """
         outputs = []
         with torch.inference_mode():
             for start in range(0, len(rows), self.batch_size):
                 batch = rows[start : start + self.batch_size]
                 padding = batch[-1:].expand(self.batch_size - len(batch), *batch.shape[1:])
-                padded = torch.cat([batch, padding]).to(self.execution.device)
-                outputs.append(function(padded).cpu()[: len(batch)])
-            return torch.cat(outputs) if outputs else function(rows.to(self.execution.device)).cpu()
+                outputs.append(function(self._to_device(torch.cat([batch, padding])))[: len(batch)])
+            return (torch.cat(outputs) if outputs else function(rows.to(self.execution.device))).cpu()
+
+    def _to_device(self, batch: Tensor) -> Tensor:
+        """Return a batch where the network is; a GPU gets it while it computes the one before, on a stream apart."""
+        if self._copies is None:
+            return batch.to(self.execution.device)
+        with torch.cuda.stream(self._copies):
+            moved = batch.pin_memory().to(self.execution.device, non_blocking=True)
+        computes = torch.cuda.current_stream()
+        computes.wait_stream(self._copies)
+        moved.record_stream(computes)  # its memory is not to be taken again before that stream is through with it
+        return moved
 
 
 def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from parti_data.errors import ConfigError
 from parti_data.ledger import PairDirectory
 from parti_data.recipes import RECIPES, apply_recipe, ten_crop
-from parti_data.views import CENTER, Views, load_views, make_views
+from parti_data.views import CENTER, Cut, Views, load_views, make_views
 
 KEYS = ["00" * 16, "ab" * 16, "ff" * 16]
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -60,7 +60,7 @@ def test_an_image_is_fetched_and_decoded_once_for_all_its_views(filtered, monkey
     fetch = PairDirectory.fetch
     monkeypatch.setattr(PairDirectory, "fetch", lambda self, row: fetched.append(row.key) or fetch(self, row))
     rows = list(pairs.kept(0, 4))
-    loaded = list(load_views(pairs, iter(rows), 16, "adm", RANDOM))
+    loaded = list(load_views(pairs, iter(rows), Cut(16, "adm", RANDOM)))
     assert fetched == [row.key for row in rows]
     assert [len(views) for views in loaded] == [5] * 4
 

@@ -238,3 +238,10 @@ def test_resources_that_beam_cannot_read_are_refused():
     needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
     with pytest.raises(ConfigError, match="Resource hint min_ram has invalid value much"):
         TokenizeConfig.load(None, [*needed, "resources.min_ram=much"])
+
+
+def test_processes_that_decode_and_two_workers_change_no_byte(
+    tokens, tmp_path, make_tokenize_config, beam_options, contents
+):
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", decode_processes=1), beam_options("--direct_num_workers=2"))
+    assert contents(tmp_path / "out") == contents(tokens)
