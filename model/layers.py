@@ -112,8 +112,8 @@ def rotation_1d(length: int, head_width: int, base: float = 100.0) -> Rotation:
 def _rotation(first: Tensor, second: Tensor) -> Rotation:
     """Return the rotation of channel pairs in the two halves of a head by their angles (N, D/H/4) each."""
     angles = torch.cat([first, first, second, second], dim=-1)
-    sines = torch.cat([-first, first, -second, second], dim=-1).sin()
-    return Rotation(angles.cos(), sines)
+    signs = torch.tensor([-1.0, 1, -1, 1]).repeat_interleave(first.shape[-1])
+    return Rotation(angles.cos(), angles.sin() * signs)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

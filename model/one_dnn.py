@@ -5,6 +5,7 @@ oneDNN has 250. What torch's own compiler calls for it is called here: in no oth
 Where it was built without, its ordinary functions are used, with the same results but for rounding.
 """
 
+from collections.abc import Set
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["none", "gelu", "tanh", "relu"]
-_ACTIVATIONS = {nn.GELU: "gelu", nn.Tanh: "tanh", nn.ReLU: "relu"}
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.GELU: "gelu", nn.Tanh: "tanh", nn.ReLU: "relu"}
 
 
 def is_fast(dtype: torch.dtype) -> bool:
@@ -52,21 +53,23 @@ class PackedPointwise(PackedLinear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def pack(module: nn.Module) -> None:
-    """Replace, in place, the linear layers and the convolutions of one pixel within a module, whatever their depth."""
+def pack(module: nn.Module, kept: Set[int] = frozenset()) -> None:
+    """Replace, in place, the linear layers and the convolutions of one pixel within a module, whatever their depth.
+
+    Weights whose `id` is among the `kept` are left as they are.
+    """
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.Linear) and is_fast(child.weight.dtype):
-            module.set_submodule(name, PackedLinear(child.weight, child.bias, _take_activation(module, name)))
-        elif _is_pointwise(child) and is_fast(child.weight.dtype):
-            module.set_submodule(name, PackedPointwise(child.weight.flatten(1), child.bias))
-        else:
-            pack(child)
+        weight = getattr(child, "weight", None)
+        if not isinstance(weight, Tensor) or id(weight) in kept or not is_fast(weight.dtype):
+            pack(child, kept)
+        elif isinstance(child, nn.Linear):
+            module.set_submodule(name, PackedLinear(weight, child.bias, _take_activation(module, name)))
+        elif isinstance(child, nn.Conv2d) and _is_pointwise(child):
+            module.set_submodule(name, PackedPointwise(weight.flatten(1), child.bias))
 
 
-def _is_pointwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and (
-        (module.kernel_size, module.stride, module.padding, module.groups) == ((1, 1), (1, 1), (0, 0), 1)
-    )
+def _is_pointwise(layer: nn.Conv2d) -> bool:
+    return (layer.kernel_size, layer.stride, layer.padding, layer.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def _take_activation(module: nn.Module, name: str) -> Activation:
@@ -74,7 +77,9 @@ def _take_activation(module: nn.Module, name: str) -> Activation:
     names = list(module._modules)
     follower = names[names.index(name) + 1] if isinstance(module, nn.Sequential) and name != names[-1] else None
     behind = module._modules[follower] if follower else None
-    if type(behind) not in _ACTIVATIONS or (isinstance(behind, nn.GELU) and behind.approximate != "none"):
+    taken = _ACTIVATIONS.get(type(behind), "none") if behind else "none"
+    if isinstance(behind, nn.GELU) and behind.approximate != "none":
         return "none"
-    module.set_submodule(str(follower), nn.Identity())
-    return _ACTIVATIONS[type(behind)]
+    if taken != "none":
+        module.set_submodule(str(follower), nn.Identity())
+    return taken

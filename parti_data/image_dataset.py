@@ -93,6 +93,11 @@ class ImageDataset:
         """Return this rank's slice of batch number `step`, uint8 (B, S, S, C)."""
         return self._ahead.get(step) if self._ahead else self._load(step)
 
+    def close(self) -> None:
+        """Let go of the threads that read ahead, and of what they have read."""
+        if self._ahead:
+            self._ahead.close()
+
     def keys(self, step: int) -> list[str]:
         """Return the keys of this rank's slice of batch number `step`."""
         return [self._rows[number].key for number in self._order(*self._slice(step))]

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from parti_data.containers import read_container
+from parti_data.images import ImageLimits
 
 _EXIF_ORIENTATION = 0x0112
 _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -16,21 +17,30 @@ _PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 def reference_picture(
-    image: bytes, box: list[int], is_flipped: bool, side: int, background: str = "white"
+    image: bytes, box: list[int], is_flipped: bool, side: int, limits: ImageLimits
 ) -> np.ndarray | None:
-    """Return the box of an upright image, uint8 (S, S, 3), resized to `side`; None where it takes more to be shown.
+    """Return the box of an image, uint8 (S, S, 3), resized to `side`; None where it takes more to be shown.
 
-    Colour profiles are not followed, so that colours of wide ones are a little off.
+    Upright and before `limits.background`, unless `limits.rendering` asks for less. Colour profiles are not
+    followed, so that colours of wide ones are a little off.
     """
     container = read_container(image)
     with Image.open(io.BytesIO(container.content), formats=(container.format,)) as opened:
         if opened.mode not in _PLAIN_MODES:
             return None
-        opened.getexif()[_EXIF_ORIENTATION] = container.orientation
-        upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    plain = Image.new("RGBA", upright.size, background)
-    plain.alpha_composite(upright)
+        if limits.rendering == "as_seen":
+            opened.getexif()[_EXIF_ORIENTATION] = container.orientation
+            opened = ImageOps.exif_transpose(opened)
+        plain = opened.convert("RGB") if limits.rendering == "as_stored" else _over(opened, limits)
     x, y, width, height = box
     edges = (x, y, min(x + width, plain.width), min(y + height, plain.height))
-    resized = plain.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box=edges)
+    resized = plain.resize((side, side), Image.Resampling.BILINEAR, box=edges)
     return np.asarray(ImageOps.mirror(resized) if is_flipped else resized)
+
+
+def _over(picture: Image.Image, limits: ImageLimits) -> Image.Image:
+    """Return a picture before its background, in RGB."""
+    background = limits.background if limits.rendering == "as_seen" else "white"
+    plain = Image.new("RGBA", picture.size, background)
+    plain.alpha_composite(picture.convert("RGBA"))
+    return plain.convert("RGB")

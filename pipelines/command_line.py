@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -105,6 +106,7 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
     if _is_first_rank():
         _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
         return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
     try:
         config = _config(job.TrainTokenizerConfig, arguments)
     except ConfigError:

@@ -24,7 +24,7 @@ from parti_data.quality import QualityFloors
 from parti_data.read_ahead import read_ahead
 from parti_data.recipes import Box
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import file_version, is_file, is_local, join, sha256_file
+from parti_data.storage import file_size, file_version, is_file, is_local, join, sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
 from parti_data.views import CENTER, Views, load_views
@@ -36,6 +36,7 @@ FRAGMENTS = "encoded"
 PICTURES_LOADED = 16
 """Pictures are loaded at least so many at a time."""
 BATCHES_AHEAD = 2
+_LARGEST_HASHED_BYTES = 256 << 20
 _loading = threading.Lock()
 
 
@@ -158,8 +159,11 @@ def open_tokenizers(
 
 
 def _version(path: str) -> str:
-    """Return what changes with a file's content; of an object store what it says itself, to spare a download."""
-    return sha256_file(path) if is_local(path) else str(file_version(path))
+    """Return what changes with a file's content; of an object store what it says itself, to spare a download, and so
+    of a large file, which a published tokenizer may be a part of: this is asked for each slice.
+    """
+    is_hashed = is_local(path) and file_size(path) <= _LARGEST_HASHED_BYTES
+    return sha256_file(path) if is_hashed else str(file_version(path))
 
 
 @lru_cache(maxsize=1)

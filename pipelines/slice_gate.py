@@ -115,10 +115,10 @@ def reconstruct(
     Rows whose pictures cannot be shown plainly are left out.
     """
     kept = {row.key: row for row in pairs.kept(first, first + floors.candidates)}
-    side, background = tokenizer.spec.image_side, pairs.limits.background
+    side = tokenizer.spec.image_side
     images = pairs.fetch_each(kept[row.key] for row in rows)
     originals = [
-        reference_picture(image, row.box, row.flipped, side, background)
+        reference_picture(image, row.box, row.flipped, side, pairs.limits)
         for row, (_, image) in zip(rows, images, strict=True)
     ]
     shown = [(row, original) for row, original in zip(rows, originals, strict=True) if original is not None]

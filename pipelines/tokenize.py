@@ -162,6 +162,7 @@ def finish(
         "image_tokenizer": encoding.image_tokenizer,
         "text_tokenizer": encoding.text_tokenizer,
     }
+    counts = {"pairs": rows // encoding.views.num_views, "rows": rows}
     publish_bytes(join(encoding.output, SHEET), read_bytes(sheet_path(encoding.output, 0)))
     slices = [read_quality(fragment_path(encoding.output, number)) for number in range(num_fragments)]
     quality = RunQuality(
@@ -178,6 +179,4 @@ def finish(
         "tokenizer": encoding.reading.model_dump(exclude_defaults=True),
         "quality": quality.details(),
     }
-    return directory.finish(
-        [shard.record for shard in shards], {"pairs": rows // encoding.views.num_views, "rows": rows}, details
-    )
+    return directory.finish([shard.record for shard in shards], counts, details)

@@ -31,8 +31,8 @@ class Execution(StrictModel):
             )
         if self.backend == "openvino" and self.device != "cpu":
             raise ValueError(f"backend openvino goes with device cpu, not with {self.device}")
-        if self.backend == "openvino" and self.compile:
-            raise ValueError("compile goes with backend torch, since openvino compiles always")
+        if self.compile and self.device != "cuda":
+            raise ValueError(f"compile goes with device cuda, since it gains nothing on a {self.device}")
         return self
 
 

@@ -9,8 +9,9 @@ from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
 from parti_data.storage import is_directory, is_file, join, list_directory
 
-_PREFIXES = ("gen_vision_model.", "model.vqmodel.", "vqmodel.", "first_stage_model.")
-"""What a tokenizer's tensors begin with inside Janus, transformers' Janus and Chameleon, and models of latents."""
+_PREFIXES = ("gen_vision_model.", "model.vqmodel.", "vqmodel.", "first_stage_model.", "params.")
+"""What a tokenizer's tensors begin with inside Janus, transformers' Janus and Chameleon, and models of latents; and
+what flax may put above all."""
 _FILES = (
     "model.safetensors", "flax_model.msgpack", "pytorch_model.bin", "model.ckpt", "last.ckpt", "vqgan.ckpt",
     "imagenet_vitvq.ckpt", "encoder.pkl", "kmeans_centers.npy", "clusters.npy",

@@ -43,8 +43,11 @@ def first_largest(scores: Tensor) -> Tensor:
 
     On a CPU argmax promises that; elsewhere it is made so.
     """
-    if scores.device.type == "cpu":
-        return scores.argmax(-1)
+    return scores.argmax(-1) if scores.device.type == "cpu" else lowest_place_of_largest(scores)
+
+
+def lowest_place_of_largest(scores: Tensor) -> Tensor:
+    """Return what `first_largest` does, by comparing, where argmax promises no order."""
     places = torch.arange(scores.shape[-1], device=scores.device)
     is_largest = scores == scores.amax(-1, keepdim=True)
     return torch.where(is_largest, places, scores.shape[-1]).amin(-1)

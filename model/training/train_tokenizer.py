@@ -1,5 +1,6 @@
 """The job that trains a ViT-VQGAN on images, in one process or in several that torchrun started."""
 
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -53,7 +54,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
             print_line(_NO_VGG16)
         images = open_images(config, shape.image_side, ranks)
         trainee = TokenizerTrainee(config, network, images, ranks, perceptual)
-        train(trainee, config.schedule, config.output, "train tokenizer", config.running, ranks)
+        with closing(images.pictures):
+            train(trainee, config.schedule, config.output, "train tokenizer", config.running, ranks)
         if isinstance(begun, StageDirectory):
             _finish(begun, config, trainee, images)
         ranks.from_first(None)  # wait for the manifest

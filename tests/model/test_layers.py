@@ -1,11 +1,14 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
+from model import layers
 from model.layers import (
     CrossAttention,
     KeyValueCache,
     SelfAttention,
     attend,
+    attend_in_parts,
     positions_2d,
     rotate,
     rotation_1d,
@@ -84,3 +87,23 @@ def test_rotated_scores_of_a_sequence_depend_on_the_distance_alone():
 def test_rotation_keeps_lengths(rotation):
     x = torch.randn(1, 2, 9, 8)
     torch.testing.assert_close(rotate(x, rotation).norm(dim=-1), x.norm(dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 256, 700])
+@torch.no_grad()
+def test_attention_in_parts_is_attention(dtype, length):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(2, 3, length, 16).to(dtype) for _ in range(3))
+    wanted = F.scaled_dot_product_attention(queries, keys, values)
+    found = attend_in_parts(queries, keys, values)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_a_part_of_the_scores_may_be_smaller_than_the_sequence(monkeypatch):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(1, 1, 300, 16) for _ in range(3))
+    with torch.no_grad():
+        whole = attend_in_parts(queries, keys, values)
+        monkeypatch.setattr(layers, "_SCORE_BYTES", 7 * 300 * 4)
+        torch.testing.assert_close(attend_in_parts(queries, keys, values), whole, rtol=1e-5, atol=1e-6)

@@ -247,3 +247,15 @@ def test_a_prior_is_trained_by_one_process(capsys, monkeypatch):
         main(["train", "prior", "x.toml"])
     assert stopped.value.code == 2
     assert "train prior: expected one process, found 2; start it without torchrun" in capsys.readouterr().err
+
+
+def test_a_rank_but_the_first_leaves_it_to_that_to_say_what_is_wrong_with_a_config(capsys, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for rank, words in (("0", "expected a TOML file, found none"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "tokenizer", "nowhere.toml"])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert bool(error) == bool(words)

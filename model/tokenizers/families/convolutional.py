@@ -140,8 +140,11 @@ class Level(nn.Module):
         """Return (B, C', h, w)."""
         for number, block in enumerate(self.block):
             x = block(x)
-            for attention in self.attn if self._nested else self.attn[number : number + 1]:
-                x = attention(x)
+            if self._nested:
+                for attention in self.attn:
+                    x = attention(x)
+            elif number < len(self.attn):
+                x = self.attn[number](x)
         return x
 
 

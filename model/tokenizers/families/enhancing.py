@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.layers import attend
 from model.tokenizers.families.pixels import RANGES, Scale, from_pixels, to_pixels
 from model.tokenizers.families.published import (
+    Count,
     Family,
     ForeignConfig,
     ModelConfig,
@@ -72,7 +73,7 @@ class EnhancingShape:
 
 class _Transformer(ForeignConfig):
     dim: PositiveInt
-    depth: PositiveInt
+    depth: Count
     heads: PositiveInt
     mlp_dim: PositiveInt
     dim_head: PositiveInt = _HEAD_WIDTH
@@ -86,7 +87,7 @@ class _Quantizer(ForeignConfig):
     n_embed: PositiveInt
     use_norm: bool = True
     use_residual: bool = False
-    num_quantizers: PositiveInt | None = None
+    num_quantizers: Count | None = None
 
 
 class _Parameters(ForeignConfig):

@@ -34,7 +34,7 @@ class ColourClusters(TokenizerNetwork):
         """What a user of its tokens has to know."""
         side = self.image_side
         return TokenizerSpec(
-            NAME, len(self.clusters), side, side, RANGES["symmetric_float32"], self.resize_recipe, any_side=True
+            NAME, len(self.clusters), side, side, RANGES["symmetric"], self.resize_recipe, any_side=True
         )
 
     def deciding_shape(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class ColourClusters(TokenizerNetwork):
 
     def to_input(self, images: Tensor) -> Tensor:
         """Return float32 (B, 3, S, S), in [-1, 1], for images uint8 (B, S, S, 3)."""
-        return to_pixels(images, "symmetric_float32")
+        return to_pixels(images, "symmetric")
 
     def latents(self, inputs: Tensor) -> Tensor:
         """Return (B, I, 3): the pixels themselves."""
@@ -60,7 +60,7 @@ class ColourClusters(TokenizerNetwork):
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, 3) in [0, 1]."""
         side = round(tokens.shape[1] ** 0.5)
-        return from_pixels(self.clusters[tokens].transpose(1, 2).unflatten(2, (side, side)), "symmetric_float32")
+        return from_pixels(self.clusters[tokens].transpose(1, 2).unflatten(2, (side, side)), "symmetric")
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:

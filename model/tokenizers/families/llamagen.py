@@ -8,6 +8,7 @@ Source: FoundationVision/LlamaGen, deepseek-ai/Janus, transformers' JanusVQVAE.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import PositiveInt
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
+    Count,
     Family,
     ForeignConfig,
     ModelConfig,
@@ -32,7 +34,6 @@ NAME = "llamagen"
 _IMAGE_SIDE, _IMAGE_SIDE_OF_JANUS = 256, 384
 _TENSORS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize.embedding.")
 _MIDDLE = {"0": "block_1", "1": "attn_1", "2": "block_2"}
-_PRESETS = {"VQ-8": [1, 2, 2, 4], "VQ-16": [1, 1, 2, 2, 4]}
 
 
 class _Architecture(ForeignConfig):
@@ -45,24 +46,24 @@ class _Architecture(ForeignConfig):
     codebook_l2_norm: bool = True
     z_channels: PositiveInt = 256
     ch: PositiveInt = 128
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Count = 2
 
 
 class _Transformers(ForeignConfig):
     """transformers' `vq_config`; what it leaves out has Janus' values."""
 
-    channel_multiplier: list[PositiveInt] = _PRESETS["VQ-16"]
+    channel_multiplier: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
     num_embeddings: PositiveInt = 16_384
     embed_dim: PositiveInt = 8
     latent_channels: PositiveInt = 256
     base_channels: PositiveInt = 128
-    num_res_blocks: PositiveInt = 2
+    num_res_blocks: Count = 2
 
     def architecture(self) -> _Architecture:
         """Return it by LlamaGen's names."""
         return _Architecture(
-            encoder_ch_mult=self.channel_multiplier,
-            decoder_ch_mult=self.channel_multiplier,
+            encoder_ch_mult=list(self.channel_multiplier),
+            decoder_ch_mult=list(self.channel_multiplier),
             codebook_size=self.num_embeddings,
             codebook_embed_dim=self.embed_dim,
             z_channels=self.latent_channels,
@@ -72,7 +73,7 @@ class _Transformers(ForeignConfig):
 
 
 class _Janus(ForeignConfig):
-    """The `params` of Janus' `gen_vision_config`."""
+    """The `params` of Janus' `gen_vision_config`, which tell of the codebook alone."""
 
     image_token_size: PositiveInt = 16_384
     n_embed: PositiveInt = 8
@@ -95,8 +96,13 @@ def build(published: Published) -> VQGAN:
     in_file = _names_in_file(published.tensors)
     tensors = _by_tamings_names(published.tensors)
     config = _read(published.config) if published.config else None
-    shape = _shape(config) if config else infer_shape(tensors, "quantize.embedding.weight", path)
-    quantizer = "cosine" if config is None or config.codebook_l2_norm else "euclid"
+    if isinstance(config, _Architecture):
+        shape = _shape(config)
+    else:
+        shape = infer_shape(tensors, "quantize.embedding.weight", path)
+    if isinstance(config, _Janus):
+        shape = replace(shape, codebook_size=config.image_token_size, code_width=config.n_embed)
+    quantizer = "euclid" if isinstance(config, _Architecture) and not config.codebook_l2_norm else "cosine"
     autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, path, in_file)
     is_part = bool(published.prefix) or _is_renamed(published.tensors)
     image_side = choices.image_side or (_IMAGE_SIDE_OF_JANUS if is_part else _IMAGE_SIDE)
@@ -105,14 +111,12 @@ def build(published: Published) -> VQGAN:
     return VQGAN(autoencoder, shape, Use(NAME, quantizer, image_side, scale, choices.resize_recipe or "adm"))
 
 
-def _read(config: ModelConfig) -> _Architecture:
+def _read(config: ModelConfig) -> _Architecture | _Janus:
     values = config.values
     if "gen_vision_config" in values:
         part = values["gen_vision_config"]
         params = part.get("params", {}) if isinstance(part, dict) else part
-        janus = read_part(_Janus, params, config.path)
-        sizes = {"codebook_size": janus.image_token_size, "codebook_embed_dim": janus.n_embed}
-        values = {"encoder_ch_mult": _PRESETS["VQ-16"], "decoder_ch_mult": _PRESETS["VQ-16"]} | sizes
+        return read_part(_Janus, params, config.path)
     if "vq_config" in values or "channel_multiplier" in values:
         return read_part(_Transformers, values.get("vq_config", values), config.path).architecture()
     return read_part(_Architecture, values, config.path)

@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Scale = Literal["unit", "symmetric", "symmetric_float64", "symmetric_float32", "dalle"]
+Scale = Literal["unit", "symmetric", "symmetric_float64", "dalle"]
 """unit: ToTensor; symmetric: ToTensor, then Normalize(.5, .5); symmetric_float64: u8 / 127.5 - 1 in float64, as taming
-does; symmetric_float32: the same in float32, as iGPT does; dalle: ToTensor, then 0.8 x + 0.1."""
+does, while in float32, as iGPT does, it is what symmetric is; dalle: ToTensor, then 0.8 x + 0.1."""
 RANGES = {
     "unit": (0.0, 1.0),
     "symmetric": (-1.0, 1.0),
     "symmetric_float64": (-1.0, 1.0),
-    "symmetric_float32": (-1.0, 1.0),
     "dalle": (0.1, 0.9),
 }
 _DALLE_MARGIN = 0.1
@@ -38,8 +37,6 @@ def _table(scale: Scale) -> Tensor:
     """Return the float32 of each of the 256 values."""
     if scale == "symmetric_float64":
         return (torch.arange(256, dtype=torch.float64) / 127.5 - 1).float()
-    if scale == "symmetric_float32":
-        return torch.arange(256, dtype=torch.float32) / 127.5 - 1
     unit = torch.arange(256, dtype=torch.float32) / 255
     if scale == "symmetric":
         return (unit - 0.5) / 0.5

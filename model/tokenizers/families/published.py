@@ -5,10 +5,10 @@ the first tensor that differs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from model.tokenizers.choices import Choices
@@ -45,6 +45,10 @@ class Family(NamedTuple):
     """Whether a config has the family's layout."""
     build: Callable[[Published], TokenizerNetwork]
     """Raises TokenizerError."""
+
+
+Count = Annotated[int, Field(gt=0, le=1024)]
+"""Of layers in a config, each of which is built before it is held against the file."""
 
 
 class ForeignConfig(BaseModel):

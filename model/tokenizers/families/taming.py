@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
+    Count,
     Family,
     ForeignConfig,
     Published,
@@ -40,7 +41,7 @@ class _Architecture(ForeignConfig):
 
     ch: PositiveInt
     ch_mult: list[PositiveInt]
-    num_res_blocks: PositiveInt
+    num_res_blocks: Count
     attn_resolutions: list[NonNegativeInt]
     resolution: PositiveInt
     z_channels: PositiveInt

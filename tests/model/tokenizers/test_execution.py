@@ -15,7 +15,7 @@ def test_without_options_it_is_the_record():
         (["precision=tf32"], "precision tf32 goes with device cuda, since CPUs have no fast tf32"),
         (["precision=float16"], "precision float16 goes with device cuda, since CPUs have no fast float16"),
         (["backend=openvino", "device=cuda"], "backend openvino goes with device cpu, not with cuda"),
-        (["backend=openvino", "compile=true"], "compile goes with backend torch, since openvino compiles always"),
+        (["compile=true"], "compile goes with device cuda, since it gains nothing on a cpu"),
         (["precision=int8"], "input should be 'float32', 'tf32', 'bfloat16' or 'float16', found 'int8'"),
     ],
 )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.tokenizers.quantize import first_largest, nearest_codes
+from model.tokenizers.quantize import first_largest, lowest_place_of_largest, nearest_codes
 
 
 @pytest.mark.parametrize("normalise", [False, True])
@@ -33,6 +33,12 @@ def test_half_precision_around_it_changes_no_token():
 def test_ties_go_to_the_lowest_index_on_every_device():
     scores = torch.tensor([[1.0, 3.0, 3.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
     assert first_largest(scores).tolist() == [1, 0]
+    assert lowest_place_of_largest(scores).tolist() == [1, 0]
+
+
+def test_comparing_finds_what_argmax_finds_on_a_cpu():
+    scores = torch.randint(0, 5, (200, 3, 40), generator=torch.Generator().manual_seed(3)).float()
+    assert torch.equal(lowest_place_of_largest(scores), scores.argmax(-1))
 
 
 def test_rows_compared_in_parts_are_those_compared_at_once():

@@ -16,6 +16,7 @@ from parti_data.errors import CheckpointError, ConfigError
 from parti_data.image_index import is_held_out
 from parti_data.images import to_png
 from parti_data.manifest import read_manifest
+from parti_data.storage import publish_bytes
 
 SIZE = {"num_layers": 1, "num_heads": 1, "width": 16, "hidden": 32}
 SHAPE = {"image_side": 16, "patch_side": 8, "codebook_size": 16, "code_width": 4, "encoder": SIZE, "decoder": SIZE}
@@ -241,3 +242,14 @@ def test_event_files_are_no_part_of_the_manifest(configure):
 def train_and_place(config: TrainTokenizerConfig) -> str:
     train_tokenizer(config)
     return config.output
+
+
+def test_an_object_store_holds_the_source_and_the_output(configure, pictures):
+    for path in (pictures / "deep").iterdir():
+        publish_bytes(f"memory://pictures/{path.name}", path.read_bytes())
+    source = {"kind": "images", "path": "memory://pictures"}
+    config = configure("x", source=source).model_copy(update={"output": "memory://trained"})
+    manifest = train_tokenizer(config)
+    assert manifest.counts == {"pictures": 20, "dropped": 2}
+    local = train_tokenizer(configure("local", source={"kind": "images", "path": str(pictures)}))
+    assert manifest.details["fingerprint"] == local.details["fingerprint"]

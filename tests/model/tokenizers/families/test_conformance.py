@@ -87,7 +87,7 @@ def test_tokens_do_not_depend_on_how_many_images_come_at_once(kind, folder, toke
 
 
 def test_tokens_do_not_depend_on_threads(kind, folder, tokenizer):
-    images, threads = read(folder, "images_u8"), torch.get_num_threads()
+    images, threads = read(folder, "images_u8")[:2], torch.get_num_threads()
     found = []
     try:
         for number in (1, 2):

@@ -126,6 +126,10 @@ def test_codes_may_be_left_as_they_are(tmp_path):
             r"project.yaml: expected quantizer.n_embed to be readable, found Input should",
         ),
         ({"encoder": {"heads": 1}}, "fn.to_qkv.weight of shape"),
+        (
+            {"encoder": {"depth": 10**9}},
+            "expected encoder.depth to be readable, found Input should be less than or equal",
+        ),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused_by_the_first_difference(tmp_path, changes, message):

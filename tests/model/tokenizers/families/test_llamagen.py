@@ -79,6 +79,13 @@ def test_janus_copy_is_found_inside_a_language_model(tmp_path):
     assert torch.equal(tokenizer.encode(noise_images()), expected_tokens(net))
     alone = load_tokenizer(save(tmp_path, net.tensors), choices=SIDE)
     assert load_tokenizer(str(tmp_path), choices=SIDE).fingerprint == alone.fingerprint
+    config = {"gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": 48, "n_embed": 4}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_tokenizer(str(tmp_path), choices=SIDE).fingerprint == alone.fingerprint
+    config["gen_vision_config"]["params"]["n_embed"] = 8
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TokenizerError, match=r"expected quantize.embedding.weight of shape \(48, 8\), found \(48, 4\)"):
+        load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("prefix", ["model.vqmodel.", ""])

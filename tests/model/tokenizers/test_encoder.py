@@ -1,0 +1,130 @@
+import importlib.util
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.tokenizers import RECORD, Execution, ImageTokenizer
+from model.tokenizers.encoder import make_encoder
+from model.tokenizers.families.convolutional import ConvolutionalShape
+from model.tokenizers.families.vqgan import VQGAN, Autoencoder, Use
+from model.tokenizers.network import TokenizerNetwork
+from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
+from parti_data.errors import TokenizerError
+
+BF16 = Execution(precision="bfloat16")
+OPENVINO = Execution(backend="openvino")
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+
+
+def vit() -> ViTVQGAN:
+    """The paper's width, one layer, 32 px in 256 positions."""
+    size = TransformerSize(num_layers=1, num_heads=8, width=512, hidden=2048)
+    return ViTVQGAN(ViTVQGANShape(image_side=32, patch_side=2, encoder=size, decoder=size, codebook_size=256))
+
+
+def vqgan() -> VQGAN:
+    """VQ-16's width, one block a level, 32 px in 256 positions."""
+    shape = ConvolutionalShape(
+        first_width=128, widths=(128, 256), num_blocks=1, attention_levels=(1,), z_width=256, code_width=8,
+        codebook_size=512,
+    )  # fmt: skip
+    return VQGAN(Autoencoder(shape, "cosine"), shape, Use("llamagen", "cosine", 32, "symmetric", "adm"))
+
+
+@pytest.fixture(scope="module", params=[vit, vqgan])
+def network(request) -> TokenizerNetwork:
+    torch.manual_seed(0)
+    return request.param().eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+
+
+def plain_tokens(network: TokenizerNetwork, images: np.ndarray) -> Tensor:
+    """What the network gives as it is, an image at a time."""
+    with torch.enable_grad():  # so that nothing takes the ways that are only for encoding
+        inputs = network.to_input(torch.from_numpy(images))
+        return torch.cat([network.quantize(network.latents(one[None])) for one in inputs])
+
+
+def test_tokens_are_those_of_the_network_as_it_is(network, images):
+    tokenizer = ImageTokenizer(network)
+    tokenizer.batch_size = 8
+    tokens = tokenizer.encode(images[:8])
+    assert torch.equal(tokens, plain_tokens(network, images[:8]))
+    assert len(tokens.unique()) > 50
+
+
+def test_tokens_do_not_depend_on_batch_threads_or_order(network, images):
+    tokenizer, threads = ImageTokenizer(network), torch.get_num_threads()
+    assert tokenizer.batch_size == 64
+    whole = tokenizer.encode(images)
+    for tokenizer.batch_size, first, last in ((1, 10, 13), (7, 20, 34)):
+        assert torch.equal(tokenizer.encode(images[first:last]), whole[first:last])
+        assert torch.equal(tokenizer.encode(images[first:last][::-1].copy()), whole[first:last].flip(0))
+    try:
+        torch.set_num_threads(2)
+        assert torch.equal(tokenizer.encode(images[:7]), whole[:7])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_openvino
+def test_openvino_gives_the_same_tokens_on_any_thread(network, images):
+    tokenizer, record = ImageTokenizer(network, OPENVINO), ImageTokenizer(network)
+    tokenizer.batch_size = record.batch_size = 8
+    expected = record.encode(images[:24])
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(lambda start: tokenizer.encode(images[start : start + 8]), (0, 8, 16)):
+            assert torch.equal(found, expected[:8])
+            expected = expected[8:]
+
+
+def test_openvino_that_is_not_there_is_refused(network, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(TokenizerError, match=r"execution.backend=openvino: expected OpenVINO where images are enc"):
+        ImageTokenizer(network, OPENVINO)
+
+
+@pytest.mark.parametrize(
+    "execution", [BF16, pytest.param(Execution(backend="openvino", precision="bfloat16"), marks=needs_openvino)]
+)
+def test_bf16_is_used_for_the_encoder_and_never_for_the_quantizer(network, images, execution, monkeypatch):
+    seen: list[Tensor] = []
+    quantize = network.quantize
+
+    def look(latents: Tensor) -> Tensor:
+        seen.append(latents)
+        return quantize(latents)
+
+    monkeypatch.setattr(network, "quantize", look)
+    tokenizer = ImageTokenizer(network, execution)
+    tokenizer.batch_size = 1
+    tokenizer.encode(images[:1])
+    with torch.no_grad():
+        exact = make_encoder(network, RECORD)(network.to_input(torch.from_numpy(images[:1])))
+    assert {latents.dtype for latents in seen} == {torch.float32}
+    assert {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+    difference = (seen[0] - exact).abs().max() / exact.abs().max()
+    assert 1e-5 < difference < 0.1
+
+
+def test_the_decoder_is_not_copied(network):
+    copied = {id(tensor) for tensor in make_encoder(network, BF16).network.parameters()}
+    for name, tensor in network.named_parameters():
+        assert (id(tensor) in copied) == (not network.decides_token(name)), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_float32_on_a_gpu_gives_the_record(network, images, compiled):
+    record = ImageTokenizer(network).encode(images)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    found = ImageTokenizer(network, Execution(device="cuda", compile=compiled)).encode(images)
+    assert (found != record).float().mean() < 1e-3
