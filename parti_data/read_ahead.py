@@ -1,14 +1,25 @@
 """Items made ahead of who uses them, by one thread, in order, a bounded number at a time."""
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple, TypeVar
 
 from parti_data.step_times import StepTimes, add_steps, paused, take_steps
 
 Item = TypeVar("Item")
 _END = object()
+
+
+class _OwnThread(threading.local):
+    """The thread that makes items for the one that asks. It stays, and with it the files that it has open."""
+
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+
+_own = _OwnThread()
 
 
 class _Made(NamedTuple):
@@ -23,7 +34,7 @@ def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]
     caller's; the time that the caller waits counts for none. Close it where it is not read to its end.
     """
     iterator = iter(items)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    thread = _own.pool
     waiting = deque(thread.submit(_make, iterator) for _ in range(depth))
     try:
         while True:
@@ -35,7 +46,7 @@ def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]
             waiting.append(thread.submit(_make, iterator))
             yield made.item  # type: ignore[misc]
     finally:
-        thread.shutdown(cancel_futures=True)
+        wait([made for made in waiting if not made.cancel()])
 
 
 def _make(iterator: Iterator[Item]) -> _Made:

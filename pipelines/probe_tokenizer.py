@@ -16,7 +16,7 @@ from parti_data.errors import SourceError
 from parti_data.figures import say_count, say_figure, say_share
 from parti_data.ledger import PairDirectory
 from parti_data.quality import psnr_db
-from parti_data.views import load_views
+from parti_data.views import Cut, load_views
 from pipelines.plan.pair_slices import read_slices
 from pipelines.tokenize import TokenizeConfig
 
@@ -58,7 +58,7 @@ def probe_tokenizer(config: TokenizeConfig, num_pairs: int) -> Probe:
     slices = read_slices(pairs, num_pairs, min(num_pairs, _SLICE_ROWS))
     tokenizer = open_tokenizer(config.image_tokenizer, config.tokenizer, config.execution)
     rows, spec = slices.all(), tokenizer.spec
-    views = load_views(pairs, rows, spec.image_side, spec.resize_recipe, config.views)
+    views = load_views(pairs, rows, Cut(spec.image_side, spec.resize_recipe, config.views))
     pictures = np.stack([view.pixels for made in views for view in made])
     chosen = _probe_way(tokenizer, pictures)
     record = _probe_way(open_tokenizer(config.image_tokenizer, config.tokenizer, RECORD), pictures)

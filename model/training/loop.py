@@ -115,7 +115,8 @@ def train(
     """Train to the last step, going on from the directory's checkpoint where there is one."""
     keep_freed_memory()
     ranks, running = ranks or Ranks(), running or Running()
-    players = [_player(name, network, schedule, first) for first, (name, network) in _first(trainee.networks)]
+    networks = trainee.networks.items()
+    players = [_player(name, network, schedule, not number) for number, (name, network) in enumerate(networks)]
     run = _Run(trainee, schedule, ranks, directory, players)
     progress = resume(_stateful(run), directory, ranks.device)
     with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
@@ -169,10 +170,6 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), fused=True)
-
-
-def _first(networks: dict[str, nn.Module]) -> Iterator[tuple[bool, tuple[str, nn.Module]]]:
-    return ((number == 0, item) for number, item in enumerate(networks.items()))
 
 
 def _player(name: str, network: nn.Module, schedule: Schedule, is_model: bool) -> _Player:

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 from model.training.ranks import Ranks
 from model.training.tokenizer_config import TrainTokenizerConfig
 from parti_data.augmentation import LISTING_1, cut_random
@@ -53,7 +55,7 @@ def open_images(config: TrainTokenizerConfig, image_side: int, ranks: Ranks) -> 
     return TrainingImages(pictures, pictures)
 
 
-def _cut_by_listing_1(pixels, side, generator):
+def _cut_by_listing_1(pixels: np.ndarray, side: int, generator: np.random.Generator) -> np.ndarray:
     return cut_random(pixels, side, LISTING_1, generator).pixels
 
 

@@ -46,8 +46,8 @@ def test_an_error_comes_where_its_item_would_have_come():
         next(items)
 
 
-def test_closed_early_it_makes_no_more_and_leaves_no_thread():
-    made, before = [], threading.active_count()
+def test_closed_early_it_makes_no_more():
+    made = []
 
     def make():
         for number in range(1000):
@@ -58,6 +58,26 @@ def test_closed_early_it_makes_no_more_and_leaves_no_thread():
     next(items)
     items.close()
     assert len(made) <= 1 + 2 + 1
+    so_far = len(made)
+    time.sleep(0.01)
+    assert len(made) == so_far
+
+
+def test_a_thread_has_one_that_makes_its_items_as_long_as_it_lives():
+    def makers() -> set[int]:
+        return set(read_ahead((threading.get_ident() for _ in range(5)), 2))
+
+    mine, before = makers(), threading.active_count()
+    assert makers() == mine
+    others: list[set[int]] = []
+    other = threading.Thread(target=lambda: others.extend([makers(), makers()]))
+    other.start()
+    other.join()
+    assert others[0] == others[1] != mine
+    for _ in range(100):
+        if threading.active_count() == before:
+            break
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 

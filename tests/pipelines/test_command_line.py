@@ -45,7 +45,7 @@ def test_the_stages_work_one_after_another(parti, tmp_path, image_file, text_fil
     assert (code, out) == (0, "shard: 8 kept\n")
     files = [f"image_tokenizer={image_file}", f"text_tokenizer={text_file}", "quality.min_psnr_db=0"]
     code, out, _ = parti("tokenize", f"source={tmp_path}/shards", f"output={tmp_path}/tokens", *files)
-    assert (code, out) == (0, "tokenize: 8 rows\n")
+    assert (code, out) == (0, "tokenize: 8 pairs, 8 rows\n")
     code, out, _ = parti("verify", tmp_path / "tokens")
     assert code == 0
     assert out.splitlines()[-1].endswith("8 rows encoded again, all ids equal")
