@@ -245,9 +245,10 @@ def shard_metadata(
     config_digest: str,
     input_digest: str,
     views: Views = CENTER,
+    execution: Execution = RECORD,
 ) -> ShardMetadata:
     """Return what every shard says of its making; raises ConfigError where the recipe's library is missing."""
-    spec, execution = image_tokenizer.spec, image_tokenizer.execution
+    spec = image_tokenizer.spec
     return ShardMetadata(
         image_tokenizer=image_tokenizer.fingerprint,
         image_tokenizer_name=spec.name,

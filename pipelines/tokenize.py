@@ -103,7 +103,12 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
     if isinstance(begun, StageDirectory):
         sweep(fragments)
         metadata = shard_metadata(
-            image_tokenizer, text_tokenizer, digest_json(config.deciding()), inputs["source"], config.views
+            image_tokenizer,
+            text_tokenizer,
+            digest_json(config.deciding()),
+            inputs["source"],
+            config.views,
+            config.execution,
         )
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,

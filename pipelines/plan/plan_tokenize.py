@@ -33,7 +33,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     image_tokenizer, text_tokenizer = open_tokenizers(
         config.image_tokenizer, config.text_tokenizer, config.execution, config.tokenizer
     )
-    metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "", config.views)
+    metadata = shard_metadata(image_tokenizer, text_tokenizer, "", "", config.views, config.execution)
     views = config.views.num_views
     torch.set_num_threads(1)
 

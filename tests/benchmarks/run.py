@@ -42,7 +42,7 @@ class Figure(NamedTuple):
 def machine() -> dict[str, object]:
     """Return what the figures were measured on."""
     versions = {d.metadata["Name"]: d.version for d in distributions()}
-    named = ("parti", "torch", "numpy", "pyarrow", "pillow", "apache-beam", "sentencepiece", "py3langid")
+    named = ("parti", "torch", "numpy", "pyarrow", "pillow", "apache-beam", "sentencepiece", "py3langid", "openvino")
     return {
         "cores": os.cpu_count(),
         "processor": platform.processor() or platform.machine(),

@@ -245,3 +245,19 @@ def test_processes_that_decode_and_two_workers_change_no_byte(
 ):
     tokenize_pairs(make_tokenize_config(tmp_path / "out", decode_processes=1), beam_options("--direct_num_workers=2"))
     assert contents(tmp_path / "out") == contents(tokens)
+
+
+def test_a_shard_names_the_precision_that_it_was_encoded_in(tmp_path, make_tokenize_config, beam_options):
+    config = make_tokenize_config(tmp_path / "out", execution=Execution(precision="bfloat16"))
+    (first, *_) = tokenize_pairs(config, beam_options()).shards
+    assert read_metadata(f"{tmp_path}/out/{first.name}")[0].precision == "bfloat16"
+
+
+def test_openvino_gives_the_same_rows_and_is_named_in_the_shards(tokens, tmp_path, make_tokenize_config, beam_options):
+    pytest.importorskip("openvino")
+    execution = Execution(backend="openvino")
+    tokenize_pairs(make_tokenize_config(tmp_path / "out", execution=execution), beam_options("--direct_num_workers=2"))
+    assert read_rows(f"{tmp_path}/out") == read_rows(tokens)
+    (first, *_) = read_manifest(f"{tmp_path}/out").shards
+    metadata, _ = read_metadata(f"{tmp_path}/out/{first.name}")
+    assert (metadata.precision, metadata.device, metadata.backend) == ("float32", "cpu", "openvino")
