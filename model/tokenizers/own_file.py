@@ -39,8 +39,8 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
         raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
     if (found := fingerprint(network)) != header.get("fingerprint"):
         raise TokenizerError(
-            f"{path}: expected fingerprint {shown(header.get('fingerprint'))}, found {found}; the weights are not those that "
-            "were saved"
+            f"{path}: expected fingerprint {shown(header.get('fingerprint'))}, found {found}; the weights are not "
+            "those that were saved"
         )
     return network
 
