@@ -261,6 +261,7 @@ def shard_metadata(
         precision=execution.precision,
         device=execution.device,
         backend=execution.backend,
+        compile=execution.compile,
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
         config_digest=config_digest,

@@ -68,6 +68,9 @@ def check_tokens(directory: str, shard: ShardRecord, manifest: Manifest) -> Iter
         metadata, groups = read_metadata(path)
         if metadata != ShardMetadata.model_validate(manifest.details["metadata"]):
             yield f"{path}: expected the metadata that the manifest states, found other"
+        for name, expected in manifest.config.get("execution", {}).items():
+            if (found := getattr(metadata, name)) != expected:
+                yield f"{path}: expected {name} {expected!r} as the run was configured, found {found!r}"
         if sum(groups) != shard.rows:
             yield f"{path}: expected {shard.rows} rows, found {sum(groups)}"
         last = -1
