@@ -1,5 +1,6 @@
 """One face for every image tokenizer: uint8 images to int64 tokens and back, with a spec and a fingerprint."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 
@@ -24,19 +25,24 @@ _LOST = -1
 class ImageTokenizer:
     """A frozen tokenizer on one device.
 
-    Images pass through the network `batch_size` at a time, the last batch padded: another batch shape may change a
-    token.
+    Several may share a network, which is left where it lies. Images pass through it `batch_size` at a time, the last
+    batch padded: another batch shape may change a token.
     """
 
     def __init__(self, network: TokenizerNetwork, execution: Execution | None = None):
         self.execution = execution or Execution()
-        self._network = network.to(self.execution.device).eval().requires_grad_(False)
+        self._network = _on_device(network, self.execution.device).eval().requires_grad_(False)
         self._encoder = make_encoder(self._network, self.execution)
         self.spec = network.spec
+        self.has_decoder = network.has_decoder
         self.fingerprint = fingerprint(network)
         device = self.execution.device
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         self.batch_size = max(1, min(_LARGEST_BATCH[device], _PIXELS_AT_ONCE[device] // self.spec.image_side**2))
+
+    def executed(self, execution: Execution) -> "ImageTokenizer":
+        """Return the same tokenizer, on the same weights, with its encoder run another way."""
+        return ImageTokenizer(self._network, execution)
 
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
         """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3); raises TokenizerError."""
@@ -137,6 +143,12 @@ class ImageTokenizer:
         computes.wait_stream(self._copies)
         moved.record_stream(computes)  # its memory is not to be taken again before that stream is through with it
         return moved
+
+
+def _on_device(network: TokenizerNetwork, device: str) -> TokenizerNetwork:
+    """Return the network where it lies there already, else a copy: others may use it where it is."""
+    lies_there = all(tensor.device.type == device for tensor in network.state_dict().values())
+    return network if lies_there else copy.deepcopy(network).to(device)
 
 
 def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:
