@@ -9,11 +9,12 @@ from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, NonNegativeFloat
+from pydantic import BaseModel, Field, NonNegativeFloat, ValidationError
 
 from parti_data.config import StrictModel
+from parti_data.errors import ShardError
 from parti_data.figures import say_share
-from parti_data.manifest import ShardRecord
+from parti_data.manifest import Manifest, ShardRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MIXUP_DB = 1.0
@@ -120,6 +121,19 @@ class RunQuality(BaseModel):
         if self.precision:
             figures.append(("tokens unlike float32", say_share(self.precision.differing_tokens)))
         return figures
+
+
+def read_run_quality(directory: str, manifest: Manifest) -> RunQuality | None:
+    """Return what a manifest tells of its tokens, None where it tells nothing; raises ShardError."""
+    if "quality" not in manifest.details:
+        return None
+    try:
+        return RunQuality.model_validate(manifest.details["quality"])
+    except ValidationError as error:
+        raise ShardError(
+            f"{directory}: expected a manifest that tells the quality of its tokens, found "
+            f"{error.errors()[0]['msg']}; run tokenize into a new directory"
+        ) from None
 
 
 class TokenMeter:

@@ -61,11 +61,13 @@ def test_a_tokenizer_without_a_decoder_is_probed_too(make_tokenize_config, tmp_p
 
 
 def test_views_are_counted_and_encoded_a_slice_at_a_time(make_tokenize_config, tmp_path, monkeypatch):
-    encoded = []
-    encode = ImageTokenizer.encode
-    monkeypatch.setattr(
-        ImageTokenizer, "encode", lambda self, images: encoded.append(len(images)) or encode(self, images)
-    )
+    encoded, encode = [], ImageTokenizer.encode
+
+    def watched(self, images):
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(ImageTokenizer, "encode", watched)
     probe = probe_tokenizer(make_tokenize_config(tmp_path, views={"kind": "ten_crop"}), 60)
     assert (probe.pairs, probe.places, len(probe.record.tokens)) == (6, 6, 60)
     assert max(encoded) == 10

@@ -79,6 +79,14 @@ def test_what_was_measured_is_told(tokens):
     assert re.search(said, verify(tokens)[1])
 
 
+def test_measures_that_cannot_be_read_are_found(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["details"]["quality"]["floors"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="copy: expected a manifest that tells the quality of its tokens, found Field"):
+        verify(str(copy))
+
+
 def test_a_changed_contact_sheet_is_found(copy):
     sheet = copy / "quality.png"
     sheet.write_bytes(sheet.read_bytes()[:-1] + b"\0")
