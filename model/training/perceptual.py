@@ -46,11 +46,7 @@ class PerceptualDistance(nn.Module):
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """Return the mean distance, a scalar, of images (B, S, S, C) in [0, 1] from others, which get no gradient."""
-        if images.shape[1] < LEAST_SIDE:
-            raise ConfigError(
-                f"perceptual term: expected images of at least {LEAST_SIDE} px, found {images.shape[1]}; give no "
-                "weights of VGG16"
-            )
+        refuse_small(images.shape[1])
         with torch.no_grad():
             wanted = self._features(others)
         distances = [
@@ -69,6 +65,15 @@ class PerceptualDistance(nn.Module):
                 x = F.relu(convolution(x))
             found.append(F.normalize(x.float(), dim=1, eps=1e-10))
         return found
+
+
+def refuse_small(image_side: int) -> None:
+    """Raise ConfigError where VGG16 cannot look at images of a side."""
+    if image_side < LEAST_SIDE:
+        raise ConfigError(
+            f"perceptual term: expected images of at least {LEAST_SIDE} px, found {image_side}; give no weights of "
+            "VGG16"
+        )
 
 
 def load_perceptual(vgg_path: str, lpips_path: str = "") -> PerceptualDistance:

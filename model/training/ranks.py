@@ -125,8 +125,8 @@ def choose_device(device: Device) -> torch.device:
         return torch.device("cpu")
     if number >= count:
         raise ConfigError(
-            f"device: expected a GPU for process {number} of this machine, found {count}; start fewer processes or "
-            "set device=cpu"
+            f"running.device: expected a GPU for process {number} of this machine, found {count}; start fewer processes "
+            "or set running.device=cpu"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
