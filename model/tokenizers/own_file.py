@@ -28,7 +28,7 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
         header, weights = read_weights(path)
         network = _build(header, weights)
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError, ConfigError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
     if (found := fingerprint(network)) != header.get("fingerprint"):
         raise TokenizerError(

@@ -149,6 +149,7 @@ class TokenizerTrainee:
         pictures = (self._to_device(self._pictures.pictures(batch)).float() / 255 for batch in batches)
         latents = torch.cat([self._model.latents(images).flatten(0, 1) for images in pictures])
         self._model.codebook.initialise(latents, torch.Generator().manual_seed(self._config.seed))
+        self._epoch_usage.reset()  # recent use stays: without it, all that the next few steps do not use would be dead
         if self._average:
             self._codes_of(self._average).copy_(self._model.codebook.embedding)
 

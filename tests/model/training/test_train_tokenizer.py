@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from model.tokenizers import load_tokenizer
+from model.tokenizers.code_usage import CodeUsage
 from model.training.ranks import Ranks
 from model.training.tokenizer_config import NEVER
 from model.training.tokenizer_trainee import TokenizerTrainee
@@ -68,6 +69,7 @@ def test_a_run_with_everything_on_that_is_stopped_anywhere_ends_the_same(configu
     assert files(parts.output) == files(whole.output)
     ends = [torch.load(Path(config.output, "checkpoint.pt")) for config in (whole, parts)]
     assert flat(ends[0]) == flat(ends[1])
+    assert all("discriminator_r1" in line for line in metrics(whole.output) if line["step"] > 4 and "total" in line)
     for mine, other in zip(metrics(parts.output), metrics(whole.output), strict=True):
         assert {**mine, "steps_per_s": 0} == {**other, "steps_per_s": 0}
 
@@ -281,6 +283,32 @@ def test_code_usage_is_told_of_the_last_epoch_and_of_what_is_held_out(configure,
     assert figures.keys() == {"step", "psnr_db", "code_usage", "perplexity", "train_code_usage", "train_perplexity"}
     assert 1 <= figures["train_perplexity"] <= 16 * figures["train_code_usage"]
     assert 1 <= figures["perplexity"] <= 16 * figures["code_usage"]
+
+
+def test_usage_of_an_epoch_is_that_of_the_codes_since_they_were_picked(configure, monkeypatch):
+    seen = []
+    update = CodeUsage.update
+    monkeypatch.setattr(
+        CodeUsage, "update", lambda self, counts: (update(self, counts), seen.append(self.counts.sum()))
+    )
+    first_steps = SCHEDULE | {"num_steps": 4, "checkpoint_every": 4}
+    train_tokenizer(configure("out", schedule=first_steps))  # 4 tokens an image; codes are picked before step 2
+    assert seen[:4] == [32, 64, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"),
+    [
+        ("codebook", {"restart_every": -1}),
+        ("codebook", {"restart_until": -0.1}),
+        ("codebook", {"restart_until": 1.1}),
+        ("codebook", {"continuous_steps": -2}),
+        *[("loss_weights", {name: -0.1}) for name in ("vq", "l2", "logit_laplace", "perceptual", "adversarial")],
+    ],
+)
+def test_settings_that_cannot_be_are_refused(configure, table, wrong):
+    with pytest.raises(ValidationError, match=f"{table}.{next(iter(wrong))}"):
+        configure("out", **{table: wrong})
 
 
 def test_pictures_are_drawn_as_it_goes(configure):
