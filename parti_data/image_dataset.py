@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from parti_data.ahead import Ahead
+from parti_data.coming_batches import ComingBatches
 from parti_data.errors import ConfigError, SourceError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.ledger import KEPT, LedgerRow, PairDirectory
@@ -110,7 +110,7 @@ class ImageDataset:
         self._cache = np.empty(pixels, np.uint8) if is_small else None
         self._is_cached = np.zeros(len(self._rows), bool)
         self._shuffled = -1, np.empty(0, np.int64)
-        self._ahead = Ahead(self._load, self._reading.num_threads) if self._reading.num_threads else None
+        self._ahead = ComingBatches(self._load, self._reading.num_threads) if self._reading.num_threads else None
 
     def __len__(self) -> int:
         """Return the number of pictures."""

@@ -82,6 +82,18 @@ def test_two_processes_go_on_as_one_would(tmp_path, config_file, metrics, monkey
     assert done.stdout.count("train_tokenizer:") == 1
 
 
+def test_two_processes_with_a_discriminator_in_bfloat16_stay_equal(tmp_path, config_file, metrics):
+    size = "size={channel_base=128}"
+    words = ["schedule.precision=bfloat16", f"adversarial={{start_step=2,r1_every=2,{size}}}", "schedule.num_steps=8"]
+    done = start([config_file, f"output={tmp_path}", *words])
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert {name.partition(".")[0] for name in first} == {"tokenizer", "discriminator", "average"}
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    told = [line for line in metrics(tmp_path) if "discriminator_r1" in line]
+    assert [line["step"] for line in told] == [3, 5, 7]
+
+
 def stop_at_seven(self, step):
     if step == 7:
         raise KeyboardInterrupt
