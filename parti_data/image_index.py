@@ -1,6 +1,8 @@
 """Which images a source has: each is read through once, and its key and place written down, or why it cannot be used.
 
-The index is a ledger file without captions, judged by no rule. Training on a source without a filter run goes by it.
+The index is a ledger file without captions, judged by no rule. Training on a source without a filter run goes by it. It
+is made by one process, which decodes every image, and is published whole: stopped before, it begins anew. So for
+millions of images run filter first, which goes on where it stopped.
 """
 
 from collections import Counter, deque
