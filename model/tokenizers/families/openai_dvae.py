@@ -25,6 +25,7 @@ from model.tokenizers.families.published import (
     refuse_choices,
     refuse_many,
     refuse_remainder_of_side,
+    sides_of,
     tensor_named,
 )
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
@@ -211,16 +212,16 @@ def build(published: Published) -> OpenAIDVAE:
 
 
 def _infer(tensors: Mapping[str, Tensor], half: str, path: str) -> HalfShape:
-    first = tensor_named(tensors, f"{half}blocks.input.w", path)
-    last = tensor_named(tensors, f"{half}blocks.output.conv.w", path)
+    first_width, width_in, *_ = sides_of(tensors, f"{half}blocks.input.w", path, 4)
+    width_out = sides_of(tensors, f"{half}blocks.output.conv.w", path, 4)[0]
     num_groups = count(tensors, half + _BLOCK, start=1)
     num_blocks = count(tensors, half + "blocks.group_1.block_{}.res_path.conv_1.w", start=1)
     refuse_many(path, f"groups of the {half[:-1]}", num_groups, MOST_LEVELS)
     refuse_many(path, f"blocks a group of the {half[:-1]}", num_blocks, MOST_BLOCKS)
     names = [f"{half}blocks.group_{n}.block_1.res_path.conv_4.w" for n in range(1, num_groups + 1)]
     tensor_named(tensors, f"{half}{_BLOCK.format(1)}", path)
-    widths = tuple(tensor_named(tensors, name, path).shape[0] for name in names)
-    return HalfShape(first.shape[1], first.shape[0], widths, num_blocks, last.shape[0])
+    widths = tuple(sides_of(tensors, name, path, 4)[0] for name in names)
+    return HalfShape(width_in, first_width, widths, num_blocks, width_out)
 
 
 OPENAI_DVAE = Family(NAME, recognises, lambda config: False, build)

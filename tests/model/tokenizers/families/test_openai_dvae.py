@@ -68,6 +68,24 @@ def test_what_its_files_do_not_leave_open_is_refused(folder, tmp_path):
         load_tokenizer(str(folder), str(config))
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("blocks.group_{}.block_1.res_path.conv_1.w", 14, "expected at most 12 groups of the encoder, found 13; give"),
+        (
+            "blocks.group_1.block_{}.res_path.conv_1.w",
+            66,
+            "expected at most 64 blocks a group of the encoder, found 65",
+        ),
+    ],
+)
+def test_parts_without_end_are_refused_before_they_are_built(folder, name, number, message):
+    more = {name.format(n): torch.zeros(1) for n in range(1, number)}
+    torch.save(make_dvae()[0] | more, folder / "encoder.pkl")
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(str(folder))
+
+
 def test_a_tensor_that_is_missing_is_named(folder):
     encoder = make_dvae()[0]
     del encoder["blocks.group_2.block_2.res_path.conv_3.b"]
