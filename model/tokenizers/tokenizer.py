@@ -17,6 +17,9 @@ _PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}
 """What a batch holds at most: a picture of 256 px on a CPU, where ViT-VQGAN-Small and VQ-16 gain nothing by more, and
 padding costs; 32 of them on a GPU."""
 _LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+_INTEGERS = (
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
 
 
 class ImageTokenizer:
@@ -38,15 +41,20 @@ class ImageTokenizer:
 
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
         """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3)."""
-        images = torch.as_tensor(images)
+        images = _as_tensor(images)
         self._refuse_other_images(images)
         return self._in_batches(images, self._encode_batch)
 
     def decode(self, tokens: np.ndarray | Tensor) -> Tensor:
         """Return images uint8 (B, S, S, 3) for tokens (B, I) of an integer type."""
-        tokens = torch.as_tensor(tokens).long()
+        tokens = _as_tensor(tokens)
         self._refuse_other_tokens(tokens)
-        return self._in_batches(tokens, lambda batch: to_bytes(self._network.decode(batch)))
+        with float32_matmuls(self.execution, tf32=False):
+            return self._in_batches(tokens.long(), lambda batch: to_bytes(self._network.decode(batch)))
+
+    def refuse_without_decoder(self) -> None:
+        """Raise TokenizerError where it only encodes."""
+        self._network.refuse_without_decoder()
 
     def reconstruct_in_range(self, images: np.ndarray | Tensor, pixel_range: tuple[float, float]) -> Tensor:
         """Return what uint8 images come back as where black and white are these values to the network, uint8.
@@ -60,7 +68,8 @@ class ImageTokenizer:
             decoded = self._network.decode(self._network.quantize(self._network.latents(inputs)))
             return to_bytes(_rescale(_rescale(decoded, (0.0, 1.0), own), other, (0.0, 1.0)))
 
-        return self._in_batches(torch.as_tensor(images), reconstruct)
+        with float32_matmuls(self.execution, tf32=False):
+            return self._in_batches(_as_tensor(images), reconstruct)
 
     def _encode_batch(self, images: Tensor) -> Tensor:
         with float32_matmuls(self.execution, tf32=self.execution.precision == "tf32"):
@@ -83,14 +92,17 @@ class ImageTokenizer:
             )
 
     def _refuse_other_tokens(self, tokens: Tensor) -> None:
+        if tokens.dtype not in _INTEGERS:
+            raise TokenizerError(f"tokens: expected integers, found {tokens.dtype}; give those that encode gave")
         count, vocabulary = self.spec.num_tokens, self.spec.codebook_size
         positions = tokens.shape[-1] // self.spec.num_quantizers
         is_square = self.spec.any_side and round(positions**0.5) ** 2 * self.spec.num_quantizers == tokens.shape[-1] > 0
         if tokens.dim() != 2 or not (tokens.shape[1] == count or is_square):
             raise TokenizerError(f"tokens: expected (B, {count}), found {tuple(tokens.shape)}")
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        if len(tokens) and not 0 <= int(tokens.long().min()) <= int(tokens.long().max()) < vocabulary:
             raise TokenizerError(
-                f"tokens: expected 0 to {vocabulary - 1}, found {int(tokens.min())} to {int(tokens.max())}; use the "
+                f"tokens: expected 0 to {vocabulary - 1}, found {int(tokens.long().min())} to "
+                f"{int(tokens.long().max())}; use the "
                 "tokenizer that made them"
             )
 
@@ -117,6 +129,11 @@ class ImageTokenizer:
         computes.wait_stream(self._copies)
         moved.record_stream(computes)  # its memory is not to be taken again before that stream is through with it
         return moved
+
+
+def _as_tensor(rows: np.ndarray | Tensor) -> Tensor:
+    """Return an array as torch can take it, copied where its strides are negative or it is read-only."""
+    return torch.as_tensor(np.require(rows, requirements=["C", "W"]) if isinstance(rows, np.ndarray) else rows)
 
 
 def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:

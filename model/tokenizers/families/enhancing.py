@@ -277,7 +277,7 @@ def build(published: Published) -> EnhancingViTVQ:
         raise TokenizerError(
             f"{path}: expected image_side {shape.image_side}, for which its positions are, found {choices.image_side}"
         )
-    network = fit(lambda: EnhancingViTVQ(shape), tensors, path)
+    network = fit(lambda: EnhancingViTVQ(shape), tensors, published.named)
     network.scale = choices.pixel_range or network.scale
     network.resize_recipe = choices.resize_recipe or network.resize_recipe
     return network

@@ -104,10 +104,11 @@ def build(published: Published) -> VQGAN:
     if isinstance(config, _Janus):
         shape = replace(shape, codebook_size=config.image_token_size, code_width=config.n_embed)
     quantizer = "euclid" if isinstance(config, _Architecture) and not config.codebook_l2_norm else "cosine"
-    autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, path, in_file)
+    autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, published.named, in_file)
     if isinstance(config, _Architecture) and config.decoder_ch_mult != config.encoder_ch_mult:
         decoder = _shape(config, config.decoder_ch_mult)  # does not fit, since the encoder's widths do
-        fit(lambda: nn.ModuleDict({"decoder": Decoder(decoder)}), only(tensors, ("decoder.",)), path, in_file)
+        tensors = only(tensors, ("decoder.",))
+        fit(lambda: nn.ModuleDict({"decoder": Decoder(decoder)}), tensors, published.named, in_file)
     is_part = bool(published.prefix) or _is_renamed(published.tensors)
     image_side = choices.image_side or (_IMAGE_SIDE_OF_JANUS if is_part else _IMAGE_SIDE)
     refuse_remainder_of_side(path, image_side, shape.patch_side)

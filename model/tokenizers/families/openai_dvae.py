@@ -130,8 +130,9 @@ class _Both(nn.Module):
 class OpenAIDVAE(TokenizerNetwork):
     """Images to tokens and back."""
 
-    def __init__(self, both: _Both, encoder: HalfShape, image_side: int, resize_recipe: str):
+    def __init__(self, both: _Both, encoder: HalfShape, image_side: int, resize_recipe: str, path: str):
         super().__init__()
+        self._path = path
         self.both, self.shape = both, encoder
         self.image_side, self.resize_recipe = image_side, resize_recipe
 
@@ -164,10 +165,14 @@ class OpenAIDVAE(TokenizerNetwork):
         last = self.both.encoder.last
         return most_likely(latents, last.w.flatten(1), last.b)  # type: ignore[arg-type]
 
+    def refuse_without_decoder(self) -> None:
+        """Raise TokenizerError where decoder.pkl was not beside the encoder."""
+        if not hasattr(self.both, "decoder"):
+            raise TokenizerError(f"{self._path}: expected decoder.pkl beside encoder.pkl, found none; put it there")
+
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, 3), in [0, 1] or a little outside; raises TokenizerError without a decoder."""
-        if not hasattr(self.both, "decoder"):
-            raise TokenizerError("decoder.pkl: expected beside encoder.pkl to decode, found none; put it there")
+        self.refuse_without_decoder()
         side = round(tokens.shape[1] ** 0.5)
         codes = F.one_hot(tokens, self.shape.width_out).float().transpose(1, 2).unflatten(2, (side, side))
         decoder = self.both.decoder
@@ -208,7 +213,7 @@ def build(published: Published) -> OpenAIDVAE:
     image_side = choices.image_side or _IMAGE_SIDE
     refuse_remainder_of_side(path, image_side, patch_side(encoder))
     both = fit(lambda: _Both(encoder, decoder), tensors, path)
-    return OpenAIDVAE(both, encoder, image_side, choices.resize_recipe or "dalle")
+    return OpenAIDVAE(both, encoder, image_side, choices.resize_recipe or "dalle", path)
 
 
 def _infer(tensors: Mapping[str, Tensor], half: str, path: str) -> HalfShape:

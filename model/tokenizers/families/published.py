@@ -35,6 +35,11 @@ class Published(NamedTuple):
     prefix: str = ""
     """What the names began with in the file."""
 
+    @property
+    def named(self) -> str:
+        """The file, and the config that it is read by, as a message names them."""
+        return f"{self.path}, read by {self.config.path}" if self.config else self.path
+
 
 class Family(NamedTuple):
     """A kind of published tokenizer."""

@@ -106,7 +106,7 @@ def build(published: Published) -> VQGAN:
         shape = infer_shape(tensors, codebook, path, nested)
     quantizer = "gumbel" if is_gumbel else "euclid"
     autoencoder = fit(
-        lambda: Autoencoder(shape, quantizer), tensors, path, _flax_name if is_flax else lambda name: name
+        lambda: Autoencoder(shape, quantizer), tensors, published.named, _flax_name if is_flax else lambda name: name
     )
     pixel_range = choices.pixel_range or ("unit" if is_flax else "symmetric")
     image_side = choices.image_side or (config[0].resolution if config else _IMAGE_SIDE)
