@@ -41,6 +41,12 @@ def test_there_are_configs_to_look_at():
     assert len(CONFIGS) > 10
 
 
+def test_pixels_fed_in_another_range_than_trained_on_are_not_taken_for_a_mixup():
+    paths = [path for path in (ROOT / "configs/tokenize").glob("*.toml") if 'pixel_range = "unit"' in path.read_text()]
+    assert paths
+    assert not any(load(path).quality.refuse_mixups for path in paths)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_config_opens_with_what_it_is_for_and_loads_by_its_own_command(path):
     heads = [line.partition(":")[0] for line in path.read_text().splitlines()[:4]]

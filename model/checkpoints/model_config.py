@@ -48,4 +48,7 @@ def _parse(text: str) -> Any:
             return json.loads(text)
         except json.JSONDecodeError:
             pass  # YAML's mappings may begin so too
-    return yaml.load(text, _PlainLoader)
+    try:
+        return yaml.load(text, _PlainLoader)
+    except (LookupError, AttributeError, TypeError, ArithmeticError):
+        raise yaml.YAMLError("a value that is not what its tag says") from None

@@ -125,6 +125,7 @@ def sample(config: SampleConfig) -> Manifest:
 def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
     """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
     prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer)
+    tokenizer.refuse_without_decoder()
     text_tokenizer = TextTokenizer(config.text_tokenizer)
     for kind, path, wanted, found in (
         ("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint),

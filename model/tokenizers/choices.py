@@ -26,7 +26,7 @@ class Choices(StrictModel):
     """One of `parti_data.recipes`."""
     attention: Literal["alternating", "nested"] = "alternating"
     """Where a level has several attention blocks: one after each residual block, as taming has it, or all of them after
-    each, as vqgan-jax runs the same weights."""
+    each, as vqgan-jax ran the same weights until July 2022."""
 
     @field_validator("resize_recipe")
     @classmethod

@@ -71,6 +71,9 @@ class TokenizerNetwork(nn.Module, ABC):
     def quantize(self, latents: Tensor) -> Tensor:
         """Return tokens int64 (B, I) in raster order, computed in float32; the lowest index on ties."""
 
+    def refuse_without_decoder(self) -> None:
+        """Raise TokenizerError where it only encodes."""
+
     @abstractmethod
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, 3) for tokens (B, I); in [0, 1], or a little outside."""

@@ -2,16 +2,16 @@
 
 from torch import Tensor
 
-from model.checkpoints import open_checkpoint, read_model_config, stored_names
+from model.checkpoints import open_checkpoint, read_model_config, shown, stored_names
 from model.tokenizers.choices import Choices
 from model.tokenizers.families import Family, ModelConfig, Published, find_family
 from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
 from parti_data.storage import is_directory, is_file, join, list_directory
 
-_PREFIXES = ("gen_vision_model.", "model.vqmodel.", "vqmodel.", "first_stage_model.", "params.")
-"""What a tokenizer's tensors begin with inside Janus, transformers' Janus and Chameleon, and models of latents; and
-what flax may put above all."""
+_PREFIXES = ("gen_vision_model.", "model.vqmodel.", "vqmodel.", "first_stage_model.", "params.", "module.")
+"""What a tokenizer's tensors begin with inside Janus, transformers' Janus and models of latents; what flax may put
+above all; and what torch does where processes train together."""
 _FILES = (
     "model.safetensors", "flax_model.msgpack", "pytorch_model.bin", "model.ckpt", "last.ckpt", "vqgan.ckpt",
     "imagenet_vitvq.ckpt", "encoder.pkl", "kmeans_centers.npy", "clusters.npy",
@@ -81,7 +81,11 @@ def _find_config(path: str, config: str, family: Family) -> ModelConfig | None:
             return ModelConfig(file, values)
         if config:
             raise TokenizerError(
-                f"{config}: expected a config of {family.name}, found {', '.join(list(values)[:_KEYS_SHOWN]) or 'none'}"
+                f"{config}: expected a config of {family.name}, found {_keys(values)}"
                 "; give the one published with the weights, or none"
             )
     return None
+
+
+def _keys(values: dict) -> str:
+    return ", ".join(shown(key) for key in list(values)[:_KEYS_SHOWN]) or "none"

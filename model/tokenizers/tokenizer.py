@@ -20,6 +20,9 @@ padding costs; 32 of them on a GPU."""
 _LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
 _LOST = -1
 """In place of the tokens of an image whose latents are not finite: float16 overflows."""
+_INTEGERS = (
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
 
 
 class ImageTokenizer:
@@ -46,7 +49,7 @@ class ImageTokenizer:
 
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
         """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3); raises TokenizerError."""
-        images = torch.as_tensor(images)
+        images = _as_tensor(images)
         self._refuse_other_images(images)
         tokens = self._in_batches(images, self._encode_batch)
         self._refuse_lost(tokens)
@@ -54,14 +57,18 @@ class ImageTokenizer:
 
     def decode(self, tokens: np.ndarray | Tensor) -> Tensor:
         """Return images uint8 (B, S, S, 3) for tokens (B, I) of an integer type."""
-        tokens = torch.as_tensor(tokens).long()
+        tokens = _as_tensor(tokens)
         self._refuse_other_tokens(tokens)
 
         def decode(batch: Tensor) -> Tensor:
             with float32_matmuls(self.execution, tf32=False):
                 return to_bytes(self._network.decode(batch))
 
-        return self._in_batches(tokens, decode)
+        return self._in_batches(tokens.long(), decode)
+
+    def refuse_without_decoder(self) -> None:
+        """Raise TokenizerError where it only encodes."""
+        self._network.refuse_without_decoder()
 
     def reconstruct_in_range(self, images: np.ndarray | Tensor, pixel_range: tuple[float, float]) -> Tensor:
         """Return what uint8 images come back as where black and white are these values to the network, uint8.
@@ -76,7 +83,7 @@ class ImageTokenizer:
                 decoded = self._network.decode(self._network.quantize(self._network.latents(inputs)))
             return to_bytes(_rescale(_rescale(decoded, (0.0, 1.0), own), other, (0.0, 1.0)))
 
-        return self._in_batches(torch.as_tensor(images), reconstruct)
+        return self._in_batches(_as_tensor(images), reconstruct)
 
     def _encode_batch(self, images: Tensor) -> Tensor:
         """Return tokens, and _LOST where latents are not finite: to ask for it here would stop a GPU each time."""
@@ -109,14 +116,17 @@ class ImageTokenizer:
             )
 
     def _refuse_other_tokens(self, tokens: Tensor) -> None:
+        if tokens.dtype not in _INTEGERS:
+            raise TokenizerError(f"tokens: expected integers, found {tokens.dtype}; give those that encode gave")
         count, vocabulary = self.spec.num_tokens, self.spec.codebook_size
         positions = tokens.shape[-1] // self.spec.num_quantizers
         is_square = self.spec.any_side and round(positions**0.5) ** 2 * self.spec.num_quantizers == tokens.shape[-1] > 0
         if tokens.dim() != 2 or not (tokens.shape[1] == count or is_square):
             raise TokenizerError(f"tokens: expected (B, {count}), found {tuple(tokens.shape)}")
-        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        if len(tokens) and not 0 <= int(tokens.long().min()) <= int(tokens.long().max()) < vocabulary:
             raise TokenizerError(
-                f"tokens: expected 0 to {vocabulary - 1}, found {int(tokens.min())} to {int(tokens.max())}; use the "
+                f"tokens: expected 0 to {vocabulary - 1}, found {int(tokens.long().min())} to "
+                f"{int(tokens.long().max())}; use the "
                 "tokenizer that made them"
             )
 
@@ -149,6 +159,11 @@ def _on_device(network: TokenizerNetwork, device: str) -> TokenizerNetwork:
     """Return the network where it lies there already, else a copy: others may use it where it is."""
     lies_there = all(tensor.device.type == device for tensor in network.state_dict().values())
     return network if lies_there else copy.deepcopy(network).to(device)
+
+
+def _as_tensor(rows: np.ndarray | Tensor) -> Tensor:
+    """Return an array as torch can take it, copied where its strides are negative or it is read-only."""
+    return torch.as_tensor(np.require(rows, requirements=["C", "W"]) if isinstance(rows, np.ndarray) else rows)
 
 
 def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from model.checkpoints import shown
 from model.tokenizers.families.enhancing import ENHANCING
 from model.tokenizers.families.igpt import IGPT
 from model.tokenizers.families.llamagen import LLAMAGEN
@@ -26,7 +27,7 @@ def find_family(tensors: Mapping[str, Tensor], kind: str, path: str) -> Family:
         raise TokenizerError(f"{path}: expected a kind among {', '.join(kinds)}, found {kind}")
     found = [family for family in FAMILIES if (family.name == kind if kind else family.recognises(tensors))]
     if not found:
-        first = ", ".join(list(tensors)[:_NAMES_SHOWN])
+        first = ", ".join(shown(name) for name in list(tensors)[:_NAMES_SHOWN])
         raise TokenizerError(
             f"{path}: expected a tokenizer of ours or one of {', '.join(kinds)}, found tensors {first}, …; give kind, "
             "or prefix where it lies inside a larger model"

@@ -32,7 +32,8 @@ from model.tokenizers.families.published import (
     read_part,
     refuse_choices,
     refuse_many,
-    tensor_named,
+    refuse_remainder_of_side,
+    sides_of,
 )
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
 from model.tokenizers.quantize import nearest_codes
@@ -276,7 +277,7 @@ def build(published: Published) -> EnhancingViTVQ:
         raise TokenizerError(
             f"{path}: expected image_side {shape.image_side}, for which its positions are, found {choices.image_side}"
         )
-    network = fit(lambda: EnhancingViTVQ(shape), tensors, path)
+    network = fit(lambda: EnhancingViTVQ(shape), tensors, published.named)
     network.scale = choices.pixel_range or network.scale
     network.resize_recipe = choices.resize_recipe or network.resize_recipe
     return network
@@ -289,24 +290,30 @@ def _parameters(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(config: ModelConfig) -> EnhancingShape:
-    return read_part(_Parameters, _parameters(config.values), config.path).shape()
+    read = read_part(_Parameters, _parameters(config.values), config.path)
+    refuse_remainder_of_side(config.path, read.image_size, read.patch_size)
+    if read.quantizer.use_residual and read.quantizer.num_quantizers is None:
+        raise TokenizerError(
+            f"{config.path}: expected num_quantizers beside use_residual, found none; say how often it is quantized"
+        )
+    return read.shape()
 
 
 def _infer(tensors: Mapping[str, Tensor], path: str) -> EnhancingShape:
-    patch_side = tensor_named(tensors, _PATCHES, path).shape[-1]
-    num_positions = tensor_named(tensors, _POSITIONS, path).shape[1]
+    patch_side = sides_of(tensors, _PATCHES, path, 4)[-1]
+    num_positions = sides_of(tensors, _POSITIONS, path, 3)[1]
     grid_side = round(num_positions**0.5)
     if grid_side**2 != num_positions:
         raise TokenizerError(f"{path}: expected positions of a square grid, found {num_positions}")
-    size, code_width = tensor_named(tensors, "quantizer.embedding.weight", path).shape
+    size, code_width = sides_of(tensors, "quantizer.embedding.weight", path, 2)
     halves = (_infer_half(tensors, half, path) for half in ("encoder", "decoder"))
     return EnhancingShape(grid_side * patch_side, patch_side, *halves, codebook_size=size, code_width=code_width)
 
 
 def _infer_half(tensors: Mapping[str, Tensor], half: str, path: str) -> TransformerShape:
     layers = f"{half}.transformer.layers."
-    inner = tensor_named(tensors, f"{layers}0.0.fn.to_qkv.weight", path).shape[0] // 3
-    hidden, width = tensor_named(tensors, f"{layers}0.1.fn.net.0.weight", path).shape
+    inner = sides_of(tensors, f"{layers}0.0.fn.to_qkv.weight", path, 2)[0] // 3
+    hidden, width = sides_of(tensors, f"{layers}0.1.fn.net.0.weight", path, 2)
     num_layers = count(tensors, layers + "{}.0.fn.to_qkv.weight")
     refuse_many(path, f"layers of the {half}", num_layers, MOST_LAYERS)
     if f"{layers}0.0.fn.to_out.weight" not in tensors:

@@ -19,6 +19,8 @@ from parti_data.errors import TokenizerError
 NAME = "igpt"
 _IMAGE_SIDE = 32
 _CHANNELS = 3
+_LARGEST = 1.01
+"""Of a colour's values, a grey level more than 1: numbers of 0 to 255 are not brought to -1 to 1."""
 
 
 class ColourClusters(TokenizerNetwork):
@@ -75,10 +77,13 @@ def build(published: Published) -> ColourClusters:
     path, choices = published.path, published.choices
     if not recognises(published.tensors):
         raise TokenizerError(f"{path}: expected one array (codes, {_CHANNELS}), found other; give kmeans_centers.npy")
-    (clusters,) = published.tensors.values()
-    return ColourClusters(
-        clusters.to(torch.float32), choices.image_side or _IMAGE_SIDE, choices.resize_recipe or "resize_center"
-    )
+    (clusters,) = (tensor.to(torch.float32) for tensor in published.tensors.values())
+    if not len(clusters) or not bool(clusters.abs().max() <= _LARGEST):
+        raise TokenizerError(
+            f"{path}: expected colours from -1 to 1, found {len(clusters)} colours, none or others; give the centres "
+            "as they were published"
+        )
+    return ColourClusters(clusters, choices.image_side or _IMAGE_SIDE, choices.resize_recipe or "resize_center")
 
 
 IGPT = Family(NAME, recognises, lambda config: False, build)

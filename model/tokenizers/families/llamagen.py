@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
+from model.tokenizers.families.convolutional import ConvolutionalShape, Decoder, infer_shape
 from model.tokenizers.families.published import (
     Blocks,
     Family,
@@ -98,13 +98,17 @@ def build(published: Published) -> VQGAN:
     tensors = _by_tamings_names(published.tensors)
     config = _read(published.config) if published.config else None
     if isinstance(config, _Architecture):
-        shape = _shape(config)
+        shape = _shape(config, config.encoder_ch_mult)
     else:
         shape = infer_shape(tensors, "quantize.embedding.weight", path)
     if isinstance(config, _Janus):
         shape = replace(shape, codebook_size=config.image_token_size, code_width=config.n_embed)
     quantizer = "euclid" if isinstance(config, _Architecture) and not config.codebook_l2_norm else "cosine"
-    autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, path, in_file)
+    autoencoder = fit(lambda: Autoencoder(shape, quantizer), tensors, published.named, in_file)
+    if isinstance(config, _Architecture) and config.decoder_ch_mult != config.encoder_ch_mult:
+        decoder = _shape(config, config.decoder_ch_mult)  # does not fit, since the encoder's widths do
+        tensors = only(tensors, ("decoder.",))
+        fit(lambda: nn.ModuleDict({"decoder": Decoder(decoder)}), tensors, published.named, in_file)
     is_part = bool(published.prefix) or _is_renamed(published.tensors)
     image_side = choices.image_side or (_IMAGE_SIDE_OF_JANUS if is_part else _IMAGE_SIDE)
     refuse_remainder_of_side(path, image_side, shape.patch_side)
@@ -123,13 +127,13 @@ def _read(config: ModelConfig) -> _Architecture | _Janus:
     return read_part(_Architecture, values, config.path)
 
 
-def _shape(config: _Architecture) -> ConvolutionalShape:
-    """Return the architecture that a config states: attention at the coarsest level, whatever its resolution."""
+def _shape(config: _Architecture, multiples: tuple[int, ...]) -> ConvolutionalShape:
+    """Return the architecture that a config states for a half: attention at the coarsest level alone."""
     return ConvolutionalShape(
         first_width=config.ch,
-        widths=tuple(config.ch * multiple for multiple in config.encoder_ch_mult),
+        widths=tuple(config.ch * multiple for multiple in multiples),
         num_blocks=config.num_res_blocks,
-        attention_levels=(len(config.encoder_ch_mult) - 1,),
+        attention_levels=(len(multiples) - 1,),
         z_width=config.z_channels,
         code_width=config.codebook_embed_dim,
         codebook_size=config.codebook_size,

@@ -25,6 +25,7 @@ from model.tokenizers.families.published import (
     refuse_choices,
     refuse_many,
     refuse_remainder_of_side,
+    sides_of,
     tensor_named,
 )
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
@@ -129,8 +130,9 @@ class _Both(nn.Module):
 class OpenAIDVAE(TokenizerNetwork):
     """Images to tokens and back."""
 
-    def __init__(self, both: _Both, encoder: HalfShape, image_side: int, resize_recipe: str):
+    def __init__(self, both: _Both, encoder: HalfShape, image_side: int, resize_recipe: str, path: str):
         super().__init__()
+        self._path = path
         self.both, self.shape = both, encoder
         self.image_side, self.resize_recipe = image_side, resize_recipe
 
@@ -168,10 +170,14 @@ class OpenAIDVAE(TokenizerNetwork):
         """Whether decoder.pkl lay beside encoder.pkl."""
         return hasattr(self.both, "decoder")
 
+    def refuse_without_decoder(self) -> None:
+        """Raise TokenizerError where decoder.pkl was not beside the encoder."""
+        if not self.has_decoder:
+            raise TokenizerError(f"{self._path}: expected decoder.pkl beside encoder.pkl, found none; put it there")
+
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, 3), in [0, 1] or a little outside; raises TokenizerError without a decoder."""
-        if not self.has_decoder:
-            raise TokenizerError("decoder.pkl: expected beside encoder.pkl to decode, found none; put it there")
+        self.refuse_without_decoder()
         side = round(tokens.shape[1] ** 0.5)
         codes = F.one_hot(tokens, self.shape.width_out).float().transpose(1, 2).unflatten(2, (side, side))
         decoder = self.both.decoder
@@ -212,20 +218,20 @@ def build(published: Published) -> OpenAIDVAE:
     image_side = choices.image_side or _IMAGE_SIDE
     refuse_remainder_of_side(path, image_side, patch_side(encoder))
     both = fit(lambda: _Both(encoder, decoder), tensors, path)
-    return OpenAIDVAE(both, encoder, image_side, choices.resize_recipe or "dalle")
+    return OpenAIDVAE(both, encoder, image_side, choices.resize_recipe or "dalle", path)
 
 
 def _infer(tensors: Mapping[str, Tensor], half: str, path: str) -> HalfShape:
-    first = tensor_named(tensors, f"{half}blocks.input.w", path)
-    last = tensor_named(tensors, f"{half}blocks.output.conv.w", path)
+    first_width, width_in, *_ = sides_of(tensors, f"{half}blocks.input.w", path, 4)
+    width_out = sides_of(tensors, f"{half}blocks.output.conv.w", path, 4)[0]
     num_groups = count(tensors, half + _BLOCK, start=1)
     num_blocks = count(tensors, half + "blocks.group_1.block_{}.res_path.conv_1.w", start=1)
     refuse_many(path, f"groups of the {half[:-1]}", num_groups, MOST_LEVELS)
     refuse_many(path, f"blocks a group of the {half[:-1]}", num_blocks, MOST_BLOCKS)
     names = [f"{half}blocks.group_{n}.block_1.res_path.conv_4.w" for n in range(1, num_groups + 1)]
     tensor_named(tensors, f"{half}{_BLOCK.format(1)}", path)
-    widths = tuple(tensor_named(tensors, name, path).shape[0] for name in names)
-    return HalfShape(first.shape[1], first.shape[0], widths, num_blocks, last.shape[0])
+    widths = tuple(sides_of(tensors, name, path, 4)[0] for name in names)
+    return HalfShape(width_in, first_width, widths, num_blocks, width_out)
 
 
 OPENAI_DVAE = Family(NAME, recognises, lambda config: False, build)

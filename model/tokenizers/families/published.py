@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from model.checkpoints import shown
 from model.tokenizers.choices import MOST_SIDE_PX, Choices
 from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
@@ -33,6 +34,11 @@ class Published(NamedTuple):
     choices: Choices
     prefix: str = ""
     """What the names began with in the file."""
+
+    @property
+    def named(self) -> str:
+        """The file, and the config that it is read by, as a message names them."""
+        return f"{self.path}, read by {self.config.path}" if self.config else self.path
 
 
 class Family(NamedTuple):
@@ -93,10 +99,9 @@ def fit(
     try:
         with torch.device("meta"):
             network = make()
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise TokenizerError(
-            f"{path}: expected an architecture that can be, found {str(error).splitlines()[0]}"
-        ) from None
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
+        found = shown(str(error).partition("\n")[0])
+        raise TokenizerError(f"{path}: expected an architecture that can be, found {found}") from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name, shape in expected.items():
         found = tuple(tensor_named(tensors, name, path, shape, in_file).shape)
@@ -113,8 +118,8 @@ def fit(
     for name, tensor in tensors.items():
         if name not in expected:
             raise TokenizerError(
-                f"{path}: expected no tensor {in_file(name)}, found one of shape {tuple(tensor.shape)}; use the config "
-                "that belongs to the weights"
+                f"{path}: expected no tensor {shown(in_file(name))}, found one of shape {tuple(tensor.shape)}; use the "
+                "config that belongs to the weights"
             )
     network.load_state_dict({name: tensor.float().contiguous() for name, tensor in tensors.items()}, assign=True)
     return network
@@ -135,6 +140,16 @@ def tensor_named(
             "belong to the weights"
         )
     return tensors[name]
+
+
+def sides_of(tensors: Mapping[str, Tensor], name: str, path: str, num: int) -> tuple[int, ...]:
+    """Return the shape of one of the tensors; raises TokenizerError where it has not so many sides, or an empty one."""
+    shape = tuple(tensor_named(tensors, name, path).shape)
+    if len(shape) != num or not all(shape):
+        raise TokenizerError(
+            f"{path}: expected a tensor {name} with {num} sides, found {shape}; use the kind that belongs to them"
+        )
+    return shape
 
 
 def only(tensors: Mapping[str, Tensor], beginnings: Iterable[str]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import NonNegativeInt
 from torch import Tensor
 
+from model.checkpoints import shown
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
     Blocks,
@@ -37,6 +38,12 @@ _TENSORS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "quantize
 _GUMBEL = "quantize.proj.weight"
 _TARGETS = ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ", "VQGAN")
 """Classes whose tokens these are; others share the network and choose codes in another way, as IBQ does."""
+_FIXED = {
+    "in_channels": (3, "encoder.conv_in.weight"),
+    "out_ch": (3, "decoder.conv_out.weight"),
+    "double_z": (False, "encoder.conv_out.weight"),
+}
+"""What a config must say where it says it, and the tensor that would have another shape."""
 
 
 class _Architecture(ForeignConfig):
@@ -49,6 +56,8 @@ class _Architecture(ForeignConfig):
     resolution: Side
     z_channels: Size
     double_z: bool = False
+    in_channels: int = 3
+    out_ch: int = 3
     resamp_with_conv: bool = True
     attn_type: str = "vanilla"
     tanh_out: bool = False
@@ -97,7 +106,7 @@ def build(published: Published) -> VQGAN:
         shape = infer_shape(tensors, codebook, path, nested)
     quantizer = "gumbel" if is_gumbel else "euclid"
     autoencoder = fit(
-        lambda: Autoencoder(shape, quantizer), tensors, path, _flax_name if is_flax else lambda name: name
+        lambda: Autoencoder(shape, quantizer), tensors, published.named, _flax_name if is_flax else lambda name: name
     )
     pixel_range = choices.pixel_range or ("unit" if is_flax else "symmetric")
     image_side = choices.image_side or (config[0].resolution if config else _IMAGE_SIDE)
@@ -137,7 +146,7 @@ def _read(published: Published) -> tuple[_Architecture, _Model] | None:
     target, model, architecture = _parts(published.config.values)
     if target and target not in _TARGETS:
         raise TokenizerError(
-            f"{path}: expected one of {', '.join(_TARGETS)}, found {target}; its tokens are chosen otherwise"
+            f"{path}: expected one of {', '.join(_TARGETS)}, found {shown(target)}; its tokens are chosen otherwise"
         )
     read = (
         read_part(_Architecture, architecture, path),
@@ -145,10 +154,16 @@ def _read(published: Published) -> tuple[_Architecture, _Model] | None:
     )
     if read[1].remap:
         raise TokenizerError(
-            f"{path}: expected a codebook used whole, found remap {read[1].remap}; taken are models without"
+            f"{path}: expected a codebook used whole, found remap {shown(read[1].remap)}; taken are models without"
         )
+    for name, (wanted, tensor) in _FIXED.items():
+        if (found := getattr(read[0], name)) != wanted:
+            raise TokenizerError(
+                f"{path}: expected {name} {wanted}, found {found}, which would be another {tensor}; taken are models "
+                "of three colours with one z"
+            )
     if read[0].attn_type not in ("vanilla", "none"):
-        raise TokenizerError(f"{path}: expected attn_type vanilla or none, found {read[0].attn_type}")
+        raise TokenizerError(f"{path}: expected attn_type vanilla or none, found {shown(read[0].attn_type)}")
     return read
 
 

@@ -24,6 +24,10 @@ HOSTILE = {
     "deep": (b"[" * 5000, "found maximum recursion depth exceeded"),
     "deep json": (b'{"a":' * 30000, "found maximum recursion depth exceeded"),
     "no text": (b"\xff\xfe\xfa", "'utf-8' codec can't decode"),
+    "empty int": (b'a: !!int ""', "found a value that is not what its tag says; mend it"),
+    "empty float": (b'a: !!float ""', "found a value that is not what its tag says"),
+    "no bool": (b"a: !!bool x", "found a value that is not what its tag says"),
+    "no time": (b"a: !!timestamp x", "found a value that is not what its tag says"),
     "long number": (b"a: " + b"9" * 5000, "Exceeds the limit"),
 }
 

@@ -67,6 +67,12 @@ def test_a_file_of_no_known_kind_is_refused_with_the_names_in_it(tmp_path):
         load_tokenizer(str(tmp_path / "x.safetensors"))
 
 
+def test_names_in_a_file_are_shown_without_control_characters(tmp_path):
+    save_file({"layer\n\x1b[31mevil": torch.ones(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(TokenizerError, match=r"found tensors layer\\n\\x1b\[31mevil, …"):
+        load_tokenizer(str(tmp_path / "x.safetensors"))
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(TokenizerError, match=r"expected one of model.safetensors, .*, found none; name the file in it"):
         load_tokenizer(str(tmp_path))
@@ -114,7 +120,7 @@ def test_a_config_beside_the_file_is_used_where_it_has_the_familys_layout(tmp_pa
     assert load_tokenizer(str(tmp_path)).spec.num_quantizers == 2
     assert load_tokenizer(str(tmp_path / "model.ckpt")).spec.num_quantizers == 2
     (tmp_path / "model.yaml").write_text(json.dumps({"model": {"params": parameters | {"image_size": 40}}}))
-    with pytest.raises(TokenizerError, match="en_pos_embedding of shape"):
+    with pytest.raises(TokenizerError, match="read by .*model.yaml: expected encoder.en_pos_embedding of shape"):
         load_tokenizer(str(tmp_path))
 
 
@@ -125,6 +131,9 @@ def test_a_config_of_another_family_is_refused(tmp_path):
         TokenizerError, match="other.yaml: expected a config of enhancing, found ch_mult, n_embed; give"
     ):
         load_tokenizer(str(tmp_path / "model.ckpt"), str(tmp_path / "other.yaml"))
+    (tmp_path / "other.json").write_text('{"\\ud800\\n": 1}')
+    with pytest.raises(TokenizerError, match=r"expected a config of enhancing, found \\ud800\\n; give"):
+        load_tokenizer(str(tmp_path / "model.ckpt"), str(tmp_path / "other.json"))
 
 
 def test_a_file_of_ours_takes_no_choices(tmp_path):
@@ -163,6 +172,11 @@ def test_a_reading_says_what_load_tokenizer_is_told(tmp_path):
 
 def test_a_config_may_name_every_kind_there_is():
     assert {family.name for family in FAMILIES} == set(get_args(Reading.model_fields["kind"].annotation)) - {""}
+
+
+def test_a_side_beyond_all_pictures_is_refused():
+    with pytest.raises(ValidationError, match="less than or equal to 8192"):
+        Choices(image_side=2_000_000_000)
 
 
 def test_an_unknown_recipe_is_refused():

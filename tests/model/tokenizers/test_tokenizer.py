@@ -54,6 +54,36 @@ def test_tokens_do_not_depend_on_how_images_are_batched(network):
     assert torch.equal(whole, torch.cat([tokenizer.encode(images[:7]), tokenizer.encode(images[7:])]))
 
 
+def test_arrays_are_taken_as_numpy_gives_them(network, images):
+    tokenizer, mirrored = ImageTokenizer(network), np.ascontiguousarray(images[:, :, ::-1])
+    tokens = tokenizer.encode(mirrored)
+    assert torch.equal(tokenizer.encode(images[:, :, ::-1]), tokens)
+    mirrored.flags.writeable = False
+    assert torch.equal(tokenizer.encode(mirrored), tokens)
+    for dtype in (np.uint16, np.int32):
+        assert torch.equal(tokenizer.decode(tokens.numpy().astype(dtype)), tokenizer.decode(tokens))
+
+
+def test_nothing_but_an_encoder_that_asks_for_it_is_run_in_tf32(network, images, monkeypatch):
+    now, seen = [], []
+
+    @contextmanager
+    def switch(execution, tf32):
+        now.append(tf32)
+        yield
+        now.pop()
+
+    monkeypatch.setattr("model.tokenizers.tokenizer.float32_matmuls", switch)
+    for name in ("decode", "latents", "quantize"):
+        whole = getattr(network, name)
+        monkeypatch.setattr(network, name, lambda rows, whole=whole: seen.append(now[-1:]) or whole(rows))
+    tokenizer = ImageTokenizer(network)
+    tokenizer.decode(tokenizer.encode(images))
+    tokenizer.reconstruct_in_range(images, (-1.0, 1.0))
+    assert len(seen) >= 5
+    assert seen == [[False]] * len(seen)
+
+
 def test_no_images_give_no_tokens(network):
     tokenizer = ImageTokenizer(network)
     assert tokenizer.encode(np.empty((0, 32, 32, 3), np.uint8)).shape == (0, 16)
@@ -141,6 +171,11 @@ def test_tokens_of_another_tokenizer_are_refused(network):
     tokenizer = ImageTokenizer(network)
     with pytest.raises(TokenizerError, match="tokens: expected 0 to 63, found 0 to 64"):
         tokenizer.decode(np.array([[0] * 15 + [64]]))
+    for tokens in (np.full((1, 16), 3.7), np.full((1, 16), True)):
+        with pytest.raises(
+            TokenizerError, match="tokens: expected integers, found torch.*; give those that encode gave"
+        ):
+            tokenizer.decode(tokens)
     with pytest.raises(TokenizerError, match=r"tokens: expected \(B, 16\), found \(1, 4\)"):
         tokenizer.decode(np.zeros((1, 4), np.int64))
 

@@ -125,6 +125,15 @@ def test_codes_may_be_left_as_they_are(tmp_path):
             {"quantizer": {"n_embed": "x"}},
             r"project.yaml: expected quantizer.n_embed to be readable, found Input should",
         ),
+        ({"image_size": 35}, "project.yaml: expected image_side a multiple of 8, found 35"),
+        (
+            {"image_size": 1 << 20},
+            "expected image_size to be readable, found Input should be less than or equal to 8192",
+        ),
+        (
+            {"quantizer": {"use_residual": True}},
+            "project.yaml: expected num_quantizers beside use_residual, found none; say how often it is quantized",
+        ),
         ({"encoder": {"heads": 1}}, "fn.to_qkv.weight of shape"),
         (
             {"encoder": {"depth": 10**9}},
@@ -151,6 +160,35 @@ def test_what_the_tensors_do_not_tell_is_asked_for(tmp_path):
     tensors["encoder.en_pos_embedding"] = tensors["encoder.en_pos_embedding"][:, :15]
     with pytest.raises(TokenizerError, match="expected positions of a square grid, found 15"):
         load_tokenizer(save(tmp_path, tensors))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("quantizer.embedding.weight", torch.ones(5), r"quantizer.embedding.weight with 2 sides, found \(5,\)"),
+        (
+            "encoder.to_patch_embedding.0.weight",
+            torch.ones(()),
+            r"to_patch_embedding.0.weight with 4 sides, found \(\)",
+        ),
+        (
+            "encoder.to_patch_embedding.0.weight",
+            torch.ones(64, 3, 8, 0),
+            r"with 4 sides, found \(64, 3, 8, 0\); use the",
+        ),
+    ],
+)
+def test_tensors_that_no_architecture_has_are_refused(tmp_path, name, tensor, message):
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(save(tmp_path, make_vit() | {name: tensor}))
+
+
+def test_layers_without_end_are_refused_before_they_are_built(tmp_path):
+    layers = {f"encoder.transformer.layers.{n}.0.fn.to_qkv.weight": torch.zeros(384, 64) for n in range(257)}
+    with pytest.raises(
+        TokenizerError, match="expected at most 256 layers of the encoder, found 257; give a tokenizer's"
+    ):
+        load_tokenizer(save(tmp_path, make_vit() | layers))
 
 
 def test_the_decoder_has_no_say_in_the_fingerprint(tmp_path):

@@ -41,6 +41,17 @@ def test_the_lower_of_two_equal_colours_is_taken(tmp_path):
     assert load_tokenizer(str(tmp_path)).encode(images).unique().tolist() == [1]
 
 
+@pytest.mark.parametrize(
+    "clusters", [np.zeros((0, 3), "f4"), np.full((4, 3), np.nan, "f4"), np.full((4, 3), 200, "u1")]
+)
+def test_colours_that_are_none_are_refused(tmp_path, clusters):
+    np.save(tmp_path / "kmeans_centers.npy", clusters)
+    with pytest.raises(
+        TokenizerError, match="expected colours from -1 to 1, found . colours, none or others; give the"
+    ):
+        load_tokenizer(str(tmp_path))
+
+
 def test_another_array_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 5), np.float32))
     with pytest.raises(TokenizerError, match=r"expected one array \(codes, 3\), found other; give kmeans_centers.npy"):

@@ -128,6 +128,16 @@ def test_weights_in_half_precision_are_run_in_float32(tmp_path):
             {"encoder_ch_mult": [1, 1]},
             r"expected a tensor encoder.conv_blocks.1.attn.0.norm.weight of shape \(32,\), found",
         ),
+        (
+            {"decoder_ch_mult": [4, 9]},
+            r"expected decoder.conv_in.weight of shape \(288, 8, 3, 3\), found \(64, 8, 3, 3\)",
+        ),
+        (
+            {"decoder_ch_mult": [2, 1, 2]},
+            r"expected decoder.conv_blocks.2.res.0.norm1.weight|expected decoder.conv_blocks.2.res.0.conv1.weight",
+        ),
+        ({"encoder_ch_mult": [1] * 13}, "expected encoder_ch_mult to be readable, found Tuple should have at most 12"),
+        ({"num_res_blocks": 65}, "expected num_res_blocks to be readable, found Input should be less than or equal"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_by_the_files_own_name(tmp_path, changes, message):

@@ -34,16 +34,18 @@ def test_tokens_and_pixels_are_those_of_the_reference(folder):
 def test_the_decoder_is_found_beside_the_encoder_and_has_no_say_in_the_fingerprint(folder):
     both = load_tokenizer(str(folder / "encoder.pkl"), choices=SIDE)
     tokens = both.encode(noise_images())
+    both.refuse_without_decoder()
     both.decode(tokens)
     (folder / "decoder.pkl").unlink()
     alone = load_tokenizer(str(folder / "encoder.pkl"), choices=SIDE)
     assert torch.equal(alone.encode(noise_images()), tokens)
     assert alone.fingerprint == both.fingerprint
     assert (both.has_decoder, alone.has_decoder) == (True, False)
-    with pytest.raises(
-        TokenizerError, match="^decoder.pkl: expected beside encoder.pkl to decode, found none; put it there"
-    ):
-        alone.decode(tokens)
+    for use in (lambda: alone.decode(tokens), alone.refuse_without_decoder):
+        with pytest.raises(
+            TokenizerError, match="encoder.pkl: expected decoder.pkl beside encoder.pkl, found none; put it there"
+        ):
+            use()
 
 
 def test_a_decoder_alone_or_of_another_release_is_refused(folder):
@@ -67,6 +69,24 @@ def test_what_its_files_do_not_leave_open_is_refused(folder, tmp_path):
         TokenizerError, match="expected a config of openai_dvae, found image_size; give the one published"
     ):
         load_tokenizer(str(folder), str(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "message"),
+    [
+        ("blocks.group_{}.block_1.res_path.conv_1.w", 14, "expected at most 12 groups of the encoder, found 13; give"),
+        (
+            "blocks.group_1.block_{}.res_path.conv_1.w",
+            66,
+            "expected at most 64 blocks a group of the encoder, found 65",
+        ),
+    ],
+)
+def test_parts_without_end_are_refused_before_they_are_built(folder, name, number, message):
+    more = {name.format(n): torch.zeros(1) for n in range(1, number)}
+    torch.save(make_dvae()[0] | more, folder / "encoder.pkl")
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(str(folder))
 
 
 def test_a_tensor_that_is_missing_is_named(folder):

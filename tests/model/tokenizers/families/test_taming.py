@@ -50,8 +50,8 @@ def expected_tokens(net: Autoencoder, pixels: torch.Tensor, nested: bool = False
     return nearest(net.latents(pixels, nested), net.tensors["quantize.embedding.weight"])
 
 
-def expected_bytes(net: Autoencoder, tokens: torch.Tensor, is_unit: bool = False) -> np.ndarray:
-    pixels = net.pixels(net.tensors["quantize.embedding.weight"].double()[tokens])
+def expected_bytes(net: Autoencoder, tokens: torch.Tensor, is_unit: bool = False, nested: bool = False) -> np.ndarray:
+    pixels = net.pixels(net.tensors["quantize.embedding.weight"].double()[tokens], nested)
     pixels = pixels if is_unit else (pixels + 1) / 2
     return (255 * pixels.clamp(0, 1)).permute(0, 2, 3, 1).numpy()
 
@@ -154,6 +154,14 @@ def test_vqgan_jaxs_order_of_attention_is_a_choice(tmp_path):
     assert torch.equal(tokens, expected_tokens(net, symmetric(), nested=True))
     assert not torch.equal(tokens, expected_tokens(net, symmetric()))
     assert tokenizer.fingerprint != load_tokenizer(path, choices=Choices(image_side=32)).fingerprint
+    flax = tmp_path / "flax_model.msgpack"
+    flax.write_bytes(to_flax(net.tensors))
+    in_flax = load_tokenizer(str(flax), choices=Choices(image_side=32, attention="nested"))
+    tokens = in_flax.encode(noise_images())
+    assert torch.equal(tokens, expected_tokens(net, noise_pixels(), nested=True))
+    decoded = in_flax.decode(tokens).numpy()
+    assert np.abs(decoded - expected_bytes(net, tokens, is_unit=True, nested=True)).max() < 0.51
+    assert np.abs(decoded - expected_bytes(net, tokens, is_unit=True)).max() > 2
 
 
 def test_the_first_stage_of_a_larger_model_is_found(tmp_path):
@@ -207,6 +215,27 @@ def test_images_of_another_side_are_taken(tmp_path):
             r"expected quantize.embedding.weight of shape \(47, 4\), found \(48, 4\); use the config that",
         ),
         ({"num_res_blocks": 1}, "expected no tensor encoder.down.0.block.1.norm1.weight"),
+        (
+            {"double_z": True},
+            "expected double_z False, found True, which would be another encoder.conv_out.weight; taken",
+        ),
+        (
+            {"in_channels": 4},
+            "expected in_channels 3, found 4, which would be another encoder.conv_in.weight; taken are",
+        ),
+        ({"out_ch": 5}, "expected out_ch 3, found 5, which would be another decoder.conv_out.weight; taken are models"),
+        ({"ch_mult": [1] * 3000}, "expected ch_mult to be readable, found Tuple should have at most 12 items"),
+        ({"ch_mult": []}, "expected ch_mult to be readable, found Tuple should have at least 1 item"),
+        (
+            {"resolution": 2 * 10**9},
+            "expected resolution to be readable, found Input should be less than or equal to 8",
+        ),
+        ({"ch": 32 * 10**30}, "expected ch to be readable, found Input should be less than or equal to"),
+        ({"ch": 1 << 30, "ch_mult": [1 << 30] * 9}, "expected an architecture that can be, found "),
+        ({"n_embed": 10**40}, "expected n_embed to be readable, found Input should be less than or equal to"),
+        ({"target": "x.\ud800\x1b[31m"}, r"expected one of VQModel, .*, found \\ud800\\x1b\[31m; its tokens are"),
+        ({"remap": "\n"}, r"expected a codebook used whole, found remap \\n; taken are models without"),
+        ({"attn_type": "\n"}, r"expected attn_type vanilla or none, found \\n$"),
         ({"target": "taming.models.vqgan.GumbelVQ"}, "expected a tensor quantize.proj.weight of shape"),
         (
             {"target": "taming.models.lfqgan.IBQ"},
@@ -225,6 +254,41 @@ def test_a_config_that_does_not_fit_is_refused_by_the_first_difference(tmp_path,
     path = save(tmp_path, make_autoencoder().tensors)
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(path, config_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoder.conv_in.weight": torch.ones(())},
+            r"expected a tensor encoder.conv_in.weight with 4 sides, found \(\)",
+        ),
+        (
+            {"quantize.embedding.weight": torch.ones(5)},
+            r"quantize.embedding.weight with 2 sides, found \(5,\); use the",
+        ),
+        (
+            {f"encoder.down.{n}.block.0.conv1.weight": torch.zeros(32, 0) for n in range(13)},
+            "expected at most 12 levels, found 13; give a tokenizer's weights",
+        ),
+        (
+            {f"encoder.down.0.block.{n}.conv1.weight": torch.zeros(32, 0) for n in range(65)},
+            "expected at most 64 blocks a level, found 65; give a tokenizer's weights",
+        ),
+        ({"encoder.evil\n\x1b": torch.ones(1)}, r"expected no tensor encoder.evil\\n\\x1b, found one of shape"),
+    ],
+)
+def test_tensors_that_no_architecture_has_are_refused(tmp_path, changes, message):
+    path = save(tmp_path, make_autoencoder().tensors | changes)
+    with pytest.raises(TokenizerError, match=message):
+        load_tokenizer(path)
+
+
+def test_weights_that_processes_trained_together_are_found(tmp_path):
+    net = make_autoencoder()
+    path = save(tmp_path, {f"module.{name}": tensor for name, tensor in net.tensors.items()})
+    tokenizer = load_tokenizer(path, choices=Choices(image_side=32))
+    assert torch.equal(tokenizer.encode(noise_images()), expected_tokens(net, symmetric()))
 
 
 def test_remapped_codes_are_refused(tmp_path):
