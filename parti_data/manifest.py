@@ -90,6 +90,11 @@ class StageDirectory(NamedTuple):
         return read_manifest(self.path)
 
 
+def is_begun(path: str) -> bool:
+    """Whether a stage began, or finished, this directory."""
+    return is_file(join(path, BEGUN)) or is_file(join(path, MANIFEST))
+
+
 def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
     """Return the directory to fill, or its manifest where it is already finished.
 

@@ -45,8 +45,9 @@ def map_in_processes(
     except BrokenProcessPool:
         _pool.cache_clear()
         raise EngineError(
-            "a process that decodes: expected it to work to the end, found it gone (killed, most often for want of "
-            "memory); free memory or use fewer decode_processes, then run the same command again"
+            "a process that decodes: expected it to work to the end, found it gone: killed, most often for want of "
+            "memory, or never started, since it could not import the main program anew; free memory or use fewer "
+            "decode_processes, call parti from a file under `if __name__ == '__main__':`, then run it again"
         ) from None
     finally:
         for future in waiting:

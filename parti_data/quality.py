@@ -9,16 +9,19 @@ from collections import Counter
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import BaseModel, Field, NonNegativeFloat, ValidationError
 
 from parti_data.config import StrictModel
+from parti_data.errors import ShardError
 from parti_data.figures import say_share
-from parti_data.manifest import ShardRecord
+from parti_data.manifest import Manifest, ShardRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MIXUP_DB = 1.0
 """So much better must pictures come out in another order of channels or range of pixels to say that one is wrong. Right
 tokenizers lose 2 dB and more by either."""
+MOST_SAMPLED = 256
+"""So many fit on a contact sheet that can be read again."""
 SHEET = "quality.png"
 """The contact sheet that stays in a finished directory."""
 _EXACT_DB = 99.0
@@ -28,7 +31,7 @@ _EXACT_DB = 99.0
 class QualityFloors(StrictModel):
     """What tokens must be good for. Nothing of it changes a token, so it may change from run to run."""
 
-    sample: NonNegativeInt = 16
+    sample: int = Field(default=16, ge=0, le=MOST_SAMPLED)
     """Pictures of each slice that are decoded again: some of its first rows, chosen by hash. None for a tokenizer
     without a decoder."""
     min_psnr_db: NonNegativeFloat = 12.0
@@ -67,7 +70,7 @@ class SampledPicture(BaseModel):
 
 
 class PrecisionQuality(BaseModel):
-    """What another way to run the encoder changes of the sample's tokens, against float32 with torch on a CPU."""
+    """What another way to run the encoder changes of the first pictures' tokens, against float32, torch, a CPU."""
 
     differing_tokens: float
     """Share of tokens."""
@@ -120,6 +123,19 @@ class RunQuality(BaseModel):
         return figures
 
 
+def read_run_quality(directory: str, manifest: Manifest) -> RunQuality | None:
+    """Return what a manifest tells of its tokens, None where it tells nothing; raises ShardError."""
+    if "quality" not in manifest.details:
+        return None
+    try:
+        return RunQuality.model_validate(manifest.details["quality"])
+    except ValidationError as error:
+        raise ShardError(
+            f"{directory}: expected a manifest that tells the quality of its tokens, found "
+            f"{error.errors()[0]['msg']}; run tokenize into a new directory"
+        ) from None
+
+
 class TokenMeter:
     """Measures token rows as they come."""
 
@@ -148,7 +164,16 @@ class TokenMeter:
 
 def psnr_db(pictures: np.ndarray, others: np.ndarray) -> float:
     """Return the PSNR in dB, at most 99, of the mean squared error between uint8 pictures of one shape."""
-    error = float(np.square(pictures.astype(np.float64) - others).mean()) / 255**2
+    return to_db(mean_square(pictures, others))
+
+
+def mean_square(pictures: np.ndarray, others: np.ndarray) -> float:
+    """Return the mean squared error between uint8 pictures of one shape, of pixels from 0 to 1."""
+    return float(np.square(pictures.astype(np.float64) - others).mean()) / 255**2
+
+
+def to_db(error: float) -> float:
+    """Return the PSNR, at most 99, of a mean squared error."""
     return round(min(-10 * np.log10(error), _EXACT_DB), 2) if error else _EXACT_DB
 
 

@@ -47,6 +47,8 @@ class ShardMetadata(BaseModel):
     device: str = "cpu"
     backend: str = "torch"
     """The library that ran the encoder."""
+    compile: bool = False
+    """Whether torch compiled the encoder."""
     text_tokenizer: str
     """Fingerprint."""
     text_vocabulary_size: int

@@ -1,10 +1,10 @@
 """Which views of each picture are tokenized: the tokenizer's own square, ten crops, or random ones."""
 
 from collections.abc import Generator, Iterable
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from parti_data.augmentation import LISTING_2, RandomCrop, cut_random
 from parti_data.config import StrictModel
@@ -42,6 +42,16 @@ class Views(StrictModel):
         if self.least_zoom > self.most_zoom:
             raise ValueError(f"least_zoom should be at most most_zoom, found {self.least_zoom} and {self.most_zoom}")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_what_does_not_go_with_the_kind(self) -> Self:
+        if self.kind != "random" and (others := sorted(self.model_fields_set - {"kind"})):
+            raise ValueError(f"{others[0]} goes with kind random, not with {self.kind}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _write_what_goes_with_the_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return write(self) if self.kind == "random" else {"kind": self.kind}
 
     @property
     def num_views(self) -> int:

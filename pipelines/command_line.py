@@ -24,6 +24,7 @@ _EXTRAS = {
     "jinja2": "report",
     "psutil": "demo",
 }
+_PROBED = 256
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
@@ -78,7 +79,9 @@ def tokenize_command(
     probe: Annotated[
         bool, typer.Option("--probe", help="Say how many tokens the chosen precision changes; write nothing.")
     ] = False,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to probe.")] = 256,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", min=1, help="How many pairs, or views of them, to probe: 256 unless told.")
+    ] = None,
 ) -> None:
     """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
     stage = _load("pipelines.tokenize")
@@ -86,9 +89,11 @@ def tokenize_command(
         _refuse_beam_options(context)
         prober = _load("pipelines.probe_tokenizer")
         config = _config(stage.TokenizeConfig, [*(arguments or []), "output=none"])  # none is needed
-        for line in prober.probe_lines(prober.probe_tokenizer(config, pairs)):
+        for line in prober.probe_lines(prober.probe_tokenizer(config, pairs or _PROBED)):
             print(line)
         return
+    if pairs is not None:
+        raise ConfigError("--pairs: expected with --probe alone, found without; add --probe or leave it out")
     _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 

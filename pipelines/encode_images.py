@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +16,16 @@ import apache_beam as beam
 import numpy as np
 import torch
 
-from model.tokenizers import RECORD, Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
+from model.tokenizers import (
+    RECORD,
+    Execution,
+    ImageTokenizer,
+    Reading,
+    TokenizerNetwork,
+    open_network,
+    refuse_missing,
+    tokenizer_files,
+)
 from parti_data.errors import TokenizerError
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
@@ -109,7 +118,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
         if plan.number == 0 and encoding.execution != RECORD:
-            gate.record = partial(open_tokenizer, encoding.image_tokenizer, encoding.reading, RECORD)
+            gate.compared = encoding.views
         with reported_steps(), timed("write"):
             kept = pairs.kept(plan.first, plan.last)
             encoded = encode_rows(
@@ -154,10 +163,7 @@ def open_tokenizers(
     reading: Reading = Reading(),  # noqa: B008
 ) -> tuple[ImageTokenizer, TextTokenizer]:
     """Return both tokenizers, loaded once a process as long as their files stay the same."""
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        raise TokenizerError(
-            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
-        )
+    refuse_missing(execution)
     files = (*tokenizer_files(image_tokenizer, reading), text_tokenizer)
     versions = tuple(_version(path) if is_file(path) else "" for path in files)
     with _loading:
@@ -174,9 +180,15 @@ def _version(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _open_tokenizers(
-    image_tokenizer: str, text_tokenizer: str, execution: Execution, reading: Reading, _versions: tuple
+    image_tokenizer: str, text_tokenizer: str, execution: Execution, reading: Reading, versions: tuple
 ) -> tuple[ImageTokenizer, TextTokenizer]:
-    return open_tokenizer(image_tokenizer, reading, execution), TextTokenizer(text_tokenizer)
+    network = _open_network(image_tokenizer, reading, versions[:-1])  # type: ignore[arg-type]
+    return ImageTokenizer(network, execution), TextTokenizer(text_tokenizer)
+
+
+@lru_cache(maxsize=1)
+def _open_network(path: str, reading: Reading, _versions: tuple) -> TokenizerNetwork:
+    return open_network(path, reading)
 
 
 def encode_rows(
@@ -261,6 +273,7 @@ def shard_metadata(
         precision=execution.precision,
         device=execution.device,
         backend=execution.backend,
+        compile=execution.compile,
         text_tokenizer=text_tokenizer.fingerprint,
         text_vocabulary_size=text_tokenizer.vocabulary_size,
         config_digest=config_digest,

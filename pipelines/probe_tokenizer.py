@@ -1,26 +1,27 @@
 """A probe: some pairs encoded in the chosen way and as the record is, float32 with torch on a CPU, to say what differs.
 
-Nothing is written. The run itself repeats the comparison on the sample of its first slice, for the manifest to keep.
+Nothing is written. The run itself repeats the comparison on its first pictures, for the manifest to keep.
 """
 
 import time
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.tokenizers import RECORD, Execution, ImageTokenizer, open_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, open_tokenizer, refuse_missing
 from model.tokenizers.precision import PrecisionMeasure
 from parti_data.errors import SourceError
 from parti_data.figures import say_count, say_figure, say_share
-from parti_data.ledger import PairDirectory
-from parti_data.quality import psnr_db
-from parti_data.views import Cut, load_views
+from parti_data.ledger import LedgerRow, PairDirectory
+from parti_data.quality import mean_square, to_db
+from parti_data.views import Cut, Views, load_views
 from pipelines.plan.pair_slices import read_slices
 from pipelines.tokenize import TokenizeConfig
 
-_SLICE_ROWS = 16
+_SLICE_VIEWS = 16
 
 
 class WayProbe(NamedTuple):
@@ -30,7 +31,8 @@ class WayProbe(NamedTuple):
     tokens: Tensor  # int64 (B, I)
     images_per_s: float
     """Of the encoder alone, on one thread where that is a CPU's."""
-    psnr_db: float
+    psnr_db: float | None
+    """None for a tokenizer without a decoder."""
     code_usage: float
 
 
@@ -54,25 +56,54 @@ def probe_tokenizer(config: TokenizeConfig, num_pairs: int) -> Probe:
     pairs = PairDirectory(config.source)
     if not len(pairs):
         raise SourceError(f"{config.source}: expected kept pairs, found none; see its ledger for the reasons")
+    refuse_missing(config.execution)
     torch.set_num_threads(1)  # as a worker has it
-    slices = read_slices(pairs, num_pairs, min(num_pairs, _SLICE_ROWS))
+    views = config.views.num_views
+    slices = read_slices(pairs, max(num_pairs // views, 1), max(min(num_pairs, _SLICE_VIEWS) // views, 1))
     tokenizer = open_tokenizer(config.image_tokenizer, config.tokenizer, config.execution)
-    rows, spec = slices.all(), tokenizer.spec
-    views = load_views(pairs, rows, Cut(spec.image_side, spec.resize_recipe, config.views))
-    pictures = np.stack([view.pixels for made in views for view in made])
-    chosen = _probe_way(tokenizer, pictures)
-    record = _probe_way(open_tokenizer(config.image_tokenizer, config.tokenizer, RECORD), pictures)
-    return Probe(len(rows), len(slices.rows), len(pairs), chosen, record)
+    chosen, record = _Way(tokenizer), _Way(tokenizer.executed(RECORD))
+    for rows in slices.rows:
+        pictures = _load_pictures(pairs, rows, tokenizer, config.views)
+        for way in (chosen, record):
+            way.encode(pictures)
+    return Probe(len(slices.all()), len(slices.rows), len(pairs), chosen.probed(), record.probed())
 
 
-def _probe_way(tokenizer: ImageTokenizer, pictures: np.ndarray) -> WayProbe:
-    tokenizer.encode(pictures[: tokenizer.batch_size])  # what is made at the first use is no part of the speed
-    started = time.perf_counter()
-    tokens = tokenizer.encode(pictures)
-    seconds = time.perf_counter() - started
-    usage = len(tokens.unique()) / tokenizer.spec.codebook_size
-    psnr = psnr_db(pictures, tokenizer.decode(tokens).numpy())
-    return WayProbe(tokenizer.execution, tokens, len(pictures) / seconds, psnr, usage)
+def _load_pictures(
+    pairs: PairDirectory, rows: list[LedgerRow], tokenizer: ImageTokenizer, views: Views
+) -> np.ndarray:  # uint8 (N, S, S, 3)
+    spec = tokenizer.spec
+    loaded = load_views(pairs, rows, Cut(spec.image_side, spec.resize_recipe, views))
+    return np.stack([view.pixels for made in loaded for view in made])
+
+
+@dataclass
+class _Way:
+    """One way to run the encoder, and what it gave so far."""
+
+    tokenizer: ImageTokenizer
+    tokens: list[Tensor] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    """The mean squared error of each picture."""
+    seconds: float = 0.0
+
+    def encode(self, pictures: np.ndarray) -> None:
+        """Encode pictures, and decode them again where there is a decoder."""
+        if not self.tokens:
+            self.tokenizer.encode(pictures[: self.tokenizer.batch_size])  # what it makes once is no speed
+        started = time.perf_counter()
+        self.tokens.append(self.tokenizer.encode(pictures))
+        self.seconds += time.perf_counter() - started
+        if self.tokenizer.has_decoder:
+            decoded = self.tokenizer.decode(self.tokens[-1]).numpy()
+            self.errors += map(mean_square, pictures, decoded)
+
+    def probed(self) -> WayProbe:
+        """Return what all pictures gave."""
+        tokens = torch.cat(self.tokens)
+        psnr_db = to_db(float(np.mean(self.errors))) if self.errors else None
+        usage = len(tokens.unique()) / self.tokenizer.spec.codebook_size
+        return WayProbe(self.tokenizer.execution, tokens, len(tokens) / self.seconds, psnr_db, usage)
 
 
 def probe_lines(probe: Probe) -> list[str]:
@@ -82,7 +113,7 @@ def probe_lines(probe: Probe) -> list[str]:
         ("", "chosen", "record"),
         ("encoder", *(_say_execution(way.execution) for way in ways)),
         ("images/s", *(say_figure(way.images_per_s) for way in ways)),
-        ("PSNR", *(f"{way.psnr_db:.2f} dB" for way in ways)),
+        ("PSNR", *("no decoder" if way.psnr_db is None else f"{way.psnr_db:.2f} dB" for way in ways)),
         ("codes in use", *(say_share(way.code_usage) for way in ways)),
     ]
     differing = probe.differences

@@ -6,7 +6,7 @@ contact sheet.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.mixups import find_mixup
-from model.tokenizers.precision import PrecisionMeasure
+from model.tokenizers.precision import measure_precision
 from parti_data.contact_sheet import Pair, draw_contact_sheet
 from parti_data.errors import ShardError, TokenizerError
 from parti_data.ledger import PairDirectory
@@ -34,6 +34,10 @@ from parti_data.reference_picture import reference_picture
 from parti_data.step_times import timed
 from parti_data.storage import publish_bytes
 from parti_data.token_shard import TokenRow, order_hash, read_note
+from parti_data.views import Cut, Views, load_views
+
+COMPARED = 16
+"""Pictures that are encoded as the record is, too."""
 
 
 class Reconstructed(NamedTuple):
@@ -56,8 +60,8 @@ class SliceGate:
     floors: QualityFloors
     sheet: str
     """The path of its contact sheet."""
-    record: Callable[[], ImageTokenizer] | None = None
-    """Opens the tokenizer in the record's precision, to say what that changes."""
+    compared: Views | None = None
+    """The views of which the first are encoded as the record is, too, to say what that changes; none where it is."""
     _sample: Reconstructed | None = None
     _mixup: str = ""
     _precision: PrecisionQuality | None = None
@@ -90,8 +94,8 @@ class SliceGate:
             self._mixup = find_mixup(self.tokenizer, sample.originals, sample.decoded, is_tried)
         publish_bytes(self.sheet, draw_sample(sample, f"slice {self.number}, {say_psnr(found)}"))
         judge_slice(self.measured(), self.floors, self.sheet)
-        if self.record and sample.rows:
-            self._precision = compare_precision(self.tokenizer, self.record(), sample.originals)
+        if self.compared:
+            self._precision = compare_precision(self.pairs, self.first, self.tokenizer, self.compared)
 
     def measured(self) -> SliceQuality:
         """Return what was measured of the rows so far."""
@@ -134,9 +138,13 @@ def sample_psnr_db(sample: Reconstructed) -> float | None:
     return psnr_db(sample.originals, sample.decoded) if sample.rows else None
 
 
-def compare_precision(tokenizer: ImageTokenizer, record: ImageTokenizer, pictures: np.ndarray) -> PrecisionQuality:
-    """Return how many tokens of pictures uint8 (B, S, S, 3) the record has otherwise."""
-    measure = PrecisionMeasure(tokenizer.encode(pictures), record.encode(pictures))
+def compare_precision(pairs: PairDirectory, first: int, tokenizer: ImageTokenizer, views: Views) -> PrecisionQuality:
+    """Return how many tokens the record has otherwise, of the first views of the pairs from kept row `first` on."""
+    spec = tokenizer.spec
+    rows = pairs.kept(first, first + -(-COMPARED // views.num_views))
+    loaded = load_views(pairs, rows, Cut(spec.image_side, spec.resize_recipe, views))
+    pictures = [view.pixels for made in loaded for view in made][:COMPARED]
+    measure = measure_precision(tokenizer, np.stack(pictures))
     return PrecisionQuality(
         differing_tokens=round(measure.differing_tokens, 6), differing_rows=round(measure.differing_rows, 4)
     )

@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from typing import ClassVar, Self
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from model.tokenizers import RECORD, Execution, Reading
+from model.tokenizers import RECORD, Execution, Reading, refuse_missing
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, manifest_digest, record_shard
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, is_begun, manifest_digest, record_shard
 from parti_data.quality import SHEET, QualityFloors, RunQuality
 from parti_data.storage import digest_json, join, publish_bytes, read_bytes, remove, sweep
 from parti_data.views import Views
@@ -98,6 +98,10 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         "image_tokenizer": image_tokenizer.fingerprint,
         "text_tokenizer": text_tokenizer.fingerprint,
     }
+    if not is_begun(config.output):  # once it is, it takes no other config
+        config.views.library(image_tokenizer.spec.resize_recipe)
+        if not options.view_as(StandardOptions).runner:
+            refuse_missing(config.execution)
     begun = begin(config.output, Beginning(stage="tokenize", config=config.deciding(), inputs=inputs))
     fragments = join(config.output, FRAGMENTS)
     if isinstance(begun, StageDirectory):

@@ -11,7 +11,7 @@ import numpy as np
 from parti_data.errors import PartiError, ShardError
 from parti_data.ledger import KEPT, OUTCOMES, PairDirectory
 from parti_data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
-from parti_data.quality import RunQuality
+from parti_data.quality import read_run_quality
 from parti_data.storage import file_size, is_file, join, sha256_file
 from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group, token_matrix
 from parti_data.views import Views
@@ -26,8 +26,7 @@ def verify(directory: str) -> list[str]:
     faults = [fault for shard in manifest.shards for fault in check_file(directory, shard)]
     if not faults and manifest.stage in ("filter", "shard"):
         faults += check_ledger(directory, manifest)
-    quality = RunQuality.model_validate(told) if (told := manifest.details.get("quality")) else None
-    if quality:
+    if quality := read_run_quality(directory, manifest):
         faults += check_file(directory, quality.sheet)
     if not faults and manifest.stage == "tokenize":
         faults += [fault for shard in manifest.shards for fault in check_tokens(directory, shard, manifest)]
@@ -68,6 +67,9 @@ def check_tokens(directory: str, shard: ShardRecord, manifest: Manifest) -> Iter
         metadata, groups = read_metadata(path)
         if metadata != ShardMetadata.model_validate(manifest.details["metadata"]):
             yield f"{path}: expected the metadata that the manifest states, found other"
+        for name, expected in manifest.config.get("execution", {}).items():
+            if (found := getattr(metadata, name)) != expected:
+                yield f"{path}: expected {name} {expected!r} as the run was configured, found {found!r}"
         if sum(groups) != shard.rows:
             yield f"{path}: expected {shard.rows} rows, found {sum(groups)}"
         last = -1

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from model.one_dnn import pack
 from model.tokenizers.execution import Execution
 from model.tokenizers.network import TokenizerNetwork
-from model.tokenizers.openvino_encoder import OpenVinoEncoder
+from model.tokenizers.openvino_encoder import OpenVinoEncoder, import_openvino
+from parti_data.errors import TokenizerError
 
 Encoder = Callable[[Tensor], Tensor]
 """What `to_input` gave to what is quantized; float32 in, any precision out."""
@@ -45,6 +46,16 @@ class LatentsOf(nn.Module):
         if self._channels_last and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return self.network.latents(inputs)
+
+
+def refuse_missing(execution: Execution) -> None:
+    """Raise TokenizerError where this machine lacks what an execution needs: a GPU, or its library."""
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise TokenizerError(
+            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
+        )
+    if execution.backend == "openvino":
+        import_openvino()
 
 
 def make_encoder(network: TokenizerNetwork, execution: Execution) -> Encoder:

@@ -33,7 +33,12 @@ def load_tokenizer(
 
 def open_tokenizer(path: str, reading: Reading, execution: Execution | None = None) -> ImageTokenizer:
     """Return what `load_tokenizer` does, told by a config."""
-    return load_tokenizer(path, reading.config, reading.kind, reading, execution)
+    return ImageTokenizer(open_network(path, reading), execution)
+
+
+def open_network(path: str, reading: Reading) -> TokenizerNetwork:
+    """Return the network of what `open_tokenizer` gives, for several tokenizers to share."""
+    return _read(path, reading.config, reading.kind, reading)
 
 
 def tokenizer_files(path: str, reading: Reading) -> list[str]:

@@ -46,6 +46,11 @@ class TokenizerNetwork(nn.Module, ABC):
     def spec(self) -> TokenizerSpec:
         """What a user of its tokens has to know."""
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether `decode` has the weights that it needs."""
+        return True
+
     @abstractmethod
     def deciding_shape(self) -> dict[str, Any]:
         """Return what of the architecture decides a token, as plain JSON values."""

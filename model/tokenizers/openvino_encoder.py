@@ -4,6 +4,7 @@ Each worker's thread has a stream of one thread to itself, so that a batch takes
 """
 
 import os
+import sys
 import threading
 import warnings
 from typing import Any
@@ -17,6 +18,22 @@ from parti_data.errors import TokenizerError
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
+def import_openvino() -> Any:
+    """Return the library, without what tells its makers of every conversion; raises TokenizerError without it.
+
+    Its converter takes a stand-in of its own, that does nothing, where the package for that is missing.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise TokenizerError(
+            "execution.backend=openvino: expected OpenVINO where images are encoded, found none; pip install "
+            "'parti[openvino]' or use torch"
+        ) from None
+    return openvino
+
+
 class OpenVinoEncoder:
     """Calls a module, of one tensor and one result in float32, by OpenVINO; raises TokenizerError where it is missing.
 
@@ -24,14 +41,7 @@ class OpenVinoEncoder:
     """
 
     def __init__(self, module: nn.Module, precision: Precision):
-        try:
-            import openvino
-        except ModuleNotFoundError:
-            raise TokenizerError(
-                "execution.backend=openvino: expected OpenVINO where images are encoded, found none; pip install "
-                "'parti[openvino]' or use torch"
-            ) from None
-        self._openvino, self._module, self._precision = openvino, module, precision
+        self._openvino, self._module, self._precision = import_openvino(), module, precision
         self._compiled: dict[torch.Size, Any] = {}
         self._compiling = threading.Lock()
         self._mine = threading.local()

@@ -3,11 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from model.tokenizers.execution import RECORD, Execution
-from model.tokenizers.network import TokenizerNetwork
+from model.tokenizers.execution import RECORD
 from model.tokenizers.tokenizer import ImageTokenizer
 
 
@@ -28,7 +26,6 @@ class PrecisionMeasure(NamedTuple):
         return float((self.tokens != self.record).any(-1).float().mean()) if len(self.record) else 0.0
 
 
-def measure_precision(network: TokenizerNetwork, images: np.ndarray | Tensor, execution: Execution) -> PrecisionMeasure:
-    """Return the tokens of images uint8 (B, S, S, 3) in both ways; the network ends on the CPU."""
-    images = torch.as_tensor(images)
-    return PrecisionMeasure(*(ImageTokenizer(network, way).encode(images) for way in (execution, RECORD)))
+def measure_precision(tokenizer: ImageTokenizer, images: np.ndarray | Tensor) -> PrecisionMeasure:
+    """Return the tokens of images uint8 (B, S, S, 3) by a tokenizer as it runs, and as the record."""
+    return PrecisionMeasure(tokenizer.encode(images), tokenizer.executed(RECORD).encode(images))

@@ -1,5 +1,6 @@
 """One face for every image tokenizer: uint8 images to int64 tokens and back, with a spec and a fingerprint."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 
@@ -17,36 +18,50 @@ _PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}
 """What a batch holds at most: a picture of 256 px on a CPU, where ViT-VQGAN-Small and VQ-16 gain nothing by more, and
 padding costs; 32 of them on a GPU."""
 _LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+_LOST = -1
+"""In place of the tokens of an image whose latents are not finite: float16 overflows."""
 
 
 class ImageTokenizer:
     """A frozen tokenizer on one device.
 
-    Images pass through the network `batch_size` at a time, the last batch padded: another batch shape may change a
-    token.
+    Several may share a network, which is left where it lies. Images pass through it `batch_size` at a time, the last
+    batch padded: another batch shape may change a token.
     """
 
     def __init__(self, network: TokenizerNetwork, execution: Execution | None = None):
         self.execution = execution or Execution()
-        self._network = network.to(self.execution.device).eval().requires_grad_(False)
+        self._network = _on_device(network, self.execution.device).eval().requires_grad_(False)
         self._encoder = make_encoder(self._network, self.execution)
         self.spec = network.spec
+        self.has_decoder = network.has_decoder
         self.fingerprint = fingerprint(network)
         device = self.execution.device
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         self.batch_size = max(1, min(_LARGEST_BATCH[device], _PIXELS_AT_ONCE[device] // self.spec.image_side**2))
 
+    def executed(self, execution: Execution) -> "ImageTokenizer":
+        """Return the same tokenizer, on the same weights, with its encoder run another way."""
+        return ImageTokenizer(self._network, execution)
+
     def encode(self, images: np.ndarray | Tensor) -> Tensor:
-        """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3)."""
+        """Return tokens int64 (B, I), raster order, for images uint8 (B, S, S, 3); raises TokenizerError."""
         images = torch.as_tensor(images)
         self._refuse_other_images(images)
-        return self._in_batches(images, self._encode_batch)
+        tokens = self._in_batches(images, self._encode_batch)
+        self._refuse_lost(tokens)
+        return tokens
 
     def decode(self, tokens: np.ndarray | Tensor) -> Tensor:
         """Return images uint8 (B, S, S, 3) for tokens (B, I) of an integer type."""
         tokens = torch.as_tensor(tokens).long()
         self._refuse_other_tokens(tokens)
-        return self._in_batches(tokens, lambda batch: to_bytes(self._network.decode(batch)))
+
+        def decode(batch: Tensor) -> Tensor:
+            with float32_matmuls(self.execution, tf32=False):
+                return to_bytes(self._network.decode(batch))
+
+        return self._in_batches(tokens, decode)
 
     def reconstruct_in_range(self, images: np.ndarray | Tensor, pixel_range: tuple[float, float]) -> Tensor:
         """Return what uint8 images come back as where black and white are these values to the network, uint8.
@@ -57,16 +72,19 @@ class ImageTokenizer:
 
         def reconstruct(batch: Tensor) -> Tensor:
             inputs = _rescale(self._network.to_input(batch), own, other)
-            decoded = self._network.decode(self._network.quantize(self._network.latents(inputs)))
+            with float32_matmuls(self.execution, tf32=False):
+                decoded = self._network.decode(self._network.quantize(self._network.latents(inputs)))
             return to_bytes(_rescale(_rescale(decoded, (0.0, 1.0), own), other, (0.0, 1.0)))
 
         return self._in_batches(torch.as_tensor(images), reconstruct)
 
     def _encode_batch(self, images: Tensor) -> Tensor:
+        """Return tokens, and _LOST where latents are not finite: to ask for it here would stop a GPU each time."""
         with float32_matmuls(self.execution, tf32=self.execution.precision == "tf32"):
             latents = self._encoder(self._network.to_input(images))
         with float32_matmuls(self.execution, tf32=False):
-            return self._network.quantize(latents.float())
+            tokens = self._network.quantize(latents.float().nan_to_num(0.0, 0.0, 0.0))
+        return tokens.masked_fill(~latents.isfinite().flatten(1).all(1, keepdim=True), _LOST)
 
     def _refuse_other_images(self, images: Tensor) -> None:
         side, multiple = self.spec.image_side, self.spec.patch_side
@@ -80,6 +98,14 @@ class ImageTokenizer:
             raise TokenizerError(
                 f"images: expected {wanted}, found {images.dtype} {tuple(images.shape)}; resize them with "
                 f"{self.spec.resize_recipe}"
+            )
+
+    def _refuse_lost(self, tokens: Tensor) -> None:
+        if lost := int((tokens == _LOST).any(-1).sum()):
+            raise TokenizerError(
+                f"{self.spec.name} in {self.execution.precision}: expected finite latents, found none such for {lost} "
+                f"of {len(tokens)} images; use execution.precision=bfloat16, which has float32's range, and else check "
+                "the weights"
             )
 
     def _refuse_other_tokens(self, tokens: Tensor) -> None:
@@ -117,6 +143,12 @@ class ImageTokenizer:
         computes.wait_stream(self._copies)
         moved.record_stream(computes)  # its memory is not to be taken again before that stream is through with it
         return moved
+
+
+def _on_device(network: TokenizerNetwork, device: str) -> TokenizerNetwork:
+    """Return the network where it lies there already, else a copy: others may use it where it is."""
+    lies_there = all(tensor.device.type == device for tensor in network.state_dict().values())
+    return network if lies_there else copy.deepcopy(network).to(device)
 
 
 def _rescale(values: Tensor, before: tuple[float, float], after: tuple[float, float]) -> Tensor:

@@ -3,13 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from parti_data.contact_sheet import CELL_PX, cut_pairs
 from parti_data.errors import ShardError
 from parti_data.figures import say_count, say_share
 from parti_data.images import Drop, ImageLimits, decode
-from parti_data.quality import RunQuality, TokenQuality
+from parti_data.quality import RunQuality, TokenQuality, read_run_quality
 from parti_data.storage import join
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage, read_stage_file
@@ -47,15 +46,8 @@ class QualityView(NamedTuple):
 
 def read_quality(stage: FinishedStage) -> QualityView | None:
     """Return what a finished tokenize stage tells of its quality, None where it tells nothing; raises ShardError."""
-    if "quality" not in stage.manifest.details:
+    if (run := read_run_quality(stage.path, stage.manifest)) is None:
         return None
-    try:
-        run = RunQuality.model_validate(stage.manifest.details["quality"])
-    except ValidationError as error:
-        raise ShardError(
-            f"{stage.path}: expected a manifest that tells the quality of its tokens, found "
-            f"{error.errors()[0]['msg']}; run tokenize into a new directory"
-        ) from None
     slices = sorted(run.slices, key=lambda one: (one.psnr_db is None, one.psnr_db, one.number))
     shards = list(run.shards.values())
     parts = [_say(f"slice {one.number}", one, one.psnr_db) for one in slices[:_ROWS]]

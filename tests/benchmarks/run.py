@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
 NAMES = (
-    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "kill",
-    "demo",
+    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "tokenizers",
+    "kill", "demo",
 )  # fmt: skip
 
 

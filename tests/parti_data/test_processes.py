@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -58,3 +60,16 @@ def test_a_process_that_is_killed_ends_the_run_in_one_line_and_the_next_run_goes
     with pytest.raises(EngineError, match="a process that decodes: expected it to work to the end, found it gone"):
         list(map_in_processes(die, [()], 2))
     assert list(map_in_processes(square, [(3, 0)], 2)) == [9]
+
+
+FROM_STANDARD_INPUT = """
+from parti_data.processes import map_in_processes
+list(map_in_processes(abs, [(1,)], 1))
+"""
+
+
+def test_processes_that_cannot_import_the_main_program_say_so():
+    ran = subprocess.run([sys.executable, "-"], input=FROM_STANDARD_INPUT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("parti_data.errors.EngineError: a process that decodes: expected it")
+    assert "or never started, since it could not import the main program anew; free memory or use" in ran.stderr

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from parti_data.contact_sheet import Pair, draw_contact_sheet
+from parti_data.images import ImageLimits, decode
 from parti_data.quality import (
     QualityFloors,
     TokenMeter,
@@ -75,3 +77,11 @@ def test_tokens_pass_at_their_floors(code_usage, equal_rows, said):
 def test_shares_lie_between_none_and_all():
     with pytest.raises(ValidationError, match="less than or equal to 1"):
         QualityFloors(max_equal_rows=2.0)
+
+
+def test_a_sample_that_no_contact_sheet_holds_is_refused():
+    with pytest.raises(ValidationError, match="less than or equal to 256"):
+        QualityFloors(sample=257)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    sheet = decode(draw_contact_sheet([Pair(picture, picture, "x")] * 256, "x"), ImageLimits())
+    assert isinstance(sheet, np.ndarray)

@@ -91,3 +91,24 @@ def test_a_zoom_without_room_is_refused():
     needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
     with pytest.raises(ConfigError, match="least_zoom should be at most most_zoom, found 2.0 and 1.125"):
         TokenizeConfig.load(None, [*needed, "views.least_zoom=2.0"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["views.count=4"], "count goes with kind random, not with center"),
+        (["views.kind=ten_crop", "views.seed=1"], "seed goes with kind random, not with ten_crop"),
+        (["views.may_flip=true", "views.near_center=false"], "may_flip goes with kind random, not with center"),
+    ],
+)
+def test_what_does_not_go_with_the_kind_is_refused(overrides, message):
+    from pipelines.tokenize import TokenizeConfig
+
+    needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
+    with pytest.raises(ConfigError, match=message):
+        TokenizeConfig.load(None, [*needed, *overrides])
+
+
+@pytest.mark.parametrize("views", [Views(), Views(kind="ten_crop"), Views(kind="random", seed=7, most_zoom=3.0)])
+def test_views_that_are_written_are_read_again(views):
+    assert Views.model_validate(views.model_dump(mode="json")) == views

@@ -142,6 +142,7 @@ def test_a_directory_that_is_none_exits_1(parti, tmp_path, command):
         (["plan", "source.num_pair=1"], "did you mean 'source.num_pairs'?\n"),
         (["plan", "none.toml"], "error: none.toml: expected a TOML file, found none (No such file or directory)"),
         (["plan", "tokenize"], "expected a value for 'source', found none; add it to the file or as source=…\n"),
+        (["tokenize", "--pairs", "5"], "--pairs: expected with --probe alone, found without; add --probe or leave"),
         (["plan", "--", "--runner=FlinkRunner"], "--runner: expected none, since a plan is of this machine, found "),
     ],
 )  # fmt: skip

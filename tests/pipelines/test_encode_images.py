@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.tokenizers import Execution, Reading, open_tokenizer
+from model.tokenizers import Execution, Reading, open_network
 from parti_data.errors import TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
@@ -14,6 +14,7 @@ from parti_data.quality import QualityFloors
 from parti_data.token_shard import ShardMetadata, read_metadata
 from pipelines import encode_images
 from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_slice, fragment_path, open_tokenizers
+from pipelines.slice_gate import read_quality
 
 
 @pytest.fixture
@@ -60,20 +61,37 @@ def test_threads_of_a_process_share_one_network(tmp_path, make_image_file, text_
     path = make_image_file(tmp_path / "own.safetensors", 0)
     loaded, started = [], threading.Barrier(4)
 
-    def load(path: str, reading: Reading, execution: Execution):
+    def load(path: str, reading: Reading):
         loaded.append(path)
         time.sleep(0.05)  # long enough for the others to come
-        return open_tokenizer(path, reading, execution)
+        return open_network(path, reading)
 
     def open_at_once(_: int):
         started.wait()
         return open_tokenizers(path, text_file)[0]
 
-    monkeypatch.setattr(encode_images, "open_tokenizer", load)
+    monkeypatch.setattr(encode_images, "open_network", load)
     with ThreadPoolExecutor(4) as threads:
         tokenizers = list(threads.map(open_at_once, range(4)))
     assert loaded == [path]
     assert all(tokenizer is tokenizers[0] for tokenizer in tokenizers)
+
+
+def test_a_run_in_another_precision_reads_the_weights_once(tmp_path, encoding, make_image_file, monkeypatch):
+    path = make_image_file(tmp_path / "own.safetensors", 0)
+    loaded = []
+
+    def load(path: str, reading: Reading):
+        loaded.append(path)
+        return open_network(path, reading)
+
+    monkeypatch.setattr(encode_images, "open_network", load)
+    found, _ = open_tokenizers(path, encoding.text_tokenizer)  # as where the pipeline is made
+    metadata = encoding.metadata.model_copy(update={"image_tokenizer": found.fingerprint})
+    changes = {"image_tokenizer": path, "metadata": metadata, "execution": Execution(precision="bfloat16")}
+    encode_slice(EncodePlan(0, 0, 5), encoding._replace(**changes))
+    assert read_quality(fragment_path(encoding.output, 0)).precision is not None  # the record was asked too
+    assert loaded == [path]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

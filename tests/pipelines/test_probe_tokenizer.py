@@ -3,10 +3,12 @@ import re
 import pytest
 import torch
 
-from model.tokenizers import RECORD, Execution, load_tokenizer
+from model.tokenizers import RECORD, Execution, ImageTokenizer, load_tokenizer
+from model.tokenizers.vit_vqgan import ViTVQGAN
 from parti_data.errors import SourceError
 from parti_data.image_dataset import ImageDataset
 from parti_data.ledger import PairDirectory
+from parti_data.quality import psnr_db
 from parti_data.sources import SyntheticSource
 from pipelines.command_line import main
 from pipelines.filter import FilterConfig, filter_pairs
@@ -48,6 +50,34 @@ def test_what_was_found_is_said_in_seven_lines():
         "  codes in use  50.0 %                       50.0 %",
         "  differing     25.0 % of the tokens, in 50.0 % of the pictures",
     ]
+
+
+def test_a_tokenizer_without_a_decoder_is_probed_too(make_tokenize_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(ViTVQGAN, "has_decoder", False)
+    monkeypatch.setattr(ImageTokenizer, "decode", None)
+    probe = probe_tokenizer(make_tokenize_config(tmp_path), 16)
+    assert (probe.chosen.psnr_db, probe.differences.differing_tokens) == (None, 0)
+    assert probe_lines(probe)[4] == "  PSNR          no decoder                   no decoder"
+
+
+def test_views_are_counted_and_encoded_a_slice_at_a_time(make_tokenize_config, tmp_path, monkeypatch):
+    encoded, encode = [], ImageTokenizer.encode
+
+    def watched(self, images):
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(ImageTokenizer, "encode", watched)
+    probe = probe_tokenizer(make_tokenize_config(tmp_path, views={"kind": "ten_crop"}), 60)
+    assert (probe.pairs, probe.places, len(probe.record.tokens)) == (6, 6, 60)
+    assert max(encoded) == 10
+
+
+def test_the_psnr_is_that_of_all_pictures_together(make_tokenize_config, tmp_path, filtered, image_file):
+    probe = probe_tokenizer(make_tokenize_config(tmp_path), 32)
+    pictures = ImageDataset(filtered, 32, 1).pictures([*range(16), *range(56, 72)])  # pyright: ignore[reportArgumentType]
+    decoded = load_tokenizer(image_file).decode(probe.record.tokens).numpy()
+    assert probe.record.psnr_db == psnr_db(pictures, decoded)
 
 
 def test_the_command_probes_and_writes_nothing(filtered, image_file, text_file, tmp_path, capsys, monkeypatch):

@@ -29,6 +29,7 @@ from pipelines.tokenize import tokenize_pairs
 FLOOR_DB = 14.0
 """The trained tokenizer has 17 to 18 dB, the same with red and blue swapped 13."""
 STEPS, CONTINUOUS_STEPS, LR = 200, 60, 6e-3
+BFLOAT16 = Execution(precision="bfloat16")
 UNIT, SYMMETRIC = (0.0, 1.0), (-1.0, 1.0)
 
 
@@ -104,14 +105,18 @@ def open_mixed_up(monkeypatch) -> Callable[..., None]:
     """Have every tokenizer opened mixed up."""
 
     def arrange(wanted: tuple[float, float] = UNIT, opened: tuple[float, float] = UNIT, sees_bgr: bool = False) -> None:
-        def load(path: str, _: Reading, execution: Execution):
-            return ImageTokenizer(MixedUp(load_tokenizer(path)._network, wanted, opened, sees_bgr), execution)
+        def load(path: str, _: Reading) -> TokenizerNetwork:
+            return MixedUp(load_tokenizer(path)._network, wanted, opened, sees_bgr)
 
+        forget()
+        monkeypatch.setattr(encode_images, "open_network", load)
+
+    def forget() -> None:
+        encode_images._open_network.cache_clear()
         encode_images._open_tokenizers.cache_clear()
-        monkeypatch.setattr(encode_images, "open_tokenizer", load)
 
     yield arrange
-    encode_images._open_tokenizers.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -292,11 +297,12 @@ def encoding_of(config) -> encode_images.Encoding:
 
 
 def test_what_another_precision_changes_is_kept(make, tmp_path, beam_options):
-    config = make(tmp_path).model_copy(update={"execution": Execution(precision="bfloat16")})
-    tokenize_pairs(config, beam_options())
+    tokenize_pairs(make(tmp_path).model_copy(update={"execution": BFLOAT16}), beam_options())
     precision = quality(tmp_path).precision
     assert precision is not None
     assert 0 < precision.differing_tokens < precision.differing_rows < 1
+    tokenize_pairs(make(tmp_path / "blind", sample=0).model_copy(update={"execution": BFLOAT16}), beam_options())
+    assert quality(tmp_path / "blind").precision == precision
 
 
 def test_pictures_that_are_not_plain_are_not_compared(tmp_path, make_tar, make_tokenize_config, beam_options):

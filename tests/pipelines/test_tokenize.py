@@ -1,12 +1,18 @@
+import importlib.util
 import io
+import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
-from model.tokenizers import Execution, load_tokenizer
-from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
+from model.tokenizers import Execution, Reading, load_tokenizer
+from parti_data import recipes
+from parti_data.errors import ConfigError, EngineError, PartiError, ShardError, SourceError, TokenizerError
 from parti_data.image_dataset import ImageDataset
 from parti_data.images import ImageLimits, decode
 from parti_data.ledger import PairDirectory
@@ -234,6 +240,39 @@ def test_another_device_is_refused_in_a_begun_directory(tokens, make_tokenize_co
         tokenize_pairs(make_tokenize_config(tokens, execution=Execution(device="cuda")), beam_options())
 
 
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        ({"device": "cuda"}, "execution.device=cuda: expected a GPU"),
+        ({"backend": "openvino"}, "execution.backend=openvino: expected OpenVINO"),
+        ({}, "resize recipe taming: expected OpenCV"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_begun(
+    execution, message, tmp_path, make_tokenize_config, beam_options, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.setattr(recipes, "_opencv", recipes._opencv.__wrapped__)  # the one that remembers nothing
+    config = make_tokenize_config(tmp_path / "out", execution=Execution(**execution))
+    if not execution:
+        np.save(tmp_path / "colours.npy", np.linspace(-1, 1, 48, dtype=np.float32).reshape(16, 3))
+        reading = Reading(kind="igpt", resize_recipe="taming")
+        config = config.model_copy(update={"image_tokenizer": f"{tmp_path}/colours.npy", "tokenizer": reading})
+    with pytest.raises(PartiError, match=message):
+        tokenize_pairs(config, beam_options())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_is_for_the_workers_of_another_engine_to_have(tmp_path, make_tokenize_config, beam_options, monkeypatch):
+    monkeypatch.setattr("pipelines.tokenize.make_pipeline", Mock(side_effect=EngineError("submitted")))
+    config = make_tokenize_config(tmp_path / "out", execution=Execution(device="cuda"))
+    with pytest.raises(EngineError, match="submitted"):
+        tokenize_pairs(config, PipelineOptions(["--runner=FlinkRunner"]))
+
+
 def test_resources_that_beam_cannot_read_are_refused():
     needed = ["output=x", "source=y", "image_tokenizer=i", "text_tokenizer=t"]
     with pytest.raises(ConfigError, match="Resource hint min_ram has invalid value much"):
@@ -250,11 +289,12 @@ def test_processes_that_decode_and_two_workers_change_no_byte(
 def test_a_shard_names_the_precision_that_it_was_encoded_in(tmp_path, make_tokenize_config, beam_options):
     config = make_tokenize_config(tmp_path / "out", execution=Execution(precision="bfloat16"))
     (first, *_) = tokenize_pairs(config, beam_options()).shards
-    assert read_metadata(f"{tmp_path}/out/{first.name}")[0].precision == "bfloat16"
+    metadata, _ = read_metadata(f"{tmp_path}/out/{first.name}")
+    assert Execution(**metadata.model_dump(include=set(Execution.model_fields))) == config.execution
 
 
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_gives_the_same_rows_and_is_named_in_the_shards(tokens, tmp_path, make_tokenize_config, beam_options):
-    pytest.importorskip("openvino")
     execution = Execution(backend="openvino")
     tokenize_pairs(make_tokenize_config(tmp_path / "out", execution=execution), beam_options("--direct_num_workers=2"))
     assert read_rows(f"{tmp_path}/out") == read_rows(tokens)

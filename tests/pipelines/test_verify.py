@@ -79,6 +79,14 @@ def test_what_was_measured_is_told(tokens):
     assert re.search(said, verify(tokens)[1])
 
 
+def test_measures_that_cannot_be_read_are_found(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["details"]["quality"]["floors"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match="copy: expected a manifest that tells the quality of its tokens, found Field"):
+        verify(str(copy))
+
+
 def test_a_changed_contact_sheet_is_found(copy):
     sheet = copy / "quality.png"
     sheet.write_bytes(sheet.read_bytes()[:-1] + b"\0")
@@ -212,6 +220,14 @@ def test_other_metadata_are_found(copy):
         verify(str(copy))
 
 
+def test_shards_that_name_another_execution_than_the_run_s_are_found(copy):
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest["config"]["execution"]["compile"] = True
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"tokens-00000.*: expected compile True as the run was configured, found Fal"):
+        verify(str(copy))
+
+
 def test_a_ledger_that_does_not_add_up_is_found(filtered, tmp_path):
     directory = Path(shutil.copytree(filtered, tmp_path / "pairs"))
     path = first_shard(directory)
@@ -285,8 +301,12 @@ def test_the_order_that_is_checked_is_the_one_of_the_seed(copy):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tokens_of_a_gpu_are_not_encoded_again_without_one(copy):
+    for name in [shard.name for shard in read_manifest(str(copy)).shards]:
+        table, (metadata, _) = read_row_group(f"{copy}/{name}", 0), read_metadata(f"{copy}/{name}")
+        write_token_shard(f"{copy}/{name}", table, metadata.model_copy(update={"device": "cuda"}))
+        restate(copy, name)
     manifest = json.loads((copy / MANIFEST).read_text())
-    manifest["config"]["execution"]["device"] = "cuda"
+    manifest["config"]["execution"]["device"] = manifest["details"]["metadata"]["device"] = "cuda"
     (copy / MANIFEST).write_text(json.dumps(manifest))
     assert (
         "tokens not encoded again, for want of what made them (execution.device=cuda: expected a GPU"

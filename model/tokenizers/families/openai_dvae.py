@@ -163,9 +163,14 @@ class OpenAIDVAE(TokenizerNetwork):
         last = self.both.encoder.last
         return most_likely(latents, last.w.flatten(1), last.b)  # type: ignore[arg-type]
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether decoder.pkl lay beside encoder.pkl."""
+        return hasattr(self.both, "decoder")
+
     def decode(self, tokens: Tensor) -> Tensor:
         """Return images (B, S, S, 3), in [0, 1] or a little outside; raises TokenizerError without a decoder."""
-        if not hasattr(self.both, "decoder"):
+        if not self.has_decoder:
             raise TokenizerError("decoder.pkl: expected beside encoder.pkl to decode, found none; put it there")
         side = round(tokens.shape[1] ** 0.5)
         codes = F.one_hot(tokens, self.shape.width_out).float().transpose(1, 2).unflatten(2, (side, side))

@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,6 +86,31 @@ def test_openvino_gives_the_same_tokens_on_any_thread(network, images):
         for found in threads.map(lambda start: tokenizer.encode(images[start : start + 8]), (0, 8, 16)):
             assert torch.equal(found, expected[:8])
             expected = expected[8:]
+
+
+CONVERT_WITHOUT_A_NET = """
+import socket, sys
+def refuse(event, arguments):
+    if event.startswith("socket."):
+        print(event, arguments)
+        raise OSError(event)
+sys.addaudithook(refuse)
+import torch
+from model.tokenizers.openvino_encoder import OpenVinoEncoder
+encoder = OpenVinoEncoder(torch.nn.Linear(4, 4), "float32")
+print(tuple(encoder(torch.zeros(1, 4)).shape))
+from openvino.tools.ovc import convert_impl, telemetry_stub, telemetry_utils
+assert convert_impl.tm is telemetry_utils.tm is telemetry_stub
+"""
+
+
+@needs_openvino
+def test_openvino_tells_nobody_of_a_conversion(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", CONVERT_WITHOUT_A_NET], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout, list(tmp_path.iterdir())) == (0, "(1, 4)\n", []), ran.stderr
 
 
 def test_openvino_that_is_not_there_is_refused(network, monkeypatch):

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.tokenizers import RECORD, Execution, measure_precision
+from model.tokenizers import Execution, ImageTokenizer, measure_precision
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
 
+BFLOAT16 = Execution(precision="bfloat16")
 TINY = ViTVQGANShape(
     image_side=32, patch_side=8, codebook_size=64, code_width=8, positions="rotary",
     encoder=TransformerSize(num_layers=1, num_heads=2, width=32, hidden=64),
@@ -24,14 +25,14 @@ def images():
 
 
 def test_the_record_does_not_differ_from_itself(network, images):
-    measure = measure_precision(network, images, RECORD)
+    measure = measure_precision(ImageTokenizer(network), images)
     assert (measure.differing_tokens, measure.differing_rows) == (0, 0)
     assert len(measure.record.unique()) > 10
 
 
 def test_bf16_changes_a_few_tokens_and_leaves_the_network_as_it_was(network, images):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    measure = measure_precision(network, images, Execution(precision="bfloat16"))
+    measure = measure_precision(ImageTokenizer(network, BFLOAT16), images)
     assert 0 < measure.differing_tokens < 0.1
     assert measure.differing_tokens < measure.differing_rows < 1
     for name, tensor in network.state_dict().items():
@@ -40,7 +41,7 @@ def test_bf16_changes_a_few_tokens_and_leaves_the_network_as_it_was(network, ima
 
 
 def test_shares_are_counted_by_token_and_by_image(network, images):
-    measure = measure_precision(network, images[:4], RECORD)
+    measure = measure_precision(ImageTokenizer(network), images[:4])
     tokens = measure.record.clone()
     tokens[1, :2] += 1
     changed = measure._replace(tokens=tokens)
@@ -48,5 +49,5 @@ def test_shares_are_counted_by_token_and_by_image(network, images):
 
 
 def test_no_images_differ_in_nothing(network, images):
-    measure = measure_precision(network, images[:0], Execution(precision="bfloat16"))
+    measure = measure_precision(ImageTokenizer(network, BFLOAT16), images[:0])
     assert (measure.differing_tokens, measure.differing_rows) == (0, 0)

@@ -1,12 +1,16 @@
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from model.tokenizers import ImageTokenizer, load_tokenizer, save_tokenizer
+from model.tokenizers import Execution, ImageTokenizer, load_tokenizer, save_tokenizer
+from model.tokenizers import tokenizer as tokenizer_module
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
 from parti_data.errors import CheckpointError, TokenizerError
 
@@ -86,6 +90,51 @@ def test_the_decoder_may_change_under_one_fingerprint(network):
 def test_images_of_another_size_or_type_are_refused(network, images):
     with pytest.raises(TokenizerError, match=r"images: expected uint8 \(B, 32, 32, 3\), found"):
         ImageTokenizer(network).encode(images)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_whose_latents_are_not_finite_are_refused(network, images, monkeypatch, value):
+    tokenizer = ImageTokenizer(network)
+    encode = tokenizer._encoder
+
+    def overflow(inputs: Tensor) -> Tensor:
+        latents = encode(inputs).clone()
+        latents[2, 3, 0] = value
+        return latents
+
+    monkeypatch.setattr(tokenizer, "_encoder", overflow)
+    tokenizer.batch_size = 4
+    with pytest.raises(
+        TokenizerError,
+        match=r"^vit_vqgan in float32: expected finite latents, found none such for 1 of 4 images; use execution.prec",
+    ):
+        tokenizer.encode(images[:4])
+
+
+def test_all_that_a_tokenizer_multiplies_is_float32_on_a_gpu(network, images, monkeypatch):
+    asked, inside = [], []
+
+    @contextmanager
+    def switch(execution: Execution, tf32: bool) -> Iterator[None]:
+        inside.append(tf32)
+        yield
+        inside.pop()
+
+    def watched(function):
+        def call(*arguments):
+            asked.append((function.__name__, list(inside)))
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(tokenizer_module, "float32_matmuls", switch)
+    for name in ("latents", "quantize", "decode"):
+        monkeypatch.setattr(network, name, watched(getattr(network, name)))
+    tokenizer = ImageTokenizer(network)
+    tokenizer.decode(tokenizer.encode(images))
+    tokenizer.reconstruct_in_range(images, (-1.0, 1.0))
+    assert {name for name, _ in asked} == {"latents", "quantize", "decode"}
+    assert all(switches == [False] for _, switches in asked)
 
 
 def test_tokens_of_another_tokenizer_are_refused(network):

@@ -39,6 +39,7 @@ def test_the_decoder_is_found_beside_the_encoder_and_has_no_say_in_the_fingerpri
     alone = load_tokenizer(str(folder / "encoder.pkl"), choices=SIDE)
     assert torch.equal(alone.encode(noise_images()), tokens)
     assert alone.fingerprint == both.fingerprint
+    assert (both.has_decoder, alone.has_decoder) == (True, False)
     with pytest.raises(
         TokenizerError, match="^decoder.pkl: expected beside encoder.pkl to decode, found none; put it there"
     ):
