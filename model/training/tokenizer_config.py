@@ -24,7 +24,9 @@ NEVER = -1
 
 
 def _kind(value: Any) -> str | None:
-    return named_kind(value) if isinstance(value, dict) else getattr(value, "kind", "directory")
+    if isinstance(value, dict):
+        return named_kind(value)
+    return "directory" if isinstance(value, str) else getattr(value, "kind", None)
 
 
 ImageSource = Annotated[
