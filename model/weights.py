@@ -24,7 +24,7 @@ def write_weights(path: str, module: nn.Module, header: dict[str, Any]) -> None:
 def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors of such a file; raises SafetensorError or ValueError."""
     with on_disk(path) as place, safe_open(place, "pt") as file:
-        header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        header = _parse((file.metadata() or {}).get(_KEY, "{}"))
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -34,8 +34,18 @@ def has_header(path: str) -> bool:
     if length > _LARGEST_HEADER_BYTES:
         return False
     try:
-        header = json.loads(read_range(path, 8, length))
+        metadata = _parse(read_range(path, 8, length)).get("__metadata__")
     except ValueError:
         return False
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
     return isinstance(metadata, dict) and _KEY in metadata
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    """Return a mapping of JSON; raises ValueError."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError("values too deep inside each other") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__} in place of a mapping")
+    return values

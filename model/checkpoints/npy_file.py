@@ -21,8 +21,10 @@ _DTYPES = {
     "u1": torch.uint8, "b1": torch.bool,
 }  # fmt: skip
 _HEADER = re.compile(
-    r"\{'descr': '[<|]([fiub]\d)', 'fortran_order': (True|False), 'shape': \(((?:\d{1,18}L?,? ?){0,32})\),? ?\}\s*"
+    r"\{'descr': '[<|]([fiub]\d)', 'fortran_order': (True|False), "
+    r"'shape': \(((?:\d{1,18}L?, ?){0,32}(?:\d{1,18}L?)?)\),? ?\}\s*"
 )
+"""Numbers with a comma between them, always: without, digits may be divided in more ways than can be tried."""
 _MAX_HEADER_BYTES = 4096
 
 

@@ -46,10 +46,10 @@ class Contents(NamedTuple):
     """From a storage's name and bytes to uint8 (bytes,), in memory of its own."""
 
 
-def shown(text: object) -> str:
+def shown(text: object, most: int = 80) -> str:
     """Return a stranger's text as a message may show it: on one line, short, without control characters."""
     text = text if isinstance(text, str) else type(text).__name__
-    return ascii(text if len(text) <= 80 else f"{text[:77]}...")[1:-1]
+    return ascii(text if len(text) <= most else f"{text[: most - 3]}...")[1:-1]
 
 
 def stored_tensor(

@@ -1,11 +1,14 @@
 """What a published tokenizer's file does not say, and a user may."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from parti_data.config import StrictModel
 from parti_data.recipes import RECIPES
+
+MOST_SIDE_PX = 8192
+"""Of a picture that a tokenizer is fed."""
 
 
 class Choices(StrictModel):
@@ -17,7 +20,7 @@ class Choices(StrictModel):
     """What the names of its tensors begin with inside a larger model; the usual ones are found."""
     pixel_range: Literal["", "unit", "symmetric"] = ""
     """What black and white are to the encoder: 0 and 1, or -1 and 1. dalle-mini feeds taming's weights [0, 1]."""
-    image_side: PositiveInt | None = None
+    image_side: Annotated[int, Field(gt=0, le=MOST_SIDE_PX)] | None = None
     """Pixels; convolutions take any multiple of what a token covers."""
     resize_recipe: str = ""
     """One of `parti_data.recipes`."""

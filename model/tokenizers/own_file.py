@@ -5,14 +5,21 @@ and fingerprint cannot come apart.
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from model.checkpoints import shown
 from model.shapes import make_shape
 from model.tokenizers.tokenizer import fingerprint
 from model.tokenizers.vit_vqgan import KIND, ViTVQGAN, ViTVQGANShape
 from model.weights import read_weights, write_weights
 from parti_data.errors import ConfigError, TokenizerError
+
+_MOST_LAYERS, _MOST_POSITIONS = 256, 1 << 16
+"""Of a file whose header asks for more nothing is built: what is not in its weights takes memory and time too."""
+_NOT_OURS = (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError, KeyError, ConfigError)
+_MOST_SHOWN = 200
 
 
 def save_tokenizer(network: ViTVQGAN, path: str) -> str:
@@ -27,13 +34,13 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
     try:
         header, weights = read_weights(path)
         network = _build(header, weights)
-    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError, ConfigError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except _NOT_OURS as error:
+        first_line = shown(str(error).strip().partition("\n")[0], _MOST_SHOWN)
         raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
     if (found := fingerprint(network)) != header.get("fingerprint"):
         raise TokenizerError(
-            f"{path}: expected fingerprint {header.get('fingerprint')}, found {found}; the weights are not those that "
-            "were saved"
+            f"{path}: expected fingerprint {shown(header.get('fingerprint'))}, found {found}; the weights are not "
+            "those that were saved"
         )
     return network
 
@@ -41,6 +48,21 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
 def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> ViTVQGAN:
     if header.get("kind") != KIND:
         raise ValueError(f"kind {header.get('kind')}")
-    network = ViTVQGAN(make_shape(ViTVQGANShape, header["shape"]))
+    shape = make_shape(ViTVQGANShape, header["shape"])
+    _refuse_misfit(shape, weights)
+    network = ViTVQGAN(shape)
     network.load_state_dict(weights)
     return network
+
+
+def _refuse_misfit(shape: ViTVQGANShape, weights: dict[str, Tensor]) -> None:
+    """Raise ValueError where a header tells of other tensors than the file has, before they take memory."""
+    num_layers = max(shape.encoder.num_layers, shape.decoder.num_layers)
+    if num_layers > _MOST_LAYERS or shape.num_tokens > _MOST_POSITIONS:
+        raise ValueError(f"a header of {num_layers} layers and {shape.num_tokens} positions")
+    with torch.device("meta"):
+        expected = ViTVQGAN(shape).state_dict()
+    for name, tensor in expected.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = tuple(weights[name].shape) if name in weights else "none"
+            raise ValueError(f"{name} of shape {found} where its header tells of {tuple(tensor.shape)}")

@@ -16,7 +16,7 @@ STEPS = {
         "judge": {"digest", "pack", "read", "rules", "write"},
     },
     "shard": {"shard": {"digest", "fetch", "ledger", "write"}},
-    "tokenize": {"tokenize": {"decode", "encode", "fetch", "gather", "ledger", "resize", "text", "write"}},
+    "tokenize": {"tokenize": {"decode", "encode", "fetch", "gather", "inspect", "ledger", "resize", "text", "write"}},
 }
 WAYS = {
     "one worker": ["--direct_num_workers=1"],

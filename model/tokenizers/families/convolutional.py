@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import attend
-from model.tokenizers.families.published import count, tensor_named
+from model.tokenizers.families.published import MOST_BLOCKS, MOST_LEVELS, count, refuse_many, tensor_named
 
 _GROUPS = 32
 _EPSILON = 1e-6
@@ -44,11 +44,14 @@ def infer_shape(tensors: Mapping[str, Tensor], codebook: str, path: str, nested:
     """Return the architecture that tensors, by taming's names, tell; raises TokenizerError."""
     first = tensor_named(tensors, "encoder.conv_in.weight", path)
     num_levels = count(tensors, "encoder.down.{}.block.0.conv1.weight")
+    num_blocks = count(tensors, "encoder.down.0.block.{}.conv1.weight")
+    refuse_many(path, "levels", num_levels, MOST_LEVELS)
+    refuse_many(path, "blocks a level", num_blocks, MOST_BLOCKS)
     tensor_named(tensors, "encoder.down.0.block.0.conv1.weight", path)
     return ConvolutionalShape(
         first_width=first.shape[0],
         widths=tuple(tensors[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(num_levels)),
-        num_blocks=count(tensors, "encoder.down.0.block.{}.conv1.weight"),
+        num_blocks=num_blocks,
         attention_levels=tuple(n for n in range(num_levels) if f"encoder.down.{n}.attn.0.q.weight" in tensors),
         z_width=tensor_named(tensors, "encoder.conv_out.weight", path).shape[0],
         code_width=tensor_named(tensors, "quant_conv.weight", path).shape[0],

@@ -13,22 +13,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from model.layers import attend
 from model.tokenizers.families.pixels import RANGES, Scale, from_pixels, to_pixels
 from model.tokenizers.families.published import (
-    Count,
+    MOST_LAYERS,
     Family,
     ForeignConfig,
+    Layers,
     ModelConfig,
     Published,
+    Side,
+    Size,
     count,
     fit,
     only,
     read_part,
     refuse_choices,
+    refuse_many,
     tensor_named,
 )
 from model.tokenizers.network import TokenizerNetwork, TokenizerSpec
@@ -72,29 +75,29 @@ class EnhancingShape:
 
 
 class _Transformer(ForeignConfig):
-    dim: PositiveInt
-    depth: Count
-    heads: PositiveInt
-    mlp_dim: PositiveInt
-    dim_head: PositiveInt = _HEAD_WIDTH
+    dim: Size
+    depth: Layers
+    heads: Size
+    mlp_dim: Size
+    dim_head: Size = _HEAD_WIDTH
 
     def shape(self) -> TransformerShape:
         return TransformerShape(self.dim, self.mlp_dim, self.depth, self.heads, self.dim_head)
 
 
 class _Quantizer(ForeignConfig):
-    embed_dim: PositiveInt
-    n_embed: PositiveInt
+    embed_dim: Size
+    n_embed: Size
     use_norm: bool = True
     use_residual: bool = False
-    num_quantizers: Count | None = None
+    num_quantizers: Layers | None = None
 
 
 class _Parameters(ForeignConfig):
     """`model.params` of a config."""
 
-    image_size: PositiveInt
-    patch_size: PositiveInt
+    image_size: Side
+    patch_size: Side
     encoder: _Transformer
     decoder: _Transformer
     quantizer: _Quantizer
@@ -305,6 +308,7 @@ def _infer_half(tensors: Mapping[str, Tensor], half: str, path: str) -> Transfor
     inner = tensor_named(tensors, f"{layers}0.0.fn.to_qkv.weight", path).shape[0] // 3
     hidden, width = tensor_named(tensors, f"{layers}0.1.fn.net.0.weight", path).shape
     num_layers = count(tensors, layers + "{}.0.fn.to_qkv.weight")
+    refuse_many(path, f"layers of the {half}", num_layers, MOST_LAYERS)
     if f"{layers}0.0.fn.to_out.weight" not in tensors:
         return TransformerShape(width, hidden, num_layers, 1, width)
     if inner % _HEAD_WIDTH:

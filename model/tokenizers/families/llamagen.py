@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import PositiveInt
 from torch import Tensor
 
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
-    Count,
+    Blocks,
     Family,
     ForeignConfig,
     ModelConfig,
+    Multiples,
     Published,
+    Size,
     count,
     fit,
     only,
@@ -39,31 +40,31 @@ _MIDDLE = {"0": "block_1", "1": "attn_1", "2": "block_2"}
 class _Architecture(ForeignConfig):
     """LlamaGen's ModelArgs."""
 
-    encoder_ch_mult: list[PositiveInt]
-    decoder_ch_mult: list[PositiveInt]
-    codebook_size: PositiveInt = 16_384
-    codebook_embed_dim: PositiveInt = 8
+    encoder_ch_mult: Multiples
+    decoder_ch_mult: Multiples
+    codebook_size: Size = 16_384
+    codebook_embed_dim: Size = 8
     codebook_l2_norm: bool = True
-    z_channels: PositiveInt = 256
-    ch: PositiveInt = 128
-    num_res_blocks: Count = 2
+    z_channels: Size = 256
+    ch: Size = 128
+    num_res_blocks: Blocks = 2
 
 
 class _Transformers(ForeignConfig):
     """transformers' `vq_config`; what it leaves out has Janus' values."""
 
-    channel_multiplier: tuple[PositiveInt, ...] = (1, 1, 2, 2, 4)
-    num_embeddings: PositiveInt = 16_384
-    embed_dim: PositiveInt = 8
-    latent_channels: PositiveInt = 256
-    base_channels: PositiveInt = 128
-    num_res_blocks: Count = 2
+    channel_multiplier: Multiples = (1, 1, 2, 2, 4)
+    num_embeddings: Size = 16_384
+    embed_dim: Size = 8
+    latent_channels: Size = 256
+    base_channels: Size = 128
+    num_res_blocks: Blocks = 2
 
     def architecture(self) -> _Architecture:
         """Return it by LlamaGen's names."""
         return _Architecture(
-            encoder_ch_mult=list(self.channel_multiplier),
-            decoder_ch_mult=list(self.channel_multiplier),
+            encoder_ch_mult=self.channel_multiplier,
+            decoder_ch_mult=self.channel_multiplier,
             codebook_size=self.num_embeddings,
             codebook_embed_dim=self.embed_dim,
             z_channels=self.latent_channels,
@@ -75,8 +76,8 @@ class _Transformers(ForeignConfig):
 class _Janus(ForeignConfig):
     """The `params` of Janus' `gen_vision_config`, which tell of the codebook alone."""
 
-    image_token_size: PositiveInt = 16_384
-    n_embed: PositiveInt = 8
+    image_token_size: Size = 16_384
+    n_embed: Size = 8
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:

@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from model.tokenizers.families.pixels import RANGES, from_pixels, to_pixels
 from model.tokenizers.families.published import (
+    MOST_BLOCKS,
+    MOST_LEVELS,
     Family,
     Published,
+    count,
     fit,
     only,
     refuse_choices,
+    refuse_many,
     refuse_remainder_of_side,
     tensor_named,
 )
@@ -214,19 +218,14 @@ def build(published: Published) -> OpenAIDVAE:
 def _infer(tensors: Mapping[str, Tensor], half: str, path: str) -> HalfShape:
     first = tensor_named(tensors, f"{half}blocks.input.w", path)
     last = tensor_named(tensors, f"{half}blocks.output.conv.w", path)
-    names = [f"{half}blocks.group_{n}.block_1.res_path.conv_4.w" for n in _numbers(tensors, half + _BLOCK)]
-    blocks = _numbers(tensors, half + "blocks.group_1.block_{}.res_path.conv_1.w")
+    num_groups = count(tensors, half + _BLOCK, start=1)
+    num_blocks = count(tensors, half + "blocks.group_1.block_{}.res_path.conv_1.w", start=1)
+    refuse_many(path, f"groups of the {half[:-1]}", num_groups, MOST_LEVELS)
+    refuse_many(path, f"blocks a group of the {half[:-1]}", num_blocks, MOST_BLOCKS)
+    names = [f"{half}blocks.group_{n}.block_1.res_path.conv_4.w" for n in range(1, num_groups + 1)]
     tensor_named(tensors, f"{half}{_BLOCK.format(1)}", path)
     widths = tuple(tensor_named(tensors, name, path).shape[0] for name in names)
-    return HalfShape(first.shape[1], first.shape[0], widths, len(blocks), last.shape[0])
-
-
-def _numbers(tensors: Mapping[str, Tensor], name: str) -> range:
-    """Return 1, 2, … as far as there are tensors named with them for the `{}` in the name."""
-    number = 1
-    while name.format(number) in tensors:
-        number += 1
-    return range(1, number)
+    return HalfShape(first.shape[1], first.shape[0], widths, num_blocks, last.shape[0])
 
 
 OPENAI_DVAE = Family(NAME, recognises, lambda config: False, build)

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from model.tokenizers.choices import Choices
+from model.tokenizers.choices import MOST_SIDE_PX, Choices
 from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
 
@@ -47,8 +47,15 @@ class Family(NamedTuple):
     """Raises TokenizerError."""
 
 
-Count = Annotated[int, Field(gt=0, le=1024)]
-"""Of layers in a config, each of which is built before it is held against the file."""
+MOST_LAYERS, MOST_BLOCKS, MOST_LEVELS = 256, 64, 12
+"""Of a network: each is built before it is held against the file, and what a file costs must not be its own choice."""
+Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
+Blocks = Annotated[int, Field(gt=0, le=MOST_BLOCKS)]
+Size = Annotated[int, Field(gt=0, le=1 << 30)]
+"""Of anything that takes no memory before it is held against the file."""
+Multiples = Annotated[tuple[Size, ...], Field(min_length=1, max_length=MOST_LEVELS)]
+"""Of the first width, for each level."""
+Side = Annotated[int, Field(gt=0, le=MOST_SIDE_PX)]
 
 
 class ForeignConfig(BaseModel):
@@ -135,12 +142,18 @@ def only(tensors: Mapping[str, Tensor], beginnings: Iterable[str]) -> dict[str, 
     return {name: tensor for name, tensor in tensors.items() if name.startswith(tuple(beginnings))}
 
 
-def count(tensors: Mapping[str, Tensor], name: str) -> int:
-    """Return how many tensors there are named with 0, 1, 2, … for the `{}` in the name."""
-    number = 0
+def count(tensors: Mapping[str, Tensor], name: str, start: int = 0) -> int:
+    """Return how many tensors there are named with 0, 1, 2, …, or from `start`, for the `{}` in the name."""
+    number = start
     while name.format(number) in tensors:
         number += 1
-    return number
+    return number - start
+
+
+def refuse_many(path: str, what: str, number: int, most: int) -> None:
+    """Raise TokenizerError where names tell of more than is worth building."""
+    if number > most:
+        raise TokenizerError(f"{path}: expected at most {most} {what}, found {number}; give a tokenizer's weights")
 
 
 def refuse_choices(published: Published, *known: str) -> None:

@@ -10,15 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import Tensor
 
 from model.tokenizers.families.convolutional import ConvolutionalShape, infer_shape
 from model.tokenizers.families.published import (
-    Count,
+    Blocks,
     Family,
     ForeignConfig,
+    Multiples,
     Published,
+    Side,
+    Size,
     fit,
     only,
     read_part,
@@ -39,12 +42,12 @@ _TARGETS = ("VQModel", "VQModelInterface", "VQNoDiscModel", "VQSegmentationModel
 class _Architecture(ForeignConfig):
     """`ddconfig`, or the whole of dalle-mini's config.json."""
 
-    ch: PositiveInt
-    ch_mult: list[PositiveInt]
-    num_res_blocks: Count
+    ch: Size
+    ch_mult: Multiples
+    num_res_blocks: Blocks
     attn_resolutions: list[NonNegativeInt]
-    resolution: PositiveInt
-    z_channels: PositiveInt
+    resolution: Side
+    z_channels: Size
     double_z: bool = False
     resamp_with_conv: bool = True
     attn_type: str = "vanilla"
@@ -54,8 +57,8 @@ class _Architecture(ForeignConfig):
 class _Model(ForeignConfig):
     """What stands beside `ddconfig`."""
 
-    n_embed: PositiveInt
-    embed_dim: PositiveInt
+    n_embed: Size
+    embed_dim: Size
     remap: str | None = None
     is_gumbel: bool | None = None
     """None where no class is named."""

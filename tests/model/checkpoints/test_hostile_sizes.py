@@ -126,6 +126,11 @@ def safetensors(header: object, content: bytes = bytes(8)) -> bytes:
     return struct.pack("<Q", len(text)) + text + content
 
 
+def npy(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+
+
 LITTLE = {"little_endian": True}
 FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected a torch, safetensors, msgpack or npy file, found an empty file; download the file of wei"),
@@ -167,6 +172,9 @@ FILES: dict[str, tuple[bytes, str]] = {
                              "expected a whole checkpoint, found Error while deserializing header"),
     "safetensors, header": (struct.pack("<Q", 17 << 20) + b"{" + bytes(17 << 20),
                             "expected a header of at most 16777216 bytes, found 17825792; give the weights alone"),
+    "npy, digits": (npy("1" * 26 + "x"), "expected an array of little-endian numbers, found "),
+    "npy, sides": (npy("1, " * 32 + "1"), SIDES + "(1, 1, 1, 1, 1, 1, 1, 1, ...) from 0"),
+    "npy, no comma": (npy("2 3"), "expected an array of little-endian numbers, found "),
     "safetensors, no header": (struct.pack("<Q", 2) + b"{]", "expected a whole checkpoint, found Error while deserial"),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from model.tokenizers import Execution, ImageTokenizer, load_tokenizer, save_tokenizer
@@ -153,6 +154,41 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"not safetensors at all")
     with pytest.raises(CheckpointError, match="expected a torch, safetensors, msgpack or npy file, found a file that"):
         load_tokenizer(str(tmp_path / "x"))
+
+
+SMALL_HALF = {"num_layers": 1, "num_heads": 1, "width": 4, "hidden": 4}
+HEADERS = {
+    "large codebook": ({"shape": {"codebook_size": 1 << 40}}, r"patch_embedding.weight of shape none where its header"),
+    "endless codebook": ({"shape": {"codebook_size": 10**30}}, "randn.*Overflow"),
+    "many layers": ({"shape": {"encoder": SMALL_HALF | {"num_layers": 10**9}}}, "a header of 1000000000 layers and"),
+    "many positions": ({"shape": {"image_side": 1 << 20, "positions": "rotary"}}, "and 17179869184 positions"),
+    "no half": ({"shape": {"encoder": 5}}, "architecture.encoder: expected a table or one of small, base, large"),
+    "no shape": ({}, "'shape'"),
+    "a list": ([1], "a list in place of a mapping"),
+    "nothing": (None, "a NoneType in place of a mapping"),
+    "control characters": ({"kind": "\x1b[31m\n"}, r"kind .x1b\[31m; check"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_does_not_fit_is_refused_before_anything_is_allocated(tmp_path, name):
+    header, message = HEADERS[name]
+    header = {"kind": "vit_vqgan"} | header if isinstance(header, dict) else header
+    path = str(tmp_path / "own.safetensors")
+    save_file({"x": torch.zeros(1)}, path, {"parti": json.dumps(header)})
+    with pytest.raises(TokenizerError, match=f"own.safetensors: expected a tokenizer of ours, found .*{message}"):
+        load_tokenizer(path)
+
+
+def test_a_header_too_deep_to_be_read_is_refused(tmp_path):
+    path = tmp_path / "own.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"parti": "[" * 200_000})
+    with pytest.raises(TokenizerError, match="found values too deep inside each other; check the file"):
+        load_tokenizer(str(path))
+    header = b'{"a":' + b"[" * 200_000
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match="expected a whole checkpoint, found Error while deserializing header"):
+        load_tokenizer(str(path))
 
 
 def test_weights_that_were_changed_after_saving_are_refused(network, tmp_path):
