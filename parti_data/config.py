@@ -78,7 +78,9 @@ def _describe(error: ValidationError, model: type[BaseModel], where: str) -> str
     if first["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
         return f"{where}: expected a known key, found {key!r}; did you mean {nearest[0]!r}?"
-    if first["type"] == "missing":
+    if first["type"] == "union_tag_not_found":
+        key = f"{key}.kind"
+    if first["type"] in ("missing", "union_tag_not_found"):
         return f"{where}: expected a value for {key!r}, found none; add it to the file or as {key}=…"
     found = first.get("input")
     return f"{where}: expected for {key!r} that {_lower_first(first['msg'])}, found {found!r}; change it"

@@ -4,14 +4,14 @@ A global batch takes its pictures from the endless sequence of epochs, each shuf
 it; so the order is the same for any number of ranks, and resuming is starting at a step.
 """
 
-import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from parti_data.ahead import Ahead
+from parti_data.coming_batches import ComingBatches
 from parti_data.errors import ConfigError, SourceError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.ledger import KEPT, LedgerRow, PairDirectory
@@ -20,6 +20,8 @@ from parti_data.step_times import timed, timed_each
 
 _PLACELESS = LedgerRow("", "", "", KEPT, "", "", "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
 _CUT_STREAM = 3
+_KEY_BYTES = 16
+_PLACE_NUMBERS = 3
 
 Cut = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 """A random square of uint8 (height, width, 3): uint8 (S, S, 3), for pixels, S and a generator."""
@@ -50,6 +52,35 @@ class Reading:
     num_threads: int = 0
     """0: none is read ahead."""
 
+    def share(self, batch_size: int) -> int:
+        """Return how many pictures of a batch are this rank's; raises ConfigError where ranks cannot share it."""
+        if batch_size % self.world_size:
+            raise ConfigError(
+                f"batch_size: expected a multiple of the {self.world_size} ranks, found {batch_size}; change one of "
+                "them"
+            )
+        return batch_size // self.world_size
+
+
+class ImagePlaces:
+    """Keys and places of images, as rows that say nothing else: 40 bytes each, and what their paths take."""
+
+    def __init__(self, rows: Iterable[LedgerRow]):
+        self._keys, self._places = bytearray(), array("q")
+        paths: dict[str, int] = {}
+        for row in rows:
+            self._keys += bytes.fromhex(row.key)
+            self._places.extend((paths.setdefault(row.path, len(paths)), row.offset, row.size))
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._places) // _PLACE_NUMBERS
+
+    def __getitem__(self, number: int) -> LedgerRow:
+        path, offset, size = self._places[_PLACE_NUMBERS * number : _PLACE_NUMBERS * (number + 1)]
+        key = self._keys[_KEY_BYTES * number : _KEY_BYTES * (number + 1)].hex()
+        return _PLACELESS._replace(key=key, path=self._paths[path], offset=offset, size=size)
+
 
 class ImageDataset:
     """Pictures uint8 (B, S, S, C), shuffled anew each epoch.
@@ -68,22 +99,18 @@ class ImageDataset:
         reading: Reading | None = None,
     ):
         self._images = PairDirectory(images) if isinstance(images, str) else images
-        self._rows = [_only_place(row) for row in self._images.kept()]
-        if not self._rows:
+        self._rows = ImagePlaces(self._images.kept())
+        if not len(self._rows):
             raise SourceError(f"{images}: expected kept pairs, found none; see its ledger for the reasons")
         self._image_side, self._batch_size, self._seed = image_side, batch_size, seed
         self._reading = reading or Reading()
-        if batch_size % self._reading.world_size:
-            raise ConfigError(
-                f"batch_size: expected a multiple of the {self._reading.world_size} ranks, found {batch_size}; change "
-                "one of them"
-            )
+        self._share = self._reading.share(batch_size)
         pixels = (len(self._rows), image_side, image_side, 3)
         is_small = np.prod(pixels, dtype=np.int64) <= cache_bytes
         self._cache = np.empty(pixels, np.uint8) if is_small else None
         self._is_cached = np.zeros(len(self._rows), bool)
         self._shuffled = -1, np.empty(0, np.int64)
-        self._ahead = Ahead(self._load, self._reading.num_threads) if self._reading.num_threads else None
+        self._ahead = ComingBatches(self._load, self._reading.num_threads) if self._reading.num_threads else None
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -137,8 +164,7 @@ class ImageDataset:
 
     def _slice(self, step: int) -> tuple[int, int]:
         """Return the first position, in the endless sequence of epochs, and the length of this rank's slice."""
-        count = self._batch_size // self._reading.world_size
-        return step * self._batch_size + self._reading.rank * count, count
+        return step * self._batch_size + self._reading.rank * self._share, self._share
 
     def _order(self, first: int, count: int) -> np.ndarray:
         """Return the numbers of the pictures at `count` positions of the endless sequence of epochs."""
@@ -156,11 +182,6 @@ class ImageDataset:
             order = np.random.default_rng([self._seed, epoch]).permutation(len(self))
             self._shuffled = epoch, order
         return order
-
-
-def _only_place(row: LedgerRow) -> LedgerRow:
-    """Return what fetching takes of a row: 0.3 KB of memory, where a whole one takes one or two."""
-    return _PLACELESS._replace(key=row.key, path=sys.intern(row.path), offset=row.offset, size=row.size)
 
 
 def load_pictures(images: Images, rows: list[LedgerRow], image_side: int) -> Iterator[tuple[np.ndarray, Box]]:

@@ -1,11 +1,14 @@
 """Which images a source has: each is read through once, and its key and place written down, or why it cannot be used.
 
-The index is a ledger file without captions, judged by no rule. Training on a source without a filter run goes by it.
+The index is a ledger file without captions, judged by no rule. Training on a source without a filter run goes by it. It
+is made by one process, which decodes every image, and is published whole: stopped before, it begins anew. So for
+millions of images run filter first, which goes on where it stopped.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 
 from parti_data.errors import SourceError
 from parti_data.image_dataset import Images
@@ -38,23 +41,23 @@ class IndexedImages(ImageReader):
         return self.path
 
 
-class ImageShare:
-    """The images that lie on one side of a split by their keys: so all copies of an image lie on one side."""
+class ChosenImages:
+    """Those images whose keys are chosen, at most so many: by keys, all copies of an image are chosen or none."""
 
-    def __init__(self, images: Images, share: float, is_held_out: bool):
-        self._images, self._share, self._is_held_out = images, share, is_held_out
+    def __init__(self, images: Images, is_chosen: Callable[[str], bool], at_most: int | None = None):
+        self._images, self._is_chosen, self._at_most = images, is_chosen, at_most
         self.limits = images.limits
 
     def kept(self) -> Iterator[LedgerRow]:
-        """Yield the rows of this side."""
-        return (row for row in self._images.kept() if is_held_out(row.key, self._share) == self._is_held_out)
+        """Yield their rows."""
+        return islice((row for row in self._images.kept() if self._is_chosen(row.key)), self._at_most)
 
     def fetch_each(self, rows: Iterable[LedgerRow]) -> Iterator[tuple[LedgerRow, bytes]]:
         """Yield rows with their images, in order."""
         return self._images.fetch_each(rows)
 
     def __str__(self) -> str:
-        return f"{self._images} (held_out_share {self._share})"
+        return str(self._images)
 
 
 def is_held_out(key: str, share: float) -> bool:

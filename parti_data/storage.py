@@ -326,7 +326,7 @@ def not_writable(directory: str, error: OSError) -> ShardError:
     )
 
 
-def publish_bytes(path: str, content: bytes) -> None:
+def publish_bytes(path: str, content: bytes | memoryview) -> None:
     """Write a small file whole or not at all."""
     with publish(path) as file:
         file.write(content)

@@ -35,7 +35,7 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
         header, weights = read_weights(path)
         network = _build(header, weights)
     except _NOT_OURS as error:
-        first_line = shown(str(error).strip().partition("\n")[0], _MOST_SHOWN)
+        first_line = shown((str(error).strip() or type(error).__name__).partition("\n")[0], _MOST_SHOWN)
         raise TokenizerError(f"{path}: expected a tokenizer of ours, found {first_line}; check the file") from None
     if (found := fingerprint(network)) != header.get("fingerprint"):
         raise TokenizerError(

@@ -164,7 +164,7 @@ class ViTVQGAN(TokenizerNetwork):
     def forward(self, images: Tensor, quantize: bool = True) -> Reconstruction:
         """Return what becomes of images (B, S, S, C) in [0, 1]; unquantized, the decoder sees normalised latents."""
         latents = self.latents(images)
-        # no gradient in what no loss takes: DistributedDataParallel would wait for it
+        # no graph of what no loss takes
         quantized = self.codebook(latents if quantize else latents.detach())
         codes = quantized.codes if quantize else F.normalize(latents.float(), dim=-1)
         quantized = quantized if quantize else quantized._replace(loss=quantized.loss.detach())

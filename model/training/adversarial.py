@@ -5,8 +5,6 @@ takes the discriminator. Where ranks train together, the discriminator's gradien
 penalty needs gradients of gradients.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -64,9 +62,12 @@ def r1_penalty(discriminator: nn.Module, images: Tensor, gamma: float) -> Tensor
 
 
 def adversarial_term(discriminator: nn.Module, images: Tensor, settings: AdversarialSettings) -> Tensor:
-    """Return what the tokenizer loses by its reconstructions (B, S, S, C); the discriminator gets no gradient."""
-    with _frozen(discriminator):
-        return generator_loss(discriminator(images), settings.gan_loss)
+    """Return what the tokenizer loses by its reconstructions (B, S, S, C).
+
+    Keeping the gradient from the discriminator's parameters is the caller's: the loop does so while a network has its
+    turn.
+    """
+    return generator_loss(discriminator(images), settings.gan_loss)
 
 
 def discriminator_losses(
@@ -82,15 +83,3 @@ def discriminator_losses(
         terms["r1"] = r1_penalty(discriminator, images, settings.r1_gamma)
         terms["total"] = loss + settings.r1_every * terms["r1"]
     return terms
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)

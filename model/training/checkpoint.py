@@ -22,30 +22,36 @@ class Progress:
 
     step: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    """Those since the last line, the newest of each; the next line tells them."""
 
 
 def save(stateful: Mapping[str, Any], progress: Progress, directory: str) -> None:
     """Write the state of each part, whole or not at all, and the metrics."""
     content = io.BytesIO()
     state = {name: part.state_dict() for name, part in stateful.items()}
-    torch.save({"step": progress.step, "metrics": json.dumps(progress.metrics), **state}, content)
+    told = {"step": progress.step, "metrics": json.dumps(progress.metrics), "figures": progress.figures}
+    torch.save({**told, **state}, content)
     lines = "".join(json.dumps(line) + "\n" for line in progress.metrics)
     publish_bytes(join(directory, METRICS), lines.encode())
-    publish_bytes(join(directory, CHECKPOINT), content.getvalue())  # last: what it says is done is on disk
+    publish_bytes(join(directory, CHECKPOINT), content.getbuffer())  # last: what it says is done is on disk
 
 
-def resume(stateful: Mapping[str, Any], directory: str, device: torch.device) -> Progress:
-    """Load the directory's checkpoint, if any, into each part; return how far it had come."""
+def resume(stateful: Mapping[str, Any], directory: str) -> Progress:
+    """Load the directory's checkpoint, if any, into each part; return how far it had come.
+
+    It is read into the machine's memory, from which each part takes its own to where it is.
+    """
     path = join(directory, CHECKPOINT)
     if not is_file(path):
         return Progress()
     try:
-        state = torch.load(io.BytesIO(read_bytes(path)), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         for name, part in stateful.items():
             part.load_state_dict(state[name])
-        return Progress(state["step"], json.loads(state["metrics"]))
+        return Progress(state["step"], json.loads(state["metrics"]), state["figures"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, ValueError, TypeError, EOFError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path}: expected this run's checkpoint, found {first_line}; remove it to start anew"
         ) from None

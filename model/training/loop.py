@@ -100,8 +100,8 @@ class _Run:
     ranks: Ranks
     directory: str
     players: list[_Player]
-    totals: list[tuple[int, Tensor]] = field(default_factory=list)
-    """The losses that have not been looked at."""
+    unseen: list[tuple[int, str, Tensor]] = field(default_factory=list)
+    """Losses and norms of gradients that have not been looked at, with their steps."""
 
 
 def train(
@@ -118,7 +118,8 @@ def train(
     networks = trainee.networks.items()
     players = [_player(name, network, schedule, not number) for number, (name, network) in enumerate(networks)]
     run = _Run(trainee, schedule, ranks, directory, players)
-    progress = resume(_stateful(run), directory, ranks.device)
+    progress = resume(_stateful(run), directory)
+    ranks.refuse_differing(directory, "checkpoint", progress.step)
     with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
         _steps(run, running, progress, bar, events)
 
@@ -126,12 +127,14 @@ def train(
 def _steps(run: _Run, running: Running, progress: Progress, bar: ProgressBar, events: EventFiles) -> None:
     schedule, first = run.schedule, progress.step
     started = saved = time.monotonic()
+    figures = {name: torch.tensor(value, device=run.ranks.device) for name, value in progress.figures.items()}
     for step in range(first, schedule.num_steps):
-        figures = _update(run, step)
+        figures |= _update(run, step)
         done = progress.step = step + 1
         is_last = done == schedule.num_steps
         if done % schedule.log_every == 0 or is_last:
             values = _mean_over_ranks(run, figures)
+            figures.clear()
             _refuse_nonfinite(run)
             rate = (done - first) / (time.monotonic() - started)
             progress.metrics.append({"step": done, "lr": schedule.lr_at(step), **values, "steps_per_s": round(rate, 2)})
@@ -145,6 +148,7 @@ def _steps(run: _Run, running: Running, progress: Progress, bar: ProgressBar, ev
             if is_due:
                 _evaluate(run, progress, events)
             if run.ranks.is_first:
+                progress.figures = {name: value.item() for name, value in figures.items()}
                 save(_stateful(run), progress, run.directory)
             saved = time.monotonic()
 
@@ -193,8 +197,9 @@ def _update(run: _Run, step: int) -> dict[str, Tensor]:
             terms = _accumulate(run, player, step)
         if terms:
             figures |= {player.prefix + name: value for name, value in terms.items()}
-            run.totals.append((step, terms["total"]))
-            figures[f"{player.prefix}gradient_norm"] = _apply(run, player, step)
+            norm = _apply(run, player, step)
+            run.unseen += [(step, "loss", terms["total"]), (step, "gradient", norm)]
+            figures[f"{player.prefix}gradient_norm"] = norm
     run.trainee.after_step(step)
     return figures
 
@@ -231,7 +236,7 @@ def _accumulate(run: _Run, player: _Player, step: int) -> dict[str, Tensor]:
 def _apply(run: _Run, player: _Player, step: int) -> Tensor:
     """Move a network along its gradient; return the gradient's norm before clipping."""
     run.ranks.average_gradients(player.parameters)
-    norm = nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm)
+    norm = nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm or math.inf)
     for group in player.optimizer.param_groups:
         group["lr"] = run.schedule.lr_at(step)
     player.optimizer.step()
@@ -245,22 +250,25 @@ def _mean_over_ranks(run: _Run, figures: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _refuse_nonfinite(run: _Run) -> None:
-    """Raise CheckpointError for the first loss since the last call that is not finite."""
-    losses = torch.stack([total for _, total in run.totals]).tolist() if run.totals else []
-    steps = [step for step, _ in run.totals]
-    run.totals.clear()
-    for step, loss in zip(steps, losses, strict=True):
-        if not math.isfinite(loss):
+    """Raise CheckpointError for the first loss or gradient since the last call that is not finite."""
+    values = torch.stack([value.float() for _, _, value in run.unseen]).tolist() if run.unseen else []
+    places = [(step, name) for step, name, _ in run.unseen]
+    run.unseen.clear()
+    for (step, name), value in zip(places, values, strict=True):
+        if not math.isfinite(value):
             keys = run.trainee.keys(step)
             shown = ", ".join(keys[:_SHOWN_KEYS]) + (f" and {len(keys) - _SHOWN_KEYS} more" * (len(keys) > _SHOWN_KEYS))
             raise CheckpointError(
-                f"{run.directory}: expected a finite loss, found {loss} at step {step}, a batch of {shown}; lower "
+                f"{run.directory}: expected a finite {name}, found {value} at step {step}, a batch of {shown}; lower "
                 "schedule.lr, in a new output"
             )
 
 
 def _evaluate(run: _Run, progress: Progress, events: EventFiles) -> None:
-    """Measure and draw, on the first rank; what is drawn is on disk before a checkpoint says so."""
+    """Measure and draw, on the first rank; what is drawn is on disk before a checkpoint says so.
+
+    The newest picture has always the same name; some stay under the name of their step.
+    """
     if not run.ranks.is_first:
         return
     step = progress.step
@@ -271,6 +279,7 @@ def _evaluate(run: _Run, progress: Progress, events: EventFiles) -> None:
         events.add_picture(step, name, pixels)
         if step in run.schedule.drawn_steps():
             publish_bytes(join(run.directory, drawn_name(name, step)), to_png(pixels))
+        publish_bytes(join(run.directory, f"{name}.png"), to_png(pixels))
 
 
 def drawn_name(name: str, step: int) -> str:

@@ -45,19 +45,19 @@ class PerceptualDistance(nn.Module):
                 convolution.bias.data.copy_(features[f"{index}.bias"])
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """Return the mean distance, a scalar, of images (B, S, S, C) in [0, 1] from others, which get no gradient."""
-        if images.shape[1] < LEAST_SIDE:
-            raise ConfigError(
-                f"perceptual term: expected images of at least {LEAST_SIDE} px, found {images.shape[1]}; give no "
-                "weights of VGG16"
-            )
-        with torch.no_grad():
-            wanted = self._features(others)
-        distances = [
-            ((found - goal).square() * getattr(self, f"channel_weights_{index}")).sum(1).mean()
-            for index, (found, goal) in enumerate(zip(self._features(images), wanted, strict=True))
-        ]
-        return torch.stack(distances).sum()
+        """Return the mean distance, a scalar, of images (B, S, S, C) in [0, 1] from others, which get no gradient.
+
+        In float32 whatever the surroundings: the features of near-equal images differ by less than bfloat16 tells.
+        """
+        refuse_small(images.shape[1])
+        with torch.autocast(images.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self._features(others.float())
+            distances = [
+                ((found - goal).square() * getattr(self, f"channel_weights_{index}")).sum(1).mean()
+                for index, (found, goal) in enumerate(zip(self._features(images.float()), wanted, strict=True))
+            ]
+            return torch.stack(distances).sum()
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Return the features (B, channels, H, W) after the last ReLU of each stage, normalised over the channels."""
@@ -67,8 +67,17 @@ class PerceptualDistance(nn.Module):
             x = F.max_pool2d(x, 2) if index else x
             for convolution in stage:  # type: ignore[union-attr]
                 x = F.relu(convolution(x))
-            found.append(F.normalize(x.float(), dim=1, eps=1e-10))
+            found.append(F.normalize(x, dim=1, eps=1e-10))
         return found
+
+
+def refuse_small(image_side: int) -> None:
+    """Raise ConfigError where VGG16 cannot look at images of a side."""
+    if image_side < LEAST_SIDE:
+        raise ConfigError(
+            f"perceptual term: expected images of at least {LEAST_SIDE} px, found {image_side}; give no weights of "
+            "VGG16"
+        )
 
 
 def load_perceptual(vgg_path: str, lpips_path: str = "") -> PerceptualDistance:

@@ -64,6 +64,17 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def refuse_differing(self, place: str, name: str, number: int) -> None:
+        """Raise RankError, on every rank, unless all have the same number of what is named."""
+        mine = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
+        mine[self.rank] = number
+        found = self.sum(mine).tolist()
+        if len(set(found)) > 1:
+            raise RankError(
+                f"{place}: expected one {name} on all ranks, found {', '.join(map(str, found))}; give them an output "
+                "that all machines share"
+            )
+
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over all ranks, the same on each."""
         return self.sum(values) / self.world_size
@@ -125,8 +136,8 @@ def choose_device(device: Device) -> torch.device:
         return torch.device("cpu")
     if number >= count:
         raise ConfigError(
-            f"device: expected a GPU for process {number} of this machine, found {count}; start fewer processes or "
-            "set device=cpu"
+            f"running.device: expected a GPU for process {number} of this machine, found {count}; start fewer "
+            "processes or set running.device=cpu"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from model.tokenizers.logit_laplace import logit_laplace_loss
@@ -12,12 +13,12 @@ from parti_data.config import StrictModel
 class LossWeights(StrictModel):
     """Weights of the loss terms, the same for all data sets. Source: ViT-VQGAN, section 3.3."""
 
-    vq: float = 1.0
-    l2: float = 1.0
-    logit_laplace: float = 0.1
-    perceptual: float = 0.1
+    vq: NonNegativeFloat = 1.0
+    l2: NonNegativeFloat = 1.0
+    logit_laplace: NonNegativeFloat = 0.1
+    perceptual: NonNegativeFloat = 0.1
     """Where there are weights of VGG16."""
-    adversarial: float = 0.1
+    adversarial: NonNegativeFloat = 0.1
     """Where there is a discriminator."""
     lowest_log_scale: float = 0.0
     """Floor of ln b of the logit-Laplace term. The paper states none; without one, flat colours drive a pixel's

@@ -1,16 +1,16 @@
 """What every training job is told: how long and how fast to learn, and how to run on its machine."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from model.training.ranks import Device
 from parti_data.config import StrictModel
 
 MAX_DRAWN_STEPS = 8
-"""So many times is a picture drawn in a run."""
+"""So many of a run's pictures stay, besides the newest."""
 
 
 class Schedule(StrictModel):
@@ -18,15 +18,16 @@ class Schedule(StrictModel):
 
     num_steps: PositiveInt
     lr: PositiveFloat
-    final_lr_ratio: float = 0.0
+    final_lr_ratio: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 100
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    """Of each network's gradient by itself."""
+    beta1: Annotated[NonNegativeFloat, Field(lt=1)] = 0.9
+    beta2: Annotated[NonNegativeFloat, Field(lt=1)] = 0.99
+    weight_decay: NonNegativeFloat = 1e-4
+    clip_norm: NonNegativeFloat = 1.0
+    """Of each network's gradient by itself; 0: gradients stay as they are."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the matrix products. The quantizer and the losses are float32 always."""
+    """Of the products in the networks that are trained. The quantizer, the perceptual term, R1 and what the other
+    losses make of the networks' outputs are float32 always."""
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 50
 
@@ -39,7 +40,7 @@ class Schedule(StrictModel):
         return self.lr * (self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine)
 
     def drawn_steps(self) -> list[int]:
-        """Return the checkpoints at which pictures are drawn: the first, the last, and some between them."""
+        """Return the checkpoints whose pictures stay: the first, the last, and some between them."""
         last = -(-self.num_steps // self.checkpoint_every)
         chosen = {round(place) for place in np.linspace(1, last, min(last, MAX_DRAWN_STEPS))}
         return [min(number * self.checkpoint_every, self.num_steps) for number in sorted(chosen)]

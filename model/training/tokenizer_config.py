@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag
+from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, model_validator
 
 from model.training.adversarial import AdversarialSettings
 from model.training.loop import Running, Schedule
@@ -15,14 +15,16 @@ from parti_data.sources import (
     SyntheticSource,
     TableSource,
     WebDatasetSource,
+    named_kind,
 )
 from parti_data.sources.folder import FolderSource, ImagesSource
 
+NEVER = -1
+"""No step: as many continuous steps."""
 
-def _kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "directory"
-    return value.get("kind", "synthetic") if isinstance(value, dict) else value.kind
+
+def _kind(value: Any) -> str | None:
+    return named_kind(value) if isinstance(value, dict) else getattr(value, "kind", "directory")
 
 
 ImageSource = Annotated[
@@ -43,11 +45,12 @@ captions."""
 class CodebookCare(StrictModel):
     """How a codebook comes to be used: the paper needs none of it in 500,000 steps, a short run does."""
 
-    continuous_steps: int = 200
-    """First steps without quantization; then codes are picked among the latents, far ones first."""
-    restart_every: int = 20
+    continuous_steps: Annotated[int, Field(ge=NEVER)] = 200
+    """First steps without quantization; then codes are picked among the latents, far ones first. -1: none, and the
+    codes stay as they began. With `start_from` -1 unless told."""
+    restart_every: NonNegativeInt = 20
     """Steps between restarts of dead codes at latents that are badly served; 0 turns restarts off."""
-    restart_until: float = 0.6
+    restart_until: Annotated[NonNegativeFloat, Field(le=1)] = 0.6
     """Share of the steps after which no code is restarted."""
 
 
@@ -93,6 +96,14 @@ class TrainTokenizerConfig(StageConfig):
     running: Running = Field(default_factory=Running)
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "recompute_blocks", "start_from", "vgg16", "lpips"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_codes_that_are_given(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("start_from"):
+            return values
+        told = values.get("codebook", {})
+        return values | {"codebook": {"continuous_steps": NEVER} | told} if isinstance(told, dict) else values
 
     def deciding(self) -> dict[str, Any]:
         """Return what the output's bytes depend on; a finished directory is told by its digest, not its path."""

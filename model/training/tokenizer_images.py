@@ -10,9 +10,9 @@ from model.training.tokenizer_config import TrainTokenizerConfig
 from parti_data.augmentation import LISTING_1, cut_random
 from parti_data.errors import ConfigError
 from parti_data.image_dataset import ImageDataset, Images, Reading
-from parti_data.image_index import ImageShare, IndexedImages, index_images
+from parti_data.image_index import ChosenImages, IndexedImages, index_images, is_held_out
 from parti_data.ledger import PairDirectory
-from parti_data.manifest import manifest_digest
+from parti_data.manifest import BEGUN, MANIFEST, manifest_digest
 from parti_data.sources.pairs import PairSource
 from parti_data.storage import is_file, join
 
@@ -25,6 +25,12 @@ class TrainingImages(NamedTuple):
 
     pictures: ImageDataset
     held_out: ImageDataset
+    """Without held-out images, those that are trained on."""
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether what is measured on is never trained on."""
+        return self.held_out is not self.pictures
 
 
 def input_digests(config: TrainTokenizerConfig) -> dict[str, str]:
@@ -36,23 +42,66 @@ def _digest(source: str | PairSource) -> str:
     return manifest_digest(source) if isinstance(source, str) else source.digest()
 
 
-def open_images(config: TrainTokenizerConfig, image_side: int, ranks: Ranks) -> TrainingImages:
-    """Return the datasets of a begun directory; a source that no filter has read is first read through once."""
+def refuse_unfit_directories(config: TrainTokenizerConfig) -> None:
+    """Raise ConfigError where finished directories leave nothing to train or to measure on; before anything is begun,
+    as another share means another output.
+    """
     if config.held_out and config.held_out_share:
         raise ConfigError("held_out_share: expected none beside held_out, found both; remove one of them")
+    directories = {name: path for name in INDEXES if isinstance(path := getattr(config, name), str)}
+    for name, path in directories.items():
+        if path and not is_file(join(path, MANIFEST)) and not is_file(join(path, BEGUN)):
+            raise ConfigError(
+                f"{name}: expected a directory that filter or shard finished, found none at {path}; run one of them, "
+                f"or name a folder of images by {name}.kind=images {name}.path={path}"
+            )
+    if directories.keys() == INDEXES.keys():
+        _split(config)
+
+
+def open_images(config: TrainTokenizerConfig, image_side: int, ranks: Ranks) -> TrainingImages:
+    """Return the datasets of a begun directory; a source that no filter has read is first read through once."""
     if ranks.is_first:
         for name in INDEXES:
             _index(config, name)
     ranks.from_first(None)  # wait for the indexes
     cut = _cut_by_listing_1 if config.augmentation == "dalle" else None
     reading = Reading(ranks.rank, ranks.world_size, cut, config.running.decode_threads)
+    trained, measured = _split(config)
+    pictures = ImageDataset(trained, image_side, config.batch_size, config.seed, reading=reading)
+    held_out = ImageDataset(measured, image_side, config.measured_pictures) if measured else pictures
+    return TrainingImages(pictures, held_out)
+
+
+def _split(config: TrainTokenizerConfig) -> tuple[Images, Images | None]:
+    """Return what is trained on and what is measured on, without a common image; raises ConfigError."""
     source, share = _open(config, "source"), config.held_out_share
-    train = ImageShare(source, share, is_held_out=False) if share else source
-    pictures = ImageDataset(train, image_side, config.batch_size, config.seed, reading=reading)
-    if config.held_out or share:
-        measured = ImageShare(source, share, is_held_out=True) if share else _open(config, "held_out")
-        return TrainingImages(pictures, ImageDataset(measured, image_side, config.measured_pictures))
-    return TrainingImages(pictures, pictures)
+    if share:
+        _refuse_one_sided(source, share)
+        trained = ChosenImages(source, lambda key: not is_held_out(key, share))
+        return trained, ChosenImages(source, lambda key: is_held_out(key, share), config.measured_pictures)
+    if not config.held_out:
+        return source, None
+    held_out = _open(config, "held_out")
+    keys = {row.key for row in held_out.kept()}
+    common = {row.key for row in source.kept() if row.key in keys}
+    if common and common == keys:
+        raise ConfigError(f"held_out: expected images that are not in {source}, found none in {held_out}; name others")
+    return source, ChosenImages(held_out, lambda key: key not in common, config.measured_pictures)
+
+
+def _refuse_one_sided(source: Images, share: float) -> None:
+    sides: set[bool] = set()
+    for row in source.kept():
+        sides.add(is_held_out(row.key, share))
+        if len(sides) > 1:
+            return
+    if sides:
+        found, remedy = ("all", "lower") if sides.pop() else ("none", "raise")
+        raise ConfigError(
+            f"held_out_share: expected some images of {source} to be held out, found {found} at {share}; {remedy} it, "
+            "in a new output if this one is begun"
+        )
 
 
 def _cut_by_listing_1(pixels: np.ndarray, side: int, generator: np.random.Generator) -> np.ndarray:

@@ -23,9 +23,8 @@ from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
 from model.training.reconstruction_losses import reconstruction_losses
 from model.training.reconstructions import measure_tokenizer
-from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
+from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages
-from parti_data.errors import ConfigError
 from parti_data.image_dataset import ImageDataset
 
 TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
@@ -56,7 +55,6 @@ class TokenizerTrainee:
         self._config, self._ranks = config, ranks
         self._pictures, self._held_out = images
         self.batch_size, self.num_parts = config.batch_size, config.batch_parts
-        self._refuse_parts()
         self._model = network.to(ranks.device)
         self._forward = torch.compile(self._model) if config.running.compile else self._model
         self._average = WeightAverage(self._model, config.ema_decay) if config.ema_decay else None
@@ -66,14 +64,6 @@ class TokenizerTrainee:
         self._recent, self._epoch_usage, self._last_epoch = RecentUse(size), CodeUsage(size), dict[str, float]()
         self._seen: list[_Seen] = []
         self._batch: tuple[int, Tensor] = -1, torch.empty(0)
-
-    def _refuse_parts(self) -> None:
-        slice_size = self.batch_size // self._ranks.world_size
-        if slice_size % self.num_parts:
-            raise ConfigError(
-                f"batch_parts: expected a divisor of the {slice_size} images a rank, found {self.num_parts}; change "
-                "one of them"
-            )
 
     def _make_discriminator(self, settings: AdversarialSettings | None) -> nn.Module | None:
         if settings is None:
@@ -132,7 +122,7 @@ class TokenizerTrainee:
     def _care(self) -> CodebookCare:
         """The care of the codebook; one that is frozen needs none."""
         is_frozen = self._config.train == "decoder"
-        return CodebookCare(continuous_steps=-1, restart_every=0) if is_frozen else self._config.codebook
+        return CodebookCare(continuous_steps=NEVER, restart_every=0) if is_frozen else self._config.codebook
 
     def _part(self, step: int, part: int) -> Tensor:
         """Return a part of this rank's slice of a step's batch, float32 (B, S, S, C) in [0, 1]."""
@@ -159,6 +149,7 @@ class TokenizerTrainee:
         pictures = (self._to_device(self._pictures.pictures(batch)).float() / 255 for batch in batches)
         latents = torch.cat([self._model.latents(images).flatten(0, 1) for images in pictures])
         self._model.codebook.initialise(latents, torch.Generator().manual_seed(self._config.seed))
+        self._epoch_usage.reset()  # recent use stays: without it, all that the next few steps do not use would be dead
         if self._average:
             self._codes_of(self._average).copy_(self._model.codebook.embedding)
 

@@ -10,9 +10,10 @@ from model.shapes import make_shape
 from model.tokenizers.own_file import read_own_tokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape, with_new_decoder
 from model.training.checkpoint import METRICS
+from model.training.discriminator import refuse_side
 from model.training.loop import drawn_name, train
-from model.training.perceptual import load_perceptual
-from model.training.ranks import join_ranks
+from model.training.perceptual import load_perceptual, refuse_small
+from model.training.ranks import Ranks, join_ranks
 from model.training.reconstructions import draw_reconstructions, measure_tokenizer
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import (
@@ -21,9 +22,11 @@ from model.training.tokenizer_images import (
     index_files,
     input_digests,
     open_images,
+    refuse_unfit_directories,
 )
 from model.training.tokenizer_trainee import DRAWN_PICTURES, TokenizerTrainee, measured_pictures
 from parti_data.errors import ConfigError
+from parti_data.image_dataset import Reading
 from parti_data.images import to_png
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, read_manifest, record_shard
 from parti_data.progress import print_line
@@ -37,12 +40,17 @@ _NO_VGG16 = (
     "train tokenizer: no weights of VGG16 (vgg16=PATH), so it goes on without the perceptual term; "
     "loss_weights.perceptual=0 says that this is meant"
 )
+_NEVER_QUANTIZED = (
+    "train tokenizer: codebook.continuous_steps={continuous} leaves none of the {steps} steps for quantizing: the "
+    "codebook stays as it began"
+)
 
 
 def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest, on every rank."""
     with join_ranks(config.running.device) as ranks:
         shape = make_shape(ViTVQGANShape, dict(config.architecture))
+        _refuse_unfit(config, shape.image_side, ranks)
         perceptual = load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
         torch.manual_seed(config.seed)
         network = make_network(config, shape)
@@ -60,6 +68,24 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
             _finish(begun, config, trainee, images)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)
+
+
+def _refuse_unfit(config: TrainTokenizerConfig, image_side: int, ranks: Ranks) -> None:
+    """Raise ConfigError, before anything is begun, for what a run would stumble over and another config mends."""
+    slice_size = Reading(ranks.rank, ranks.world_size).share(config.batch_size)
+    if slice_size % config.batch_parts:
+        raise ConfigError(
+            f"batch_parts: expected a divisor of the {slice_size} images a rank, found {config.batch_parts}; change "
+            "one of them"
+        )
+    if config.adversarial:
+        refuse_side(image_side)
+    if config.vgg16:
+        refuse_small(image_side)
+    refuse_unfit_directories(config)
+    care, num_steps = config.codebook, config.schedule.num_steps
+    if config.train == "all" and care.continuous_steps >= num_steps and ranks.is_first:
+        print_line(_NEVER_QUANTIZED.format(continuous=care.continuous_steps, steps=num_steps))
 
 
 def _begin(config: TrainTokenizerConfig) -> StageDirectory | Manifest:
@@ -95,6 +121,7 @@ def _finish(
     details: dict[str, Any] = measure_tokenizer(tokenizer, measured)
     details |= {"fingerprint": tokenizer.fingerprint, "shape": asdict(network.shape)}
     details |= {"perceptual": bool(config.vgg16), "measured_pictures": len(measured)}
+    details["measured_on"] = "held_out" if images.is_held_out else "training"
     steps = [drawn_name("reconstructions", step) for step in config.schedule.drawn_steps()]
     names = [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps, *index_files(config)]
     counts = {"pictures": len(images.pictures)}

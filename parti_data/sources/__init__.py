@@ -12,9 +12,13 @@ from parti_data.sources.table import TableSource
 from parti_data.sources.webdataset import WebDatasetSource
 
 
-def _kind(value: Any) -> str:
-    """Return the kind that a config's table names; the embedded default where it names none."""
-    return value.get("kind", "synthetic") if isinstance(value, dict) else getattr(value, "kind", "synthetic")
+def _kind(value: Any) -> str | None:
+    return named_kind(value) if isinstance(value, dict) else getattr(value, "kind", "synthetic")
+
+
+def named_kind(table: dict[str, Any]) -> str | None:
+    """Return the kind that a config's table names; without one the embedded default, which has no path."""
+    return table.get("kind", None if "path" in table else "synthetic")
 
 
 Source = Annotated[
@@ -36,4 +40,5 @@ __all__ = [
     "SyntheticSource",
     "TableSource",
     "WebDatasetSource",
+    "named_kind",
 ]

@@ -26,13 +26,16 @@ _PROGRESS = ("lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s"
 """Figures of a logged step that are not losses."""
 _LINEAR = ("adversarial", "discriminator_total", "discriminator_real_score", "discriminator_fake_score")
 """Losses of which neither side is to win: a small one is no better."""
+_MEASURED_ON = {"held_out": "held-out pictures", "training": "training pictures"}
 _TITLES = {
     "total": "loss", "l2": "squared error", "logit_laplace": "logit-Laplace", "vq": "codebook loss",
     "perceptual": "perceptual distance", "adversarial": "adversarial loss", "psnr_db": "PSNR, dB",
-    "code_usage": "share of codes in use", "perplexity": "perplexity of codes",
-    "train_code_usage": "the same, in an epoch", "train_perplexity": "the same, in an epoch",
-    "discriminator_total": "discriminator's loss", "discriminator_real_score": "its score of originals",
-    "discriminator_fake_score": "its score of reconstructions", "discriminator_r1": "its R1 penalty",
+    "code_usage": "share of codes in use", "perplexity": "perplexity of the codes",
+    "train_code_usage": "share of codes in use, a training epoch",
+    "train_perplexity": "perplexity of the codes, a training epoch",
+    "discriminator_total": "discriminator's loss", "discriminator_real_score": "discriminator's score of originals",
+    "discriminator_fake_score": "discriminator's score of reconstructions",
+    "discriminator_r1": "discriminator's R1 penalty",
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
     "lr": "learning rate", "steps_per_s": "steps a second",
 }  # fmt: skip
@@ -47,6 +50,8 @@ class TrainedTokenizer(NamedTuple):
     name: str
     psnr_db: float
     code_usage: float
+    measured_on: str
+    """What both were measured on; empty in manifests that do not say."""
     shape: dict[str, Any]
     reconstructions: list[Picture]
     drawn_steps: list[int]
@@ -74,6 +79,7 @@ def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
         stage.name,
         details["psnr_db"],
         details["code_usage"],
+        _MEASURED_ON.get(details.get("measured_on", ""), ""),
         details["shape"],
         split_reconstructions(stage),
         drawn_steps(stage),

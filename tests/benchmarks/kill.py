@@ -16,11 +16,14 @@ from tests.benchmarks.run import Figure
 MOMENTS = 17
 """Of each of six stages: 102 in all."""
 TINY = [
-    "architecture.image_side=64", "architecture.patch_side=8", "architecture.codebook_size=128",
+    "architecture.image_side=32", "architecture.patch_side=8", "architecture.codebook_size=128",
     "architecture.encoder={num_layers=1,num_heads=2,width=64,hidden=128}",
     "architecture.decoder={num_layers=1,num_heads=2,width=64,hidden=128}",
     "architecture.code_width=16", "batch_size=16", "codebook.continuous_steps=20",
+    "adversarial={start_step=10,r1_every=4,size={channel_base=128}}", "ema_decay=0.9", "augmentation=dalle",
+    "batch_parts=2", "held_out_share=0.1",
 ]  # fmt: skip
+"""With everything on that a killed run could forget."""
 SHORT = ["schedule.num_steps=120", "schedule.lr=1e-3", "schedule.checkpoint_every=20", "schedule.log_every=10"]
 
 

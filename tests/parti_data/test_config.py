@@ -72,6 +72,7 @@ def test_a_config_cannot_be_changed():
         ("output=7", "expected for 'output' that input should be a valid string, found 7"),
         ("source.kind=tar", "expected for 'source' that input tag 'tar' found.*'synthetic', 'webdataset'"),
         ("source.kind=webdataset", "expected a value for 'source.path', found none; add it to the file or as sou"),
+        ("source.path=x", "expected a value for 'source.kind', found none; add it to the file or as source.kind=…"),
         ("source.pairs_per_split=0", "for 'source.pairs_per_split' that input should be greater than 0, found 0"),
         ("output.x=1", "output.x=1: expected a table at 'output', found a value; check the key"),
         ("effort", "effort: expected key=value, found no '='; write for example output=runs/mine"),

@@ -1,9 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from parti_data import image_dataset
 from parti_data.errors import ConfigError, SourceError
-from parti_data.image_dataset import ImageDataset, Reading, load_pictures
+from parti_data.image_dataset import ImageDataset, ImagePlaces, Reading, load_pictures
 from parti_data.images import Drop
 from parti_data.ledger import PairDirectory
 from parti_data.scenes import draw_scene, make_scene
@@ -24,6 +26,20 @@ def test_batches_are_equal_with_and_without_the_cache(filtered, image_side):
     uncached = ImageDataset(filtered, image_side, 16, seed=1, cache_bytes=0)
     for step in (0, 1, 5, 6, 0):
         np.testing.assert_array_equal(cached.batch(step), uncached.batch(step))
+
+
+def test_a_place_is_held_in_forty_bytes(filtered):
+    rows = list(PairDirectory(filtered).kept())
+    many = [row._replace(offset=row.offset + turn * 2**40) for turn in range(500) for row in rows]
+    tracemalloc.start()
+    places = ImagePlaces(iter(many))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 48 * len(many)
+    assert len(places) == len(many)
+    for number in (0, 1, len(many) - 1):
+        assert places[number].location == many[number].location
+        assert places[number].key == many[number].key
 
 
 def test_a_picture_is_decoded_once_where_the_cache_holds_all(filtered, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 
 from parti_data.errors import SourceError
 from parti_data.image_dataset import ImageDataset
-from parti_data.image_index import ImageShare, IndexedImages, index_images, is_held_out
+from parti_data.image_index import ChosenImages, IndexedImages, index_images, is_held_out
 from parti_data.images import ImageLimits
 from parti_data.ledger import PairDirectory, read_ledger
 from parti_data.sources import WebDatasetSource
@@ -51,7 +51,8 @@ def test_pictures_by_an_index_are_those_by_a_ledger(indexed, filtered):
 
 
 def test_a_share_is_held_out_and_copies_lie_on_one_side(indexed):
-    sides = [{row.key for row in ImageShare(indexed, 0.3, side).kept()} for side in (True, False)]
+    chosen = [lambda key: is_held_out(key, 0.3), lambda key: not is_held_out(key, 0.3)]
+    sides = [{row.key for row in ChosenImages(indexed, one).kept()} for one in chosen]
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == {row.key for row in indexed.kept()}
     assert 0.1 < len(sides[0]) / len(sides[0] | sides[1]) < 0.5
@@ -66,8 +67,13 @@ def test_the_held_out_share_is_that_of_all_keys():
 
 
 def test_nothing_to_train_on_is_refused_by_name(indexed):
-    with pytest.raises(SourceError, match=r"images\.parquet \(held_out_share 0\.0\): expected kept pairs, found none"):
-        ImageDataset(ImageShare(indexed, 0.0, is_held_out=True), 32, 4)
+    with pytest.raises(SourceError, match=r"images\.parquet: expected kept pairs, found none"):
+        ImageDataset(ChosenImages(indexed, lambda key: False), 32, 4)
+
+
+def test_of_the_chosen_the_first_are_taken(indexed):
+    keys = [row.key for row in indexed.kept()]
+    assert [row.key for row in ChosenImages(indexed, lambda key: key != keys[0], 5).kept()] == keys[1:6]
 
 
 def test_a_file_that_changes_while_it_is_indexed_is_refused(tmp_path, make_tar, plain_png, monkeypatch):

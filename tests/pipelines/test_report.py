@@ -28,7 +28,7 @@ from pipelines.report.samples import choose
 from pipelines.report.stages import FinishedStage, find_stages
 from pipelines.report.times import read_times
 from pipelines.report.tokens import column_bytes, entropy, read_tokens
-from pipelines.report.training import drawn_steps, split_reconstructions
+from pipelines.report.training import drawn_steps, read_tokenizer, split_reconstructions
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
 CODES, GRID = 16, 2
@@ -323,6 +323,29 @@ def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
 def test_more_samples_than_fit_are_chosen_by_prompt():
     rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in range(2)]
     assert choose(rows) == [{"sample": 0, "prompt": prompt} for prompt in range(24)]
+
+
+@pytest.mark.parametrize(("measured_on", "shown"), [("held_out", "held-out pictures"), ("training", "training pic")])
+def test_what_a_tokenizer_was_measured_on_is_shown(run, measured_on, shown):
+    assert "measured on" not in read_page(run)
+    path = run / "tokenizer" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["details"]["measured_on"] = measured_on
+    path.write_text(json.dumps(manifest))
+    page = read_page(run)
+    assert "measured on" in page
+    assert shown in page
+
+
+def test_every_chart_of_a_tokenizer_says_by_itself_what_it_shows(run):
+    names = ["psnr_db", "code_usage", "perplexity", "train_code_usage", "train_perplexity", "discriminator_r1"]
+    names += ["discriminator_total", "discriminator_real_score", "discriminator_fake_score"]
+    lines = [{"step": step, "total": 1.0} | dict.fromkeys(names, step / 9) for step in (1, 2)]
+    (run / "tokenizer" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = str(run / "tokenizer")
+    titles = [chart.title for chart in read_tokenizer(FinishedStage("tokenizer", path, read_manifest(path))).curves]
+    assert len(set(titles)) == len(titles) == len(names) + 1
+    assert not [title for title in titles if "the same" in title or title.startswith("its ")]
 
 
 def test_reconstructions_become_a_picture_each(run):

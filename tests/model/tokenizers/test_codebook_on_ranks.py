@@ -16,8 +16,6 @@ import torch
 import torch.distributed as dist
 from model.tokenizers.code_usage import CodeUsage, RecentUse, count_codes
 from model.tokenizers.codebook import Codebook
-from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
-from model.training.reconstruction_losses import LossWeights, reconstruction_losses
 
 rank, meeting = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60))
@@ -34,17 +32,9 @@ recent.counts[[1, 4, 5]] = 0
 moved = codebook.restart(recent.dead(), latents, torch.Generator().manual_seed(7 + rank))
 found["moved"] = moved.tolist()
 found["restarted"] = codebook.embedding.tolist()
-
-size = TransformerSize(num_layers=1, num_heads=2, width=16, hidden=16)
-model = ViTVQGAN(ViTVQGANShape(image_side=16, codebook_size=8, code_width=4, encoder=size, decoder=size))
-together = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-images = torch.rand(2, 4, 16, 16, 3)[rank]
-for quantize in (False, True):
-    model.zero_grad()
-    reconstruction_losses(images, together(images, quantize=quantize), LossWeights())["total"].backward()
-    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    found[f"gradients_{quantize}"] = [float(slope.double().abs().sum()) for slope in slopes]
 print(json.dumps(found))
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
@@ -80,8 +70,3 @@ def test_codes_are_picked_and_restarted_among_the_latents_of_both(ranks):
     assert ranks[0]["moved"] == dead.tolist()
     codebook.restart(dead, latents, torch.Generator().manual_seed(7))
     torch.testing.assert_close(torch.tensor(ranks[0]["restarted"]), codebook.embedding.detach())
-
-
-def test_gradients_are_averaged_quantized_or_not(ranks):
-    assert len(ranks[0]["gradients_True"]) == len(ranks[0]["gradients_False"]) + 1  # the codebook's
-    assert all(gradient > 0 for gradient in ranks[0]["gradients_True"])

@@ -6,12 +6,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
 from torch import nn
 
 from model.training.average import WeightAverage
 from model.training.checkpoint import CHECKPOINT, METRICS
 from model.training.loop import Evaluation, Running, Schedule, make_optimizer, train
-from parti_data.errors import CheckpointError, ConfigError
+from model.training.ranks import Ranks
+from parti_data.errors import CheckpointError, ConfigError, RankError
 
 SHORT = Schedule(num_steps=12, lr=0.05, warmup_steps=3, checkpoint_every=4, log_every=2, precision="float32")
 
@@ -98,10 +101,79 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert (tmp_path / CHECKPOINT).is_file()
 
 
-def test_a_checkpoint_that_is_no_checkpoint_is_refused(tmp_path):
-    (tmp_path / CHECKPOINT).write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="expected this run's checkpoint, found"):
+class Steep(Line):
+    """A loss that is finite where its gradient is not, at one step."""
+
+    steep_at = -1
+
+    def losses(self, network, step, part):
+        terms = super().losses(network, step, part)
+        zero = 0 * self.model[0].weight.sum()
+        return {"total": terms["total"] + (zero.abs().sqrt() if step == self.steep_at else 0)}
+
+
+@pytest.mark.parametrize("bad_at", [5, 11])
+def test_a_gradient_that_is_not_finite_leaves_no_checkpoint_of_what_it_made(tmp_path, bad_at):
+    line = Steep()
+    line.steep_at = bad_at
+    with pytest.raises(CheckpointError, match=rf"expected a finite gradient, found nan at step {bad_at}, a batch of"):
+        train(line, SHORT, str(tmp_path), "x")
+    assert torch.load(tmp_path / CHECKPOINT)["step"] == bad_at // 4 * 4
+
+
+class Seldom(Line):
+    """A term of its loss comes every third step."""
+
+    def losses(self, network, step, part):
+        terms = super().losses(network, step, part)
+        return terms | ({"seldom": torch.tensor(step / 7)} if step % 3 == 0 else {})
+
+
+def test_a_term_that_comes_now_and_then_is_told_in_the_next_line(tmp_path):
+    schedule = SHORT.model_copy(update={"log_every": 5})
+    train(Seldom(), schedule, str(tmp_path / "whole"), "x")
+    with pytest.raises(KeyboardInterrupt):  # after step 4's checkpoint: the term of step 3 comes in step 5's line
+        train(Seldom(fail_at=4), schedule, str(tmp_path / "parts"), "x")
+    train(Seldom(), schedule, str(tmp_path / "parts"), "x")
+    ends = []
+    for name in ("whole", "parts"):
+        lines = [json.loads(line) for line in (tmp_path / name / METRICS).read_text().splitlines()]
+        ends.append([{**line, "steps_per_s": 0} for line in lines])
+    assert ends[0] == ends[1]
+    told = {line["step"]: line["seldom"] for line in ends[0] if "seldom" in line}
+    assert told == {5: pytest.approx(3 / 7), 10: pytest.approx(9 / 7)}
+
+
+def test_a_norm_of_zero_clips_nothing(tmp_path):
+    ends = []
+    for clip_norm in (0.0, 1e9, 1e-9):
+        line = Line()
+        train(line, SHORT.model_copy(update={"clip_norm": clip_norm}), str(tmp_path / str(clip_norm)), "x")
+        ends.append(line.model[0].weight.detach())
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("content", [b"nonsense", b""])
+def test_a_checkpoint_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(CheckpointError, match="expected this run's checkpoint, found .*; remove it"):
         train(Line(), SHORT, str(tmp_path), "x")
+
+
+def test_ranks_that_found_other_checkpoints_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda steps: steps.add_(torch.tensor([0, 8])))
+    with pytest.raises(RankError, match=r"expected one checkpoint on all ranks, found 0, 8; give them an output that"):
+        train(Line(), SHORT, str(tmp_path), "x", ranks=Ranks(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("beta1", 1.5), ("beta2", 1.0), ("clip_norm", -1.0), ("weight_decay", -0.1), ("final_lr_ratio", -0.1)],
+)
+def test_a_schedule_that_cannot_be_is_refused(name, value):
+    with pytest.raises(ValidationError, match=name):
+        Schedule(num_steps=1, lr=1.0, **{name: value})
 
 
 def test_a_checkpoint_runs_nobodys_code(tmp_path):
@@ -219,7 +291,17 @@ def test_pictures_are_drawn_at_the_first_and_last_checkpoint_and_at_few_between(
     assert schedule.drawn_steps() == [2, 8, 14, 20, 24, 30, 36, 41]
     assert SHORT.drawn_steps() == [4, 8, 12]
     train(Line(), SHORT, str(tmp_path), "x")
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == [f"square-{step:08d}.png" for step in (4, 8, 12)]
+    drawn = [f"square-{step:08d}.png" for step in (4, 8, 12)]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [*drawn, "square.png"]
+
+
+def test_the_newest_picture_has_always_one_name(tmp_path):
+    schedule = SHORT.model_copy(update={"num_steps": 41, "checkpoint_every": 2})
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(fail_at=7), schedule, str(tmp_path), "x")
+    with Image.open(tmp_path / "square.png") as newest:
+        assert newest.getpixel((0, 0)) == (6, 6, 6)
+    assert not (tmp_path / "square-00000006.png").exists()
 
 
 def test_a_checkpoint_by_time_lies_between_those_by_steps_and_measures_nothing(tmp_path):

@@ -44,6 +44,14 @@ def test_gradients_reach_the_first_images_alone_and_black_ones_have_finite_ones(
     assert not any(parameter.requires_grad for parameter in distance.parameters())
 
 
+def test_the_distance_is_in_float32_under_autocast(vgg_file):
+    distance = load_perceptual(vgg_file)
+    images = torch.rand(1, 16, 16, 3)
+    wanted = distance(images + 1e-3, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(images + 1e-3, images), wanted)
+
+
 def test_pictures_too_small_for_four_poolings_are_refused(vgg_file):
     with pytest.raises(ConfigError, match="perceptual term: expected images of at least 16 px, found 8"):
         load_perceptual(vgg_file)(torch.rand(1, 8, 8, 3), torch.rand(1, 8, 8, 3))

@@ -12,7 +12,7 @@ from torch import nn
 from model.training.ranks import Ranks, _buckets, choose_device
 from model.training.tokenizer_trainee import TokenizerTrainee
 from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
-from parti_data.errors import ConfigError, ShardError
+from parti_data.errors import ConfigError
 
 AFTER_STEP = TokenizerTrainee.after_step
 CONFIG = """
@@ -82,6 +82,18 @@ def test_two_processes_go_on_as_one_would(tmp_path, config_file, metrics, monkey
     assert done.stdout.count("train_tokenizer:") == 1
 
 
+def test_two_processes_with_a_discriminator_in_bfloat16_stay_equal(tmp_path, config_file, metrics):
+    size = "size={channel_base=128}"
+    words = ["schedule.precision=bfloat16", f"adversarial={{start_step=2,r1_every=2,{size}}}", "schedule.num_steps=8"]
+    done = start([config_file, f"output={tmp_path}", *words])
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert {name.partition(".")[0] for name in first} == {"tokenizer", "discriminator", "average"}
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    told = [line for line in metrics(tmp_path) if "discriminator_r1" in line]
+    assert [line["step"] for line in told] == [3, 5, 7]
+
+
 def stop_at_seven(self, step):
     if step == 7:
         raise KeyboardInterrupt
@@ -128,13 +140,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ConfigError, match="expected a GPU for process 1 of this machine, found 1; start fewer"):
+    with pytest.raises(
+        ConfigError, match=r"^running\.device: .* GPU for process 1 .* found 1; .* set running\.device=cpu"
+    ):
         choose_device("auto")
-
-
-def test_a_rank_that_shares_nothing_is_refused(config_file, tmp_path, monkeypatch):
-    config = TrainTokenizerConfig.load(config_file, [f"output={tmp_path}", "batch_parts=3"])
-    with pytest.raises(ConfigError, match="batch_parts: expected a divisor of the 8 images a rank, found 3"):
-        train_tokenizer(config)
-    with pytest.raises(ShardError, match="batch_parts: begun with 3, now 1"):
-        train_tokenizer(config.model_copy(update={"batch_parts": 1}))

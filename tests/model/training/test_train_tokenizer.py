@@ -1,6 +1,7 @@
 """The tokenizer's job: where its images come from, exact resume with everything on, and what it leaves."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from model.tokenizers import load_tokenizer
+from model.tokenizers.code_usage import CodeUsage
+from model.training.ranks import Ranks
+from model.training.tokenizer_config import NEVER
 from model.training.tokenizer_trainee import TokenizerTrainee
 from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from parti_data.errors import CheckpointError, ConfigError
@@ -64,6 +69,7 @@ def test_a_run_with_everything_on_that_is_stopped_anywhere_ends_the_same(configu
     assert files(parts.output) == files(whole.output)
     ends = [torch.load(Path(config.output, "checkpoint.pt")) for config in (whole, parts)]
     assert flat(ends[0]) == flat(ends[1])
+    assert all("discriminator_r1" in line for line in metrics(whole.output) if line["step"] > 4 and "total" in line)
     for mine, other in zip(metrics(parts.output), metrics(whole.output), strict=True):
         assert {**mine, "steps_per_s": 0} == {**other, "steps_per_s": 0}
 
@@ -140,16 +146,87 @@ def test_a_source_that_is_misspelt_is_refused(tmp_path):
         TrainTokenizerConfig.load(None, [*overrides, "source.kind=tars"])
 
 
+@pytest.mark.parametrize("value", [2024, True])
+def test_a_source_that_is_neither_table_nor_path_is_refused(configure, value):
+    for name in ("source", "held_out"):
+        with pytest.raises(ValidationError, match="Input should be a valid string"):
+            configure("out", **{name: value})
+
+
+def test_a_folder_of_images_given_as_a_directory_is_told_how_to_be_named(configure, pictures):
+    found = rf"source: expected a directory .* finished, found none at {pictures}; .* source\.kind=images source\.path="
+    with pytest.raises(ConfigError, match=found):
+        train_tokenizer(configure("out", source=str(pictures)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_parts": 3}, "batch_parts: expected a divisor of the 8 images a rank, found 3"),
+        ({"held_out_share": 1e-9}, "held_out_share: expected some images .* held out, found none at 1e-09; raise it"),
+        ({"held_out_share": 0.9999}, "held_out_share: expected some images .* found all at 0.9999; lower it"),
+        ({"architecture": SHAPE | {"image_side": 24}, "adversarial": {}}, "a power of two from 16 on, found 24"),
+        ({"architecture": SHAPE | {"image_side": 8}, "vgg16": "VGG16"}, "images of at least 16 px, found 8"),
+        ({"held_out": "FILTERED", "held_out_share": 0.5}, "held_out_share: expected none beside held_out, found both"),
+        ({"held_out": "FILTERED"}, "held_out: expected images that are not in .*, found none in .*; name others"),
+    ],
+)
+def test_what_another_config_mends_is_refused_before_anything_is_begun(configure, filtered, vgg16_file, wrong, message):
+    given = {name: {"FILTERED": filtered, "VGG16": vgg16_file}.get(str(value), value) for name, value in wrong.items()}
+    config = configure("out", **given)
+    with pytest.raises(ConfigError, match=message):
+        train_tokenizer(config)
+    assert not Path(config.output).exists()
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused_before_anything_is_begun(configure, monkeypatch):
+    config = configure("out")
+    monkeypatch.setattr("model.training.train_tokenizer.join_ranks", lambda device: nullcontext(Ranks(0, 3)))
+    with pytest.raises(ConfigError, match="batch_size: expected a multiple of the 3 ranks, found 8"):
+        train_tokenizer(config)
+    assert not Path(config.output).exists()
+
+
+def test_a_share_of_unread_images_that_holds_nothing_out_is_told(configure, pictures):
+    config = configure("out", source={"kind": "images", "path": str(pictures)}, held_out_share=1e-9)
+    with pytest.raises(ConfigError, match="found none at 1e-09; raise it, in a new output if this one is begun"):
+        train_tokenizer(config)
+
+
+def test_an_image_of_both_sources_is_not_measured_on(configure, pictures, tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for number in range(3):
+        (others / f"{number}.png").write_bytes((pictures / "deep" / f"{number:02d}.png").read_bytes())
+    (others / "new.png").write_bytes(to_png(np.zeros((20, 30, 3), np.uint8)))
+    named = {name: {"kind": "images", "path": str(path)} for name, path in (("source", pictures), ("held_out", others))}
+    details = train_tokenizer(configure("out", **named)).details
+    assert (details["measured_pictures"], details["measured_on"]) == (1, "held_out")
+
+
+def test_what_was_measured_on_is_told(configure):
+    assert train_tokenizer(configure("all")).details["measured_on"] == "training"
+    assert train_tokenizer(configure("some", held_out_share=0.2)).details["measured_on"] == "held_out"
+
+
+def test_a_codebook_that_is_given_is_not_picked_anew_unless_asked_for(configure):
+    assert configure("out", codebook={}).codebook.continuous_steps == 200
+    assert configure("out", codebook={}, start_from="x").codebook.continuous_steps == NEVER
+    assert configure("out", codebook={"continuous_steps": 5}, start_from="x").codebook.continuous_steps == 5
+
+
+def test_a_run_too_short_to_quantize_is_told(configure, capsys):
+    train_tokenizer(configure("short", codebook={}))
+    assert "codebook.continuous_steps=200 leaves none of the 9 steps for quantizing" in capsys.readouterr().err
+    train_tokenizer(configure("long"))
+    assert "for quantizing" not in capsys.readouterr().err
+
+
 def test_a_directory_is_known_by_its_digest_and_a_source_by_its_table(configure, synthetic):
     assert "source" not in configure("a").deciding()
     deciding = configure("a", source=synthetic, running={"device": "cpu"}, vgg16="x").deciding()
     assert deciding["source"] == synthetic.model_dump(mode="json")
     assert deciding.keys().isdisjoint({"running", "vgg16", "held_out", "output"})
-
-
-def test_held_out_images_are_another_source_or_a_share_not_both(configure, filtered):
-    with pytest.raises(ConfigError, match="held_out_share: expected none beside held_out, found both"):
-        train_tokenizer(configure("out", held_out=filtered, held_out_share=0.5))
 
 
 def test_a_new_decoder_learns_while_every_token_stays(configure):
@@ -206,6 +283,32 @@ def test_code_usage_is_told_of_the_last_epoch_and_of_what_is_held_out(configure,
     assert figures.keys() == {"step", "psnr_db", "code_usage", "perplexity", "train_code_usage", "train_perplexity"}
     assert 1 <= figures["train_perplexity"] <= 16 * figures["train_code_usage"]
     assert 1 <= figures["perplexity"] <= 16 * figures["code_usage"]
+
+
+def test_usage_of_an_epoch_is_that_of_the_codes_since_they_were_picked(configure, monkeypatch):
+    seen = []
+    update = CodeUsage.update
+    monkeypatch.setattr(
+        CodeUsage, "update", lambda self, counts: (update(self, counts), seen.append(self.counts.sum()))
+    )
+    first_steps = SCHEDULE | {"num_steps": 4, "checkpoint_every": 4}
+    train_tokenizer(configure("out", schedule=first_steps))  # 4 tokens an image; codes are picked before step 2
+    assert seen[:4] == [32, 64, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ("table", "wrong"),
+    [
+        ("codebook", {"restart_every": -1}),
+        ("codebook", {"restart_until": -0.1}),
+        ("codebook", {"restart_until": 1.1}),
+        ("codebook", {"continuous_steps": -2}),
+        *[("loss_weights", {name: -0.1}) for name in ("vq", "l2", "logit_laplace", "perceptual", "adversarial")],
+    ],
+)
+def test_settings_that_cannot_be_are_refused(configure, table, wrong):
+    with pytest.raises(ValidationError, match=f"{table}.{next(iter(wrong))}"):
+        configure("out", **{table: wrong})
 
 
 def test_pictures_are_drawn_as_it_goes(configure):

@@ -27,7 +27,9 @@ def fail(self, network, step, part):
 
 def train_and_tell(trainee, schedule, directory, title, running, place):
     _train(trainee, schedule, directory, title, running, place)
-    torch.save(trainee.trained.state_dict(), Path(directory, f"rank{place.rank}.pt"))
+    networks = trainee.networks | {"average": trainee.trained}
+    state = {f"{name}.{key}": tensor for name, net in networks.items() for key, tensor in net.state_dict().items()}
+    torch.save(state, Path(directory, f"rank{place.rank}.pt"))
 
 
 ranks._HEAD_START_S = 1.0

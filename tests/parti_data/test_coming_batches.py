@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from parti_data.ahead import Ahead
+from parti_data.coming_batches import ComingBatches
 
 
 def test_the_next_values_are_made_while_one_is_used():
@@ -14,7 +14,7 @@ def test_the_next_values_are_made_while_one_is_used():
             made.set()
         return step * 10
 
-    ahead = Ahead(make, 2)
+    ahead = ComingBatches(make, 2)
     assert ahead.get(0) == 0
     assert made.wait(5)
     assert [ahead.get(step) for step in (1, 2, 3)] == [10, 20, 30]
@@ -23,7 +23,7 @@ def test_the_next_values_are_made_while_one_is_used():
 
 def test_no_more_is_made_than_will_be_held():
     made = []
-    ahead = Ahead(lambda step: made.append(step) or step, 3)
+    ahead = ComingBatches(lambda step: made.append(step) or step, 3)
     ahead.get(5)
     time.sleep(0.2)
     assert sorted(made) == [5, 6, 7, 8]
@@ -31,7 +31,7 @@ def test_no_more_is_made_than_will_be_held():
 
 
 def test_any_step_may_be_asked_for():
-    ahead = Ahead(lambda step: step, 2)
+    ahead = ComingBatches(lambda step: step, 2)
     assert [ahead.get(step) for step in (4, 0, 9, 9, 10)] == [4, 0, 9, 9, 10]
     ahead.close()
 
@@ -42,7 +42,7 @@ def test_what_a_step_raises_is_raised_where_it_is_asked_for():
             raise ValueError("one")
         return step
 
-    ahead = Ahead(make, 2)
+    ahead = ComingBatches(make, 2)
     assert ahead.get(0) == 0
     with pytest.raises(ValueError, match="one"):
         ahead.get(1)

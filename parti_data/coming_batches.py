@@ -1,4 +1,4 @@
-"""What will be asked for next, made ahead of time in threads."""
+"""The batches of the steps that come next, made in threads: any function of the step, unlike `read_ahead`'s items."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
+class ComingBatches(Generic[T]):
     """The values of a function of the step; while one is used, the next ones are being made.
 
     As many are held as there are threads, beside the one that is used. The function must depend on the step alone;
