@@ -12,4 +12,4 @@ COPY configs /parti/configs
 # The usual torch holds CUDA: where there is no GPU, --build-arg PIP_OPTIONS="--extra-index-url=…" with torch's index of
 # builds for the CPU saves several GB.
 ARG PIP_OPTIONS=
-RUN pip install --no-cache-dir $PIP_OPTIONS --constraint /parti/constraints.txt '/parti[pipelines,model,opencv,gcs,s3]'
+RUN pip install --no-cache-dir $PIP_OPTIONS --constraint /parti/constraints.txt '/parti[pipelines,model,opencv,openvino,gcs,s3]'

@@ -1,8 +1,9 @@
 """Preprocessing recipes by name: pictures of any size to the square that a tokenizer was made for.
 
-Each gives what a project's own code gives, pixel for pixel, with Pillow 13; `RECIPES` lists them. None refuses a
-picture: what is smaller than the square is enlarged, as all of the projects but OpenAI's do it, whose code raises
-there. Who wants such pictures left out says so to filter, by `rules.min_side_px`, and finds them in its ledger.
+Each gives what a project's own code gives, pixel for pixel, with Pillow 13, of pictures at most 16 times as long as
+wide; of longer ones the middle is cut out first. `RECIPES` lists them. None refuses a picture: what is smaller than the
+square is enlarged, as all of the projects but OpenAI's do it, whose code raises there. Who wants such pictures left out
+says so to filter, by `rules.min_side_px`, and finds them in its ledger.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ TEN_CROP_RANGE = 1.1
 _VAR_RANGE = 1.125
 _LONGEST = 16
 """Of a picture that is more times longer than wide, the middle is cut out first: resizing all of a strip of one pixel
-would take gigabytes."""
+would take gigabytes. Its square may differ from the project's."""
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in the given pixels."""

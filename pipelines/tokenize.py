@@ -84,6 +84,11 @@ class TokenizeConfig(StageConfig):
         {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality", "decode_processes"}
     )
 
+    @property
+    def pairs_per_fragment(self) -> int:
+        """How many pairs make a slice."""
+        return max(self.rows_per_fragment // self.views.num_views, 1)
+
 
 def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest:
     """Write the token shards of a filter or shard directory and return the manifest."""
@@ -119,7 +124,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
             count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
             config.views, config.quality, config.decode_processes,
         )  # fmt: skip
-        plans = plan_fragments(len(pairs), max(config.rows_per_fragment // config.views.num_views, 1))
+        plans = plan_fragments(len(pairs), config.pairs_per_fragment)
         encode = EncodeImages(encoding)
         encode.with_resource_hints(**config.resources.hints())
         _run_pipeline(encode, plans, begun, options)

@@ -46,7 +46,7 @@ def test_the_image_copies_all_that_the_package_is_made_of(dockerfile):
 
 def test_the_image_has_the_extras_of_the_stages(dockerfile):
     extras = re.findall(r"'/parti\[(.+)\]'", dockerfile)[0].split(",")
-    assert extras == ["pipelines", "model", "opencv", "gcs", "s3"]
+    assert extras == ["pipelines", "model", "opencv", "openvino", "gcs", "s3"]
     assert set(extras) <= PROJECT["project"]["optional-dependencies"].keys()
 
 

@@ -1,7 +1,11 @@
 """What `parti tokenize` would take: batches of kept pairs encoded on one thread, then on all."""
 
+import time
+
 import torch
 
+from model.tokenizers import ImageTokenizer
+from model.tokenizers.mixups import TRIED
 from parti_data.errors import SourceError
 from parti_data.figures import say_bytes, say_count
 from parti_data.ledger import LedgerRow, PairDirectory
@@ -13,7 +17,8 @@ from pipelines.plan.estimate import START_S, Block, Plan, Step, measure_speedup,
 from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.say import say_means, say_time
 from pipelines.plan.scratch import marginal
-from pipelines.tokenize import TokenizeConfig, count_shards
+from pipelines.slice_gate import reconstruct
+from pipelines.tokenize import TokenizeConfig, count_shards, plan_fragments
 
 BASE_BYTES = 500 << 20
 """What the program with torch takes before it has read anything."""
@@ -21,6 +26,8 @@ PIXEL_BYTES = 6
 """What a worker holds of a pixel while a picture is decoded and resized."""
 TORCH_START_S = 2.0
 """What importing torch adds to the start, measured on one core of an AMD Zen 5."""
+_TRIES = 2
+"""Another range of pixels, and red and blue swapped."""
 _TIMES_WRITTEN = 2
 """A row goes into a fragment, and from there into its shard."""
 
@@ -39,7 +46,9 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
 
     def encode(rows: list[LedgerRow]) -> tuple[Block, list[TokenRow]]:
         take_steps()
-        encoded = list(encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer, config.views))
+        encoded = list(
+            encode_rows(pairs, iter(rows), image_tokenizer, text_tokenizer, config.views, config.decode_processes)
+        )
         seconds = take_steps().seconds
         del seconds["ledger"]  # the rows are here already
         return Block(len(rows), seconds), encoded
@@ -58,6 +67,12 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
     write_s = views * row_write_s
     alone_s = slices.ledger_row_s + _TIMES_WRITTEN * write_s
     blocks = [[block] for block, _ in results]
+    steps = steps_of(blocks)
+    if config.quality.sample:
+        encode_s = next(step.seconds for step in steps if step.name == "encode") / views
+        inspect_s = measure_gate(results[0][1], encode_s, config, image_tokenizer)
+        steps.append(Step("inspect", inspect_s))
+        alone_s += inspect_s / speedup
     seconds = seconds_a_pair(blocks).scaled(len(pairs) / speedup, len(pairs) * alone_s)
     rows = slices.all()
     return Plan(
@@ -67,7 +82,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
             ("sampled", f"{say_count(len(rows))} pairs in {len(slices.rows)} places, in batches of {batch_size}"),
             ("a pair", f"{say_means(rows)}, {_say_views(views)}{say_count(metadata.num_tokens)} tokens"),
         ],
-        [Step("ledger", slices.ledger_row_s), *steps_of(blocks), Step("write", _TIMES_WRITTEN * write_s)],
+        [Step("ledger", slices.ledger_row_s), *steps, Step("write", _TIMES_WRITTEN * write_s)],
         workers,
         speedup,
         [
@@ -81,6 +96,21 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         ],
         [],
     )
+
+
+def measure_gate(rows: list[TokenRow], encode_s: float, config: TokenizeConfig, tokenizer: ImageTokenizer) -> float:
+    """Return the seconds of a pair that the gate takes, by decoding some of the source's first rows.
+
+    It decodes a sample of each slice, and of the first encodes and decodes a few twice more.
+    """
+    pairs, floors = PairDirectory(config.source), config.quality
+    rows = rows[: floors.candidates]
+    started = time.perf_counter()
+    reconstruct(rows, 0, pairs, tokenizer, floors)
+    picture_s = (time.perf_counter() - started) / len(rows)
+    slices = plan_fragments(len(pairs), config.pairs_per_fragment)
+    sampled = sum(min(floors.sample, (last - first) * config.views.num_views) for _, first, last in slices)
+    return (sampled * picture_s + _TRIES * min(floors.sample, TRIED) * (encode_s + picture_s)) / len(pairs)
 
 
 def _say_views(count: int) -> str:

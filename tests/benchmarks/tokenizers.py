@@ -2,6 +2,8 @@
 
 Ways take turns for `ROUNDS` rounds on one thread, and the median of their processor time counts. Weights are random,
 codes are taken from real latents. "Plain" is the network as it is, with torch's own attention, a picture at a time.
+Torch and OpenVINO are both measured; the better one is held against the goal. The stage runs once, with its gate as it
+is by default, on 1,536 pictures: its start and the gate take as long as encoding 54, 0.03 of the figure that is left.
 """
 
 import contextlib
@@ -40,7 +42,8 @@ from tests.benchmarks.run import Figure
 ROUNDS = 5
 SIDE = 256
 NUM_PICTURES, NUM_FOR_CODES = 4, 16
-NUM_PEER_PAIRS, NUM_PAIRS = 4, 24
+NUM_PEER_PAIRS, NUM_BARE, NUM_PAIRS = 4, 16, 1536
+LIBRARIES = ("torch", "openvino")
 MATRICES = ((1024, 512, 2048), (4096, 512, 2048), (1024, 2048, 512))
 """Rows, inputs and outputs of the products whose best rate is the core's."""
 VQ_16 = ConvolutionalShape(
@@ -60,7 +63,7 @@ def figures() -> Iterator[Figure]:
         yield from peers_way(Path(name), pairs, text)
         yield from whole_stage(Path(name), pairs, text, network)
         if torch.cuda.is_available():
-            yield from on_gpu(Path(name), pairs, text, network)
+            yield from on_gpu(network)
 
 
 def make_vit() -> ViTVQGAN:
@@ -100,14 +103,16 @@ def vit_small(network: ViTVQGAN) -> Iterator[Figure]:
     record = plain_tokens(network, pictures)
     tokens = {name: way.encode(pictures) for name, way in ways.items()}
     say_differing(tokens, record)
-    for name in ("torch", "openvino"):
-        print(f"tokenizers: ViT-VQGAN-Small in float32 by {name}: {rates[name] / rates['plain']:.2f} times plain torch")
-    best, best_bf16 = max(("torch", "openvino"), key=rates.__getitem__), max(rates, key=rates.__getitem__)
-    yield Figure(f"vit_small_fp32_speed_of_plain_torch_by_{best}", round(rates[best] / rates["plain"], 3), 2, "more")
-    for name in ("torch", "openvino"):
+    yield from best_of("vit_small_fp32_speed_of_plain", {name: rates[name] / rates["plain"] for name in LIBRARIES}, 2)
+    for name in LIBRARIES:
         yield Figure(f"vit_small_fp32_tokens_equal_by_{name}", share_equal(tokens[name], record), 1, "more")
-    yield Figure("vit_small_bf16_share_of_matrices_by_torch", round(rates["torch bf16"] / peak, 3), 0.65, "more")
-    print(f"tokenizers: the fastest in bf16 is {best_bf16}, {rates[best_bf16] / peak:.3f} of the rate of matrices")
+    yield from best_of("vit_small_bf16_share_of_matrices", {n: rates[f"{n} bf16"] / peak for n in LIBRARIES}, 0.65)
+
+
+def best_of(name: str, found: dict[str, float], goal: float) -> Iterator[Figure]:
+    """Yield the better library's figure, and say both."""
+    print(f"tokenizers: {name}: {', '.join(f'{library} {value:.3f}' for library, value in found.items())}")
+    yield Figure(name, round(max(found.values()), 3), goal, "more")
 
 
 def peers_way(folder: Path, source: str, text: str) -> Iterator[Figure]:
@@ -132,9 +137,9 @@ def peers_way(folder: Path, source: str, text: str) -> Iterator[Figure]:
     seconds = take_turns({"script": script, **{name: lambda name=name: encode(name) for name in ways}}, rounds=3)
     each = {name: taken / NUM_PEER_PAIRS for name, taken in seconds.items()}
     say("VQ-16, JPEG to tokens", each, count_gflop(network))
-    best = min(ways, key=lambda name: each[name])
-    yield Figure(f"vq_16_speed_of_a_script_by_{best}", round(each["script"] / each[best], 3), 1.5, "more")
-    yield Figure(f"vq_16_tokens_equal_by_{best}", share_equal(found[best], found["script"]), 1, "more")
+    yield from best_of("vq_16_speed_of_a_script", {name: each["script"] / each[name] for name in ways}, 1.5)
+    for name in ways:
+        yield Figure(f"vq_16_tokens_equal_by_{name}", share_equal(found[name], found["script"]), 1, "more")
 
 
 def tokens_by_script(folder: Path, pairs: PairDirectory, network: TokenizerNetwork) -> Iterator[Tensor]:
@@ -149,36 +154,41 @@ def tokens_by_script(folder: Path, pairs: PairDirectory, network: TokenizerNetwo
 
 
 def whole_stage(folder: Path, source: str, text: str, network: ViTVQGAN) -> Iterator[Figure]:
-    """Yield the share of the bare encoder's speed that the stage has, JPEG to published shard; the gate stays out."""
+    """Yield the share of the bare encoder's speed that the stage has, JPEG to published shard, its gate included."""
     image_file = str(folder / "tokenizer.safetensors")
     save_tokenizer(network, image_file)
     tokenizer = ImageTokenizer(network)
-    pictures = photos(2, NUM_PAIRS)
-    outputs = iter(range(1000))
-
-    def stage() -> None:
-        config = TokenizeConfig(
-            source=source, image_tokenizer=image_file, text_tokenizer=text, output=str(folder / f"o{next(outputs)}"),
-            quality=QualityFloors(sample=0),
-        )  # fmt: skip
-        tokenize_pairs(config, parse_options(["--direct_num_workers=1"]))
-
-    stage()  # opens the tokenizer
-    seconds = take_turns({"bare": lambda: tokenizer.encode(pictures), "stage": stage}, rounds=3)
-    say("the stage, JPEG to shard", {name: taken / NUM_PAIRS for name, taken in seconds.items()}, count_gflop(network))
-    yield Figure("tokenize_share_of_bare_encoder", round(seconds["bare"] / seconds["stage"], 3), 0.92, "more")
+    pictures = photos(2, NUM_BARE)
+    config = TokenizeConfig(
+        source=source, image_tokenizer=image_file, text_tokenizer=text, output=str(folder / "tokens"),
+        quality=QualityFloors(min_psnr_db=0.0, max_equal_rows=1.0),  # not judged: random weights, pictures that repeat
+    )  # fmt: skip
+    before = bare_seconds(tokenizer, pictures)
+    started = time.process_time()
+    tokenize_pairs(config, parse_options(["--direct_num_workers=1"]))
+    stage_s = (time.process_time() - started) / NUM_PAIRS
+    bare_s = statistics.mean((before, bare_seconds(tokenizer, pictures)))
+    say("the stage, JPEG to shard", {"bare": bare_s, "stage": stage_s}, count_gflop(network))
+    yield Figure("tokenize_share_of_bare_encoder", round(bare_s / stage_s, 3), 0.92, "more")
 
 
-def on_gpu(folder: Path, source: str, text: str, network: ViTVQGAN) -> Iterator[Figure]:
-    """Yield what a GPU reaches in bf16: the bare encoder of the rate of its matrices, the stage of the bare encoder."""
+def bare_seconds(tokenizer: ImageTokenizer, pictures: Tensor) -> float:
+    """Return the median seconds of processor time of a picture in memory."""
+    return take_turns({"bare": lambda: tokenizer.encode(pictures)}, rounds=3)["bare"] / len(pictures)
+
+
+def on_gpu(network: ViTVQGAN) -> Iterator[Figure]:
+    """Yield what a GPU reaches in bf16: the bare encoder of the rate of its matrices, and of the bare encoder `encode`,
+    which copies pictures there and picks codes. Neither decodes a JPEG: that is the stage's.
+    """
     way = Execution(device="cuda", precision="bfloat16", compile=True)
     tokenizer = ImageTokenizer(network, way)
-    inputs = network.to_input(photos(1, 1).expand(tokenizer.batch_size, -1, -1, -1).cuda())
+    inputs = tokenizer._network.to_input(photos(1, 1).expand(tokenizer.batch_size, -1, -1, -1).cuda())
     x, w = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     with torch.inference_mode():
         bare_s = gpu_seconds(lambda: tokenizer._encoder(inputs))
         matrices_s = gpu_seconds(lambda: F.linear(x, w))
-    rate, peak = count_gflop(network) * tokenizer.batch_size / bare_s, 2 * 8192**3 / 1e9 / matrices_s
+    rate, peak = count_gflop(tokenizer._network) * tokenizer.batch_size / bare_s, 2 * 8192**3 / 1e9 / matrices_s
     print(f"tokenizers: on the GPU {tokenizer.batch_size / bare_s:.0f} images/s, {rate:.0f} of {peak:.0f} GFLOP/s")
     yield Figure("gpu_bf16_share_of_matrices", round(rate / peak, 3), 0.5, "more")
     many = photos(1, 8).repeat(64, 1, 1, 1)

@@ -168,6 +168,18 @@ def test_the_right_tokenizer_passes_with_room_and_what_was_measured_is_kept(make
     assert names(tmp_path) == {f"tokens-0000{n}-of-00003.parquet" for n in range(3)} | {"quality.png"}
 
 
+def test_other_ways_to_feed_it_are_tried_on_four_pictures_of_the_first_slice(make, tmp_path, beam_options, monkeypatch):
+    tried, reconstruct = [], ImageTokenizer.reconstruct_in_range
+
+    def watched(self, images, pixel_range):
+        tried.append(len(images))
+        return reconstruct(self, images, pixel_range)
+
+    monkeypatch.setattr(ImageTokenizer, "reconstruct_in_range", watched)
+    tokenize_pairs(make(tmp_path), beam_options())
+    assert tried == [4]
+
+
 def test_the_sample_s_psnr_is_that_of_its_pictures_tokens(make, tmp_path, beam_options, trained, filtered):
     tokenize_pairs(make(tmp_path), beam_options())
     pairs, tokenizer = PairDirectory(filtered), load_tokenizer(trained)

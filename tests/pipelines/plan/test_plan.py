@@ -2,6 +2,7 @@ import io
 import os
 import re
 import tarfile
+import time
 from collections import Counter
 
 import pytest
@@ -10,11 +11,14 @@ from parti_data import storage
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
+from parti_data.quality import QualityFloors
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.storage import file_size
 from parti_data.views import Views
 from pipelines.duplicates import Duplicates
+from pipelines.encode_images import encode_rows
 from pipelines.filter import FilterConfig
+from pipelines.plan import plan_tokenize as plan_module
 from pipelines.plan.choose_stage import choose_stage
 from pipelines.plan.estimate import Estimate, Plan, Step
 from pipelines.plan.pair_slices import read_slices
@@ -28,7 +32,7 @@ from pipelines.plan.sizes import tar_pair_bytes, token_row_bytes
 STEPS = {
     "filter": ["read", "caption", "decode", "hash", "write", "judge"],
     "shard": ["ledger", "write", "fetch", "digest"],
-    "tokenize": ["ledger", "fetch", "decode", "resize", "text", "encode", "write"],
+    "tokenize": ["ledger", "fetch", "decode", "resize", "text", "encode", "inspect", "write"],
 }
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6}
 
@@ -99,6 +103,24 @@ def test_several_views_of_a_pair_are_told_and_take_as_much_more(plans, make_conf
     assert dict(plan_tokenize(make_config("tokenize", "none", views=views), 40, 1).source)["sampled"].startswith(
         "4 pairs"
     )
+
+
+def test_what_the_gate_takes_is_foretold_of_each_slice(make_config, monkeypatch):
+    monkeypatch.setattr(plan_module, "reconstruct", lambda rows, *_: time.sleep(0.001 * len(rows)))
+    quality = {"sample": 8, "min_psnr_db": 0.0}
+    for rows_per_fragment, sampled in ((30, 24), (1000, 8)):  # of 72 pairs, and 8 are tried otherwise
+        config = make_config("tokenize", "none", quality=QualityFloors(**quality), rows_per_fragment=rows_per_fragment)
+        found = {step.name: step.seconds for step in plan_tokenize(config, 96, 1).steps}
+        assert found["inspect"] * 72 == pytest.approx((sampled + 8) * 0.001 + 8 * found["encode"], rel=0.3)
+    config = make_config("tokenize", "none", quality=QualityFloors(sample=0))
+    assert "inspect" not in {step.name for step in plan_tokenize(config, 96, 1).steps}
+
+
+def test_a_plan_decodes_in_processes_where_the_stage_does(make_config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(plan_module, "encode_rows", lambda *given: asked.append(given[5]) or encode_rows(*given[:5]))
+    plan_tokenize(make_config("tokenize", "none", decode_processes=3), 20, 1)
+    assert set(asked) == {3}
 
 
 def test_the_pairs_of_a_source_are_counted_or_told_by_their_bytes(plans, tmp_path, plain_png):
