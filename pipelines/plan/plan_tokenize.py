@@ -87,11 +87,7 @@ def plan_tokenize(config: TokenizeConfig, num_pairs: int, workers: int) -> Plan:
         speedup,
         [
             ("time", say_time(seconds.scaled(1, START_S + TORCH_START_S))),
-            (
-                "tokens",
-                f"{say_bytes(len(pairs) * views * row_bytes)} in {say_count(count_shards(len(pairs), config))} shards, "
-                "twice that meanwhile",
-            ),
+            ("tokens", _say_shards(len(pairs), row_bytes, config)),
             ("memory", f"about {say_bytes(_memory(rows, row_bytes, config, workers))}"),
         ],
         [],
@@ -111,6 +107,11 @@ def measure_gate(rows: list[TokenRow], encode_s: float, config: TokenizeConfig, 
     slices = plan_fragments(len(pairs), config.pairs_per_fragment)
     sampled = sum(min(floors.sample, (last - first) * config.views.num_views) for _, first, last in slices)
     return (sampled * picture_s + _TRIES * min(floors.sample, TRIED) * (encode_s + picture_s)) / len(pairs)
+
+
+def _say_shards(num_pairs: int, row_bytes: float, config: TokenizeConfig) -> str:
+    size = say_bytes(num_pairs * config.views.num_views * row_bytes)
+    return f"{size} in {say_count(count_shards(num_pairs, config))} shards, twice that meanwhile"
 
 
 def _say_views(count: int) -> str:
