@@ -1,0 +1,56 @@
+"""A finished directory of token shards, whichever stage wrote it: what its manifest tells without opening a shard."""
+
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from parti_data.errors import ShardError
+from parti_data.manifest import Manifest, ShardRecord, manifest_digest, read_manifest
+from parti_data.storage import join
+from parti_data.token_shard import ROW_GROUP_ROWS, ShardMetadata
+
+STAGES = ("tokenize", "import_tokens")
+"""What writes token shards."""
+METADATA, ROW_GROUP = "metadata", "row_group_rows"
+"""What such a stage's manifest has among its details."""
+
+
+class TokenDirectory(NamedTuple):
+    """Token shards of one making."""
+
+    path: str
+    digest: str
+    """Of the manifest: by this later stages know the directory."""
+    manifest: Manifest
+    metadata: ShardMetadata
+    """Of every shard."""
+    row_group_rows: int
+    """Rows of each row group but the last of a shard."""
+
+    @property
+    def shards(self) -> list[ShardRecord]:
+        """What the manifest says of each shard, in order."""
+        return self.manifest.shards
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    def shard_path(self, number: int) -> str:
+        """Return where a shard lies."""
+        return join(self.path, self.shards[number].name)
+
+
+def open_token_directory(path: str) -> TokenDirectory:
+    """Return a finished directory of token shards; raises ShardError where it is none."""
+    manifest = read_manifest(path, STAGES)
+    try:
+        metadata = ShardMetadata.model_validate(manifest.details.get(METADATA))
+    except ValidationError as error:
+        raise ShardError(
+            f"{path}: expected a manifest with the metadata of token shards, found {error.errors()[0]['msg']}; "
+            f"run {manifest.stage} again"
+        ) from None
+    row_group_rows = int(manifest.details.get(ROW_GROUP, ROW_GROUP_ROWS))
+    return TokenDirectory(path, manifest_digest(path), manifest, metadata, row_group_rows)
