@@ -13,11 +13,12 @@ from model.priors.prior_file import save_prior
 from model.shapes import make_shape
 from model.training.checkpoint import METRICS
 from model.training.loop import Evaluation, Schedule, train
+from parti_data.caption_ids import TextReading
 from parti_data.config import StageConfig
 from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
-from parti_data.token_dataset import TokenDataset
+from parti_data.token_dataset import TokenBatch, TokenDataset
 from parti_data.token_shard import ShardMetadata
 
 PRIOR = "prior.safetensors"
@@ -57,8 +58,9 @@ class _PriorTrainee:
         """Return the cross-entropy of the step's batch, some of its rows without text."""
         batch = self._tokens.batch(step)
         luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
-        text_ids = drop_text(torch.from_numpy(batch.text_ids), torch.from_numpy(luck < self._config.text_drop))
-        return {"total": self.model.loss(text_ids, torch.from_numpy(batch.image_tokens))}
+        text_ids, image_tokens = to_tensors(batch)
+        text_ids = drop_text(text_ids, torch.from_numpy(luck < self._config.text_drop))
+        return {"total": self.model.loss(text_ids, image_tokens)}
 
     def after_step(self, step: int) -> None:
         """Nothing follows an update."""
@@ -69,14 +71,8 @@ class _PriorTrainee:
         if self._held_out is None:
             return Evaluation({}, {})
         self.model.eval()
-        batches = [
-            self._held_out.batch(number)
-            for number in range(max(self._held_out.num_rows // self._held_out.batch_size, 1))
-        ]
-        losses = [
-            float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
-            for batch in batches
-        ]
+        count = max(self._held_out.num_rows // self._held_out.batch_size, 1)
+        losses = [float(self.model.loss(*to_tensors(self._held_out.batch(number)))) for number in range(count)]
         return Evaluation({"held_out_loss": round(float(np.mean(losses)), 4)}, {})
 
     def keys(self, step: int) -> list[str]:
@@ -89,6 +85,11 @@ class _PriorTrainee:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take nothing."""
+
+
+def to_tensors(batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Return the text ids (B, T) and the image tokens (B, I) of a batch, int64."""
+    return torch.from_numpy(batch.text_ids).long(), torch.from_numpy(batch.image_tokens).long()
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
@@ -109,9 +110,9 @@ def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> 
 
 def train_prior(config: TrainPriorConfig) -> Manifest:
     """Train and write a prior; return the manifest."""
-    text_length = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
-    tokens = TokenDataset(config.source, config.batch_size, config.seed, text_length=text_length)
-    held_out = TokenDataset(config.held_out, config.batch_size, text_length=text_length) if config.held_out else None
+    text = TextReading(length=int(config.architecture.get("max_text_length", PartiShape.max_text_length)))
+    tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text)
+    held_out = TokenDataset(config.held_out, config.batch_size, text=text) if config.held_out else None
     shape = shape_for(tokens.metadata, config.architecture)
     inputs = {"source": tokens.digest} | ({"held_out": held_out.digest} if held_out else {})
     begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
