@@ -93,7 +93,8 @@ class TokenDataset:
         self.metadata = self._directories[0].metadata
         """Of all shards; but for the digests of config and input, where there are several sources."""
         self._tokenizer = CaptionTokenizer(text) if text.tokenizer else None
-        self._step = 0
+        self.step = 0
+        """The batch with which iteration goes on."""
         self.skipped_rows = 0
         """Rows of bad shards whose places others have taken, where they are skipped."""
         for directory in self._directories:
@@ -139,9 +140,9 @@ class TokenDataset:
     def __iter__(self) -> Iterator[TokenBatch]:
         """Yield batches from the current step on."""
         num_steps = self.num_steps
-        while num_steps is None or self._step < num_steps:
-            batch = self.batch(self._step)
-            self._step += 1
+        while num_steps is None or self.step < num_steps:
+            batch = self.batch(self.step)
+            self.step += 1
             yield batch
 
     def __getitem__(self, step: int) -> TokenBatch:
@@ -151,7 +152,7 @@ class TokenDataset:
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands, for any number of ranks."""
         return {
-            "step": self._step, "seed": self.seed, "batch_size": self.batch_size, "digest": self.digest, "order": ORDER
+            "step": self.step, "seed": self.seed, "batch_size": self.batch_size, "digest": self.digest, "order": ORDER
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,7 +164,7 @@ class TokenDataset:
                     f"{self.path}: expected a state with {name} {mine[name]}, found {state.get(name)}; "
                     "resume with what the run was begun with"
                 )
-        self._step = state["step"]
+        self.step = state["step"]
 
     def batch(self, step: int) -> TokenBatch:
         """Return this rank's slice of global batch number `step`."""

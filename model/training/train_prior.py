@@ -13,15 +13,17 @@ from model.priors.prior_file import save_prior
 from model.shapes import make_shape
 from model.training.checkpoint import METRICS
 from model.training.loop import Evaluation, Schedule, train
+from model.training.token_batches import StepBatches
 from parti_data.caption_ids import TextReading
 from parti_data.config import StageConfig
 from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
-from parti_data.token_dataset import TokenBatch, TokenDataset
+from parti_data.token_dataset import TokenDataset
 from parti_data.token_shard import ShardMetadata
 
 PRIOR = "prior.safetensors"
+_DEVICE = torch.device("cpu")
 
 
 class TrainPriorConfig(StageConfig):
@@ -50,17 +52,17 @@ class _PriorTrainee:
     ):
         torch.manual_seed(config.seed)
         self.model: Parti = Parti(shape)
-        self._config, self._tokens, self._held_out = config, tokens, held_out
+        self._config, self._held_out = config, held_out
+        self._batches = StepBatches(tokens, _DEVICE)
         self.networks: dict[str, nn.Module] = {"model": self.model}
         self.batch_size, self.num_parts = config.batch_size, 1
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the cross-entropy of the step's batch, some of its rows without text."""
-        batch = self._tokens.batch(step)
+        batch = self._batches.get(step)
         luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
-        text_ids, image_tokens = to_tensors(batch)
-        text_ids = drop_text(text_ids, torch.from_numpy(luck < self._config.text_drop))
-        return {"total": self.model.loss(text_ids, image_tokens)}
+        text_ids = drop_text(batch.text_ids, torch.from_numpy(luck < self._config.text_drop))
+        return {"total": self.model.loss(text_ids, batch.image_tokens)}
 
     def after_step(self, step: int) -> None:
         """Nothing follows an update."""
@@ -72,12 +74,13 @@ class _PriorTrainee:
             return Evaluation({}, {})
         self.model.eval()
         count = max(self._held_out.num_rows // self._held_out.batch_size, 1)
-        losses = [float(self.model.loss(*to_tensors(self._held_out.batch(number)))) for number in range(count)]
+        batches = StepBatches(self._held_out, _DEVICE)
+        losses = [float(self.model.loss(*batches.get(number)[1:])) for number in range(count)]
         return Evaluation({"held_out_loss": round(float(np.mean(losses)), 4)}, {})
 
     def keys(self, step: int) -> list[str]:
         """Return the keys of the step's rows."""
-        return self._tokens.batch(step).keys
+        return self._batches.get(step).keys
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: model, optimizer and step are all of the state."""
@@ -85,11 +88,6 @@ class _PriorTrainee:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take nothing."""
-
-
-def to_tensors(batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Return the text ids (B, T) and the image tokens (B, I) of a batch, int64."""
-    return torch.from_numpy(batch.text_ids).long(), torch.from_numpy(batch.image_tokens).long()
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
