@@ -62,6 +62,13 @@ class CheckedFiles:
         """Take an open shard for good, which was hashed while it was written."""
         self._mark(self._marker(path, os.fstat(file.fileno()), shard.sha256))
 
+    def remove(self, path: str, sha256: str) -> None:
+        """Remove a shard, where it exists, and its marker."""
+        with suppress(FileNotFoundError):
+            marker = self._marker(path, os.stat(path), sha256)
+            os.unlink(path)
+            self._unmark(marker)
+
     def last_opened_s(self, path: str, sha256: str) -> float:
         """Return when a shard was last opened, as far as is known, in seconds since 1970; raises OSError."""
         status = os.stat(path)

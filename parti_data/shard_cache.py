@@ -75,7 +75,7 @@ class ShardCache:
         with self._naming(path), self._sole_writer(kept) as part:
             with suppress(ShardError):
                 return self._checked.open(str(kept), shard)  # another was faster
-            kept.unlink(missing_ok=True)
+            self._checked.remove(str(kept), shard.sha256)
             self._reserve(path, shard.bytes, part)
             fetch(path, shard, part, self._patience)
             return self._keep(part, kept, shard)
@@ -87,14 +87,14 @@ class ShardCache:
             yield part
 
     def _keep(self, part: BinaryIO, kept: Path, shard: ShardRecord) -> BinaryIO:
-        file = _open_as(kept, part.name)  # before another can remove it
+        file = _open_as(kept, f"/dev/fd/{part.fileno()}")  # by number: whatever becomes of the name
         try:
-            with _locked(self._folder):  # or who counts what is here might miss it under both names
+            with suppress(FileNotFoundError), _locked(self._folder):  # else who counts might miss it under both names
                 os.replace(part.name, kept)
+            self._checked.remember(file, str(kept), shard)
         except BaseException:
             file.close()
             raise
-        self._checked.remember(file, str(kept), shard)
         return file
 
     def _reserve(self, path: str, size: int, part: BinaryIO) -> None:
@@ -118,7 +118,7 @@ class ShardCache:
             for kept in sorted(found.kept):
                 if over <= 0:
                     break
-                kept.path.unlink(missing_ok=True)
+                self._checked.remove(str(kept.path), kept.path.stem)
                 over -= kept.num_bytes
             part.truncate(size)
         return True
@@ -176,8 +176,8 @@ class _Contents(NamedTuple):
         return self.coming_bytes + sum(kept.num_bytes for kept in self.kept)
 
 
-def _open_as(path: Path, now: str) -> BinaryIO:
-    return open(path, "rb", opener=lambda _, flags: os.open(now, flags))
+def _open_as(path: Path, place: str) -> BinaryIO:
+    return open(path, "rb", opener=lambda _, flags: os.open(place, flags))
 
 
 @contextmanager

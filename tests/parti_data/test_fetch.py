@@ -182,3 +182,9 @@ def test_what_fails_on_hugging_face_is_tried_again_and_what_differs_is_told(hub:
         fetched(f"{URL}/s.parquet")
     with pytest.raises(ShardError, match=f"{URL}/none.parquet: expected a shard of 100000 bytes, found none in the st"):
         fetched(f"{URL}/none.parquet")
+
+
+def test_a_hub_that_cannot_be_reached_is_told(hub: StandInHub, monkeypatch):
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": "http://127.0.0.1:9"})
+    with pytest.raises(StorageError, match=f"{URL}/s.parquet: expected to read it, found ConnectError"):
+        fetched(f"{URL}/s.parquet", attempts=2)

@@ -1,6 +1,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +49,8 @@ def gets(store) -> list[str]:
 
 
 def kept(options: CacheOptions) -> list[Path]:
-    return sorted((options.folder() / "shards").iterdir())
+    folder = options.folder() / "shards"
+    return sorted(folder.iterdir()) if folder.exists() else []
 
 
 def kept_numbers(options: CacheOptions, directory: TokenDirectory) -> set[int]:
@@ -160,6 +162,8 @@ def test_the_shards_not_opened_for_longest_go_first(s3, six, options, monkeypatc
     read(files, 2)
     read(files, 4)
     assert kept_numbers(options, six) == {2, 3, 4}
+    markers = [path for path in (options.folder() / "checked").iterdir() if path.name != "swept"]
+    assert len(markers) == 3
 
 
 def test_an_open_shard_stays_whole_when_its_copy_is_removed(s3, six, options):
@@ -168,6 +172,16 @@ def test_an_open_shard_stays_whole_when_its_copy_is_removed(s3, six, options):
         read(files, 1)
         assert kept_numbers(options, six) == {1}
         assert file.read() == contents(1)[0]
+
+
+def test_a_cache_that_is_removed_while_it_is_filled_fails_nobody(s3, six, options):
+    s3.fault = lambda request: shutil.rmtree(options.folder()) if request.startswith("GET") else None
+    files = ShardFiles(six, options)
+    assert read(files, 0) == contents(1)[0]
+    assert kept(options) == []
+    s3.fault = lambda request: None
+    assert read(files, 0) == contents(1)[0]
+    assert kept_numbers(options, six) == {0}
 
 
 def test_the_bound_holds_while_many_fetch(s3, six, options, monkeypatch):
