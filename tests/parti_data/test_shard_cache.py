@@ -361,7 +361,3 @@ def test_without_a_home_nothing_is_kept_and_local_shards_are_read(monkeypatch, t
     assert os.listdir(tmp_path) == ["tokens"]
     with pytest.raises(StorageError, match="expected to keep it in /dev/null/parti/shards, found Not a directory"):
         ShardFiles(shards_of("memory://elsewhere", contents(1))).open(0)
-
-
-def test_a_bad_shard_is_an_error_of_its_own_and_a_bad_store_is_not(six):
-    assert not issubclass(StorageError, ShardError)

@@ -91,7 +91,7 @@ def damage_shard(directory: TokenDirectory, number: int, damage: str, rng: rando
     return {number}
 
 
-@pytest.mark.parametrize(("place", "faults"), [("disk", 200), ("memory", 200), ("s3", 30)])
+@pytest.mark.parametrize(("place", "faults"), [("disk", 200), ("memory", 200), ("s3", 12)])
 def test_every_fault_is_found_and_named_and_no_bad_shard_is_opened(
     tmp_path, request, shards_of, monkeypatch, place, faults
 ):
