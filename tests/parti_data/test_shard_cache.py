@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from parti_data import checked_files, fetch, shard_cache
-from parti_data.errors import ConfigError, ShardError, StorageError
+from parti_data.errors import ConfigError, StorageError
 from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
 from parti_data.storage import publish_bytes, remove
