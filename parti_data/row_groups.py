@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -112,19 +113,26 @@ class RowGroupReader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _decode(self, number: int, slot: int) -> Held:
-        group, path = self.groups[number], self.path(number)
-        if group.shard in self._broken:
-            raise self._broken[group.shard]
-        try:
-            with self._files.open(group.shard) as file:
-                return self._read(file, group, slot)
-        except BROKEN as error:
-            self._broken[group.shard] = ShardError(
-                f"{path}: expected row group {group.number}, found {error}; run {self._directory.manifest.stage} again"
-            )
-        except ShardError as error:
-            self._broken[group.shard] = error
+        group = self.groups[number]
+        if group.shard not in self._broken:
+            try:
+                return self._read_twice(group, slot)
+            except ShardError as error:
+                self._broken[group.shard] = error
         raise self._broken[group.shard]
+
+    def _read_twice(self, group: Group, slot: int) -> Held:
+        """Return a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
+        with self._files.open(group.shard) as file, suppress(*BROKEN):
+            return self._read(file, group, slot)
+        with self._files.open(group.shard, is_anew=True) as file:
+            try:
+                return self._read(file, group, slot)
+            except BROKEN as error:
+                path = self._directory.shard_path(group.shard)
+                raise ShardError(
+                    f"{path}: expected row group {group.number}, found {error}; run its stage again"
+                ) from None
 
     def _read(self, file: BinaryIO, group: Group, slot: int) -> Held:
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock

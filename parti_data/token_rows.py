@@ -5,13 +5,14 @@ from math import gcd
 from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from parti_data.caption_ids import TextRows
 from parti_data.config import StrictModel
 from parti_data.errors import ShardError
 from parti_data.row_groups import RowGroupReader, RowSlots, list_groups
 from parti_data.row_order import EpochOrder, Needs, choose_window
+from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory
 
@@ -24,7 +25,10 @@ class ShardReading(StrictModel):
 
     decode_threads: PositiveInt = 2
     on_bad_shard: Literal["raise", "skip"] = "raise"
-    """With "skip" other rows of the batch take the places of those that cannot be read, and are counted."""
+    """With "skip" other rows of the batch take the places of a bad shard's, and are counted. A store that cannot be
+    reached is an error all the same."""
+    cache: CacheOptions = Field(default_factory=CacheOptions)
+    """Of shards on object stores."""
 
 
 class Share(NamedTuple):
@@ -85,7 +89,9 @@ class TokenRows:
         self._num_slots = min(active + ahead, len(groups))
         self._orders: dict[int, tuple[EpochOrder, Needs]] = {}
         self._ahead = _Ahead(-1, 0, 0, 0)
-        self._reader = RowGroupReader(directory, ShardFiles(directory), self._num_slots, reading.decode_threads, length)
+        self._reader = RowGroupReader(
+            directory, ShardFiles(directory, reading.cache), self._num_slots, reading.decode_threads, length
+        )
 
     def draw(self, positions: np.ndarray) -> Iterator[Drawn]:
         """Yield the rows at these ascending positions, int64 (N,), in one or several pieces.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parti_data import ShardReading, TextReading, TokenBatch, TokenDataset, row_order
-from parti_data.errors import ShardError
+from parti_data.errors import ShardError, StorageError
 from parti_data.manifest import Beginning, begin, record_shard, shard_name
 from parti_data.storage import join
 from parti_data.text import END, PAD
@@ -358,6 +358,59 @@ def test_other_rows_take_the_places_of_a_bad_shard_s_and_are_counted(tmp_path, m
     assert dataset.skipped_rows == sum(key not in good for batch in whole for key in batch.keys) > 0
     assert list(dataset.skipped) == [join(path, name)]
     assert "expected SHA-256" in dataset.skipped[join(path, name)]
+
+
+def damage(place: Path, generator: np.random.Generator) -> None:
+    """Truncate a file, flip a bit of it, or remove it."""
+    content = bytearray(place.read_bytes())
+    kind, where = generator.integers(3), generator.integers(len(content))
+    if kind == 0:
+        place.unlink()
+    elif kind == 1:
+        place.write_bytes(content[:where])
+    else:
+        content[where] ^= 1 << generator.integers(8)
+        place.write_bytes(content)
+
+
+def test_no_damaged_shard_is_read_as_good(tmp_path):
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    places = sorted(Path(path).glob("tokens-*.parquet"))
+    whole = [place.read_bytes() for place in places]
+    generator = np.random.default_rng(0)
+    for fault in range(200):
+        spoiled = places[fault % 2]
+        damage(spoiled, generator)
+        with pytest.raises(ShardError, match=f"{spoiled.name}: expected "):
+            TokenDataset(path, NUM_ROWS).batch(0)
+        spoiled.write_bytes(whole[fault % 2])
+    assert len(TokenDataset(path, NUM_ROWS).batch(0).keys) == NUM_ROWS
+
+
+def test_a_page_that_is_damaged_after_it_was_hashed_is_found(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA])
+    name = spoil(path, 0)
+    monkeypatch.setattr("parti_data.checked_files.CheckedFiles._check", lambda *_: None)
+    with pytest.raises(ShardError, match=f"{name}: expected row group \\d+, found .*; run its stage again"):
+        take(TokenDataset(path, 16), 10)
+
+
+def test_a_store_that_cannot_be_reached_is_no_bad_shard(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA])
+
+    def fail(*_: object) -> None:
+        raise StorageError("s3://bucket: expected to read it, found none")
+
+    monkeypatch.setattr("parti_data.shard_files.ShardFiles.open", fail)
+    with pytest.raises(StorageError):
+        TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")).batch(0)
+
+
+def test_a_dataset_is_read_from_an_object_store(path, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARTI_CACHE", f"{tmp_path}/cache")
+    url = f"{s3.new_bucket()}/tokens"
+    s3.upload(path, url)
+    assert_equal(take(TokenDataset(url, 16), 10), take(TokenDataset(path, 16), 10))
 
 
 def test_a_batch_without_a_row_that_can_be_read_is_refused(tmp_path):
