@@ -21,7 +21,7 @@ from parti_data.keyed_random import permutation, stream_key
 WINDOW_ROWS = 18 * 4096
 """About so many rows are mixed at a time."""
 WINDOW_BYTES = 160 << 20
-"""Fewer where their image tokens would take more than this."""
+"""Fewer where the row groups' image tokens would take more than this, each as much as the largest."""
 LANES = 8
 _GROUPS_A_LANE = 32
 """Lanes pay from so many row groups in each: one that two lanes share is read twice."""
@@ -61,10 +61,11 @@ def choose_window(group_rows: np.ndarray, row_bytes: int, share: float = 1.0) ->
 
     `share` is the part that a mixture leaves to one of its sources.
     """
-    mean_rows = max(float(group_rows.mean()), 1.0)
-    groups = max(round(share * min(WINDOW_ROWS, WINDOW_BYTES / row_bytes) / mean_rows), 2)
+    by_rows = WINDOW_ROWS * share / max(float(group_rows.mean()), 1.0)
+    by_bytes = WINDOW_BYTES * share / max(float(group_rows.max()) * row_bytes, 1.0)
+    groups = int(min(by_rows, by_bytes))
     lanes = LANES if len(group_rows) >= LANES * _GROUPS_A_LANE else 1
-    return Window(lanes, max(round(groups / lanes), 2))
+    return Window(lanes, max(groups // lanes, 2))
 
 
 class EpochOrder:
