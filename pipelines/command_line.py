@@ -97,6 +97,13 @@ def tokenize_command(
     _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 
+@app.command("export")
+def export_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Write token shards as WebDataset tars or as a data set of Hugging Face. Beam's options go after --."""
+    stage = _load("pipelines.export")
+    _run_stage(context, stage.export_tokens, stage.ExportConfig, arguments)
+
+
 @training.command("text")
 def train_text_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train SentencePiece on the captions of kept pairs."""
