@@ -57,7 +57,7 @@ class ExportConfig(StageConfig):
     @model_validator(mode="after")
     def _refuse_what_does_not_go_with_the_format(self) -> Self:
         for name, kind in (("rows_per_tar", "webdataset"), ("card", "huggingface")):
-            if name in self.model_fields_set and self.format != kind:
+            if self.format != kind and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} goes with format {kind}, not with {self.format}")
         return self
 
@@ -199,14 +199,16 @@ def finish(directory: StageDirectory, files: Iterable[ExportedFile], export: Exp
     """Write the metadata, the card of a data set of Hugging Face, and the manifest."""
     tokens = open_token_directory(export.source)
     exported = [ExportedFile(*file) for file in files]
-    publish_bytes(join(export.output, METADATA), metadata_json(tokens, export.format))
-    records = [*(file.record for file in exported), record_shard(export.output, METADATA, 0)]
+    beside = {METADATA: metadata_json(tokens, export.format)}
     if export.format == "huggingface":
         num_bytes = sum(file.record.bytes for file in exported)
         arrow_bytes = sum(file.arrow_bytes for file in exported)
         shards = ExportedShards(tokens.metadata, tokens.num_rows, arrow_bytes, num_bytes, tokens.digest)
-        publish_bytes(join(export.output, CARD), write_card(card, shards).encode())
-        records.append(record_shard(export.output, CARD, 0))
+        beside[CARD] = write_card(card, shards).encode()
+    for name, content in beside.items():
+        if not is_file(join(export.output, name)):
+            publish_bytes(join(export.output, name), content)
+    records = [*(file.record for file in exported), *(record_shard(export.output, name, 0) for name in beside)]
     details = {"metadata": tokens.metadata.model_dump(mode="json")}
     return directory.finish(records, {"files": len(exported), "rows": tokens.num_rows}, details)
 
