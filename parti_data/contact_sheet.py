@@ -64,7 +64,7 @@ def break_lines(text: str, at_most: int, width_px: Callable[[str], float]) -> li
     """Return a text as lines no wider than a cell, broken at spaces where there are any; what is left out ends in …"""
     lines, rest = [], text
     while rest and len(lines) < at_most:
-        fits = next((end for end in range(len(rest), 1, -1) if width_px(rest[:end]) <= CELL_PX), 1)
+        fits = next((end for end in range(min(len(rest), CELL_PX), 1, -1) if width_px(rest[:end]) <= CELL_PX), 1)
         if fits < len(rest) and (space := rest.rfind(" ", 0, fits + 1)) > 0:
             fits = space
         lines.append(rest[:fits])

@@ -14,6 +14,7 @@ from parti_data.claim import claim
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
+from parti_data.storage import publish_bytes
 from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
@@ -25,6 +26,7 @@ _EXTRAS = {
     "psutil": "demo",
 }
 _PROBED = 256
+_MOST_ROWS = 256
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
@@ -154,6 +156,34 @@ def verify_command(directory: Directory) -> None:
     """Check a finished directory: files, digests, rows, and tokens against their tokenizer."""
     for line in _load("pipelines.verify").verify(directory):
         print(line)
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A directory of token shards, or one of its files.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=_MOST_ROWS, help="How many rows to show.")] = 4,
+    picture: Annotated[
+        str,
+        typer.Option("--picture", metavar="FILE.png", help="Draw as many rows, decoded, spread over what was read."),
+    ] = "",
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="FILE", help="What decodes them, unless the manifest's is in place.")
+    ] = "",
+    read_all: Annotated[bool, typer.Option("--all", help="Read every row group, not some spread over all.")] = False,
+) -> None:
+    """Say what token shards hold: columns, metadata, counts, texts, codes, a few rows."""
+    if tokenizer and not picture:
+        raise ConfigError("--tokenizer: expected with --picture alone, found without; add --picture=FILE.png")
+    if picture and not picture.endswith(".png"):
+        raise ConfigError(f"--picture: expected a name that ends in .png, found {picture}; add it")
+    inspect = _load("pipelines.inspect")
+    found = inspect.inspect_shards(path, rows, read_all)
+    for line in inspect.inspection_lines(found):
+        print(line)
+    if picture:
+        _load("model.tokenizers")
+        publish_bytes(picture, inspect.draw_rows(found.shards, found.spread_rows, tokenizer))
+        print(f"\n{picture}: {len(found.spread_rows)} rows")
 
 
 @app.command("report")
