@@ -86,8 +86,8 @@ def checked_footer(shards: ShardSet, group: RowGroup) -> Footer:
     rows, groups = sum(footer.group_rows), len(footer.group_rows)
     if (rows, groups) != (file.rows, max(file.num_groups, 1)):
         raise ShardError(
-            f"{path}: expected {file.rows} rows in {file.num_groups} row groups as the manifest states, found {rows} in "
-            f"{groups}; see parti verify {shards.path}"
+            f"{path}: expected {file.rows} rows in {file.num_groups} row groups as the manifest states, found "
+            f"{rows} in {groups}; see parti verify {shards.path}"
         )
     if (largest := max([*footer.group_bytes, 0])) > MOST_GROUP_BYTES:
         raise ShardError(
