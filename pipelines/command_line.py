@@ -1,5 +1,6 @@
 """`parti`, the one program: a TOML file, overrides `key=value`, and Beam's own options after `--`."""
 
+import io
 import logging
 import os
 import signal
@@ -294,6 +295,8 @@ def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Man
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # captions of any script, on a terminal of few
     logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
     for name in ("apache_beam", "gcsfs"):  # which log with a traceback what they then raise
         logging.getLogger(name).setLevel(logging.CRITICAL)

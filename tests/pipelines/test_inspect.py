@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -297,3 +300,10 @@ def test_options_that_go_nowhere_are_refused(options, message, tokens, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["inspect", tokens, *options])
     assert message in capsys.readouterr().err
+
+
+def test_what_a_terminal_cannot_show_is_replaced(tokens):
+    arguments = [sys.executable, "-m", "pipelines.command_line", "inspect", tokens]
+    run = subprocess.run(arguments, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True)
+    assert b"codes of" in run.stdout
+    assert run.stdout.isascii()
