@@ -1,6 +1,7 @@
-"""A picture to look at: originals above, below each what came back, with a line of text under both."""
+"""A picture to look at: cells of one or several pictures above each other, with lines of text under them."""
 
 import io
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,35 +16,68 @@ _TITLE_PX = 30
 _PAPER, _INK = (250, 250, 248), (30, 35, 40)
 
 
-class Pair(NamedTuple):
-    """An original, what came back, uint8 (S, S, 3) both, and a line to stand under them."""
+class Cell(NamedTuple):
+    """Pictures, uint8 (S, S, 3) each, to stand above each other, and the text to stand under them."""
 
-    original: np.ndarray
-    decoded: np.ndarray
+    pictures: list[np.ndarray]
     label: str
 
 
-def draw_contact_sheet(pairs: list[Pair], title: str) -> bytes:
-    """Return a PNG of all pairs, `COLUMNS` side by side."""
-    columns, rows = min(len(pairs), COLUMNS), -(-len(pairs) // COLUMNS)
-    width, height = columns * _step_x() + _MARGIN_PX, _TITLE_PX + rows * _step_y() + _MARGIN_PX
+class Layout(NamedTuple):
+    """How many pictures each cell has, and how many lines of text; longer text is cut off."""
+
+    pictures: int
+    lines: int
+
+    @property
+    def step_y(self) -> int:
+        """From a cell to the one below it."""
+        return self.pictures * CELL_PX + self.lines * _LINE_PX + 2 * _MARGIN_PX
+
+
+PAIRS = Layout(pictures=2, lines=1)
+"""Originals above, below each what came back."""
+
+
+def draw_contact_sheet(cells: list[Cell], title: str, layout: Layout = PAIRS) -> bytes:
+    """Return a PNG of all cells, `COLUMNS` side by side."""
+    columns, rows = min(len(cells), COLUMNS), -(-len(cells) // COLUMNS)
+    width, height = columns * _step_x() + _MARGIN_PX, _TITLE_PX + rows * layout.step_y + _MARGIN_PX
     sheet = Image.new("RGB", (max(width, 4 * CELL_PX), height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, _INK, ImageFont.load_default(_TEXT_PX + 2))
-    for number, pair in enumerate(pairs):
-        left, top = place(number)
-        sheet.paste(_fit(pair.original), (left, top))
-        sheet.paste(_fit(pair.decoded), (left, top + CELL_PX))
-        draw.text((left, top + 2 * CELL_PX + 2), pair.label, _INK, ImageFont.load_default(_TEXT_PX))
+    font = ImageFont.load_default(_TEXT_PX)
+    for number, cell in enumerate(cells):
+        left, top = place(number, layout)
+        for picture in cell.pictures:
+            sheet.paste(_fit(picture), (left, top))
+            top += CELL_PX
+        for line in break_lines(cell.label, layout.lines, font.getlength):
+            draw.text((left, top + 2), line, _INK, font)
+            top += _LINE_PX
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def place(number: int) -> tuple[int, int]:
-    """Return where on the sheet a pair's two cells begin, one above the other."""
+def break_lines(text: str, at_most: int, width_px: Callable[[str], float]) -> list[str]:
+    """Return a text as lines no wider than a cell, broken at spaces where there are any; what is left out ends in …"""
+    lines, rest = [], text
+    while rest and len(lines) < at_most:
+        fits = next((end for end in range(min(len(rest), CELL_PX), 1, -1) if width_px(rest[:end]) <= CELL_PX), 1)
+        if fits < len(rest) and (space := rest.rfind(" ", 0, fits + 1)) > 0:
+            fits = space
+        lines.append(rest[:fits])
+        rest = rest[fits:].lstrip()
+    if rest:
+        lines[-1] = f"{lines[-1][:-1]}…"
+    return lines
+
+
+def place(number: int, layout: Layout = PAIRS) -> tuple[int, int]:
+    """Return where on the sheet a cell begins."""
     row, column = divmod(number, COLUMNS)
-    return _MARGIN_PX + column * _step_x(), _TITLE_PX + row * _step_y()
+    return _MARGIN_PX + column * _step_x(), _TITLE_PX + row * layout.step_y
 
 
 def cut_pairs(sheet: np.ndarray, count: int) -> list[np.ndarray]:
@@ -60,7 +94,3 @@ def _fit(pixels: np.ndarray) -> Image.Image:
 
 def _step_x() -> int:
     return CELL_PX + _MARGIN_PX
-
-
-def _step_y() -> int:
-    return 2 * CELL_PX + _LINE_PX + 2 * _MARGIN_PX

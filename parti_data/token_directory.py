@@ -1,13 +1,15 @@
 """A finished directory of token shards, whichever stage wrote it: what its manifest tells without opening a shard."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import pyarrow as pa
 from pydantic import ValidationError
 
 from parti_data.errors import ShardError
 from parti_data.manifest import Manifest, ShardRecord, manifest_digest, read_manifest
 from parti_data.storage import join
-from parti_data.token_shard import ROW_GROUP_ROWS, ShardMetadata
+from parti_data.token_shard import ROW_GROUP_ROWS, ShardMetadata, read_metadata, read_row_group
 
 STAGES = ("tokenize", "import_tokens")
 """What writes token shards."""
@@ -54,3 +56,34 @@ def open_token_directory(path: str) -> TokenDirectory:
         ) from None
     row_group_rows = int(manifest.details.get(ROW_GROUP, ROW_GROUP_ROWS))
     return TokenDirectory(path, manifest_digest(path), manifest, metadata, row_group_rows)
+
+
+def checked_groups(tokens: TokenDirectory, number: int) -> list[int]:
+    """Return the rows of each row group of a shard, from its footer; raises ShardError where the manifest differs."""
+    path = tokens.shard_path(number)
+    metadata, groups = read_metadata(path)
+    if metadata != tokens.metadata:
+        raise ShardError(
+            f"{path}: expected the metadata that the manifest states, found other; run {tokens.manifest.stage} into a "
+            "new directory"
+        )
+    if sum(groups) != tokens.shards[number].rows:
+        raise ShardError(
+            f"{path}: expected {tokens.shards[number].rows} rows as the manifest states, found {sum(groups)}; run "
+            f"{tokens.manifest.stage} into a new directory"
+        )
+    return groups
+
+
+def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Table]:
+    """Yield the rows from number `first` to before `last` of all shards, a row group or a part of one at a time."""
+    start = 0
+    for number, shard in enumerate(tokens.shards):
+        if max(first, start) < min(last, start + shard.rows):
+            group_start = start
+            for group, rows in enumerate(checked_groups(tokens, number)):
+                low, high = max(first - group_start, 0), min(last - group_start, rows)
+                if low < high:
+                    yield read_row_group(tokens.shard_path(number), group).slice(low, high - low)
+                group_start += rows
+        start += shard.rows

@@ -28,6 +28,7 @@ _LEAST_REST = 10
 """Times as long as a look took is waited for the next: listing an object store takes its time."""
 _ALMOST = 0.99
 _BAR_WIDTH = 16
+_PARQUET = ".parquet"
 
 Unit = Literal["rows", "image_bytes", "size"]
 """What weights count: rows, about the bytes of images, or something that only finished files translate to rows."""
@@ -35,7 +36,10 @@ Unit = Literal["rows", "image_bytes", "size"]
 
 @dataclass(frozen=True)
 class Watched:
-    """The Parquet files that a pipeline fills a directory with, each with the part of the work that it stands for."""
+    """The files that a pipeline fills a directory with, each with the part of the work that it stands for.
+
+    Weights of files other than Parquet, which tell no rows, are their rows.
+    """
 
     title: str
     directory: str
@@ -71,7 +75,8 @@ class Watcher:
         """Return how far the work is."""
         names = self._names()
         for name in names - self._before - self.finished.keys():
-            self.finished[name] = _num_rows(join(self.watched.directory, name))
+            path = join(self.watched.directory, name)
+            self.finished[name] = _num_rows(path) if name.endswith(_PARQUET) else self.watched.weights[name]
         rows = max(sum(self.finished.values()), self._counted_here(ROWS))
         seconds = max(now - self.started, 1e-9)
         total = max(sum(self.watched.weights.values()), 1)

@@ -1,5 +1,6 @@
 """`parti`, the one program: a TOML file, overrides `key=value`, and Beam's own options after `--`."""
 
+import io
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from parti_data.claim import claim
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
+from parti_data.storage import publish_bytes
 from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
@@ -25,6 +27,7 @@ _EXTRAS = {
     "psutil": "demo",
 }
 _PROBED = 256
+_MOST_ROWS = 256
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
@@ -97,6 +100,13 @@ def tokenize_command(
     _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 
+@app.command("export")
+def export_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Write token shards as WebDataset tars or as a data set of Hugging Face. Beam's options go after --."""
+    stage = _load("pipelines.export")
+    _run_stage(context, stage.export_tokens, stage.ExportConfig, arguments)
+
+
 @training.command("text")
 def train_text_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train SentencePiece on the captions of kept pairs."""
@@ -147,6 +157,34 @@ def verify_command(directory: Directory) -> None:
     """Check a finished directory: files, digests, rows, and tokens against their tokenizer."""
     for line in _load("pipelines.verify").verify(directory):
         print(line)
+
+
+@app.command("inspect")
+def inspect_command(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A directory of token shards, or one of its files.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=_MOST_ROWS, help="How many rows to show.")] = 4,
+    picture: Annotated[
+        str,
+        typer.Option("--picture", metavar="FILE.png", help="Draw as many rows, decoded, spread over what was read."),
+    ] = "",
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="FILE", help="What decodes them, unless the manifest's is in place.")
+    ] = "",
+    read_all: Annotated[bool, typer.Option("--all", help="Read every row group, not some spread over all.")] = False,
+) -> None:
+    """Say what token shards hold: columns, metadata, counts, texts, codes, a few rows."""
+    if tokenizer and not picture:
+        raise ConfigError("--tokenizer: expected with --picture alone, found without; add --picture=FILE.png")
+    if picture and not picture.endswith(".png"):
+        raise ConfigError(f"--picture: expected a name that ends in .png, found {picture}; add it")
+    inspect = _load("pipelines.inspect")
+    found = inspect.inspect_shards(path, rows, read_all)
+    for line in inspect.inspection_lines(found):
+        print(line)
+    if picture:
+        _load("model.tokenizers")
+        publish_bytes(picture, inspect.draw_rows(found.shards, found.spread_rows, tokenizer))
+        print(f"\n{picture}: {len(found.spread_rows)} rows")
 
 
 @app.command("report")
@@ -257,6 +295,8 @@ def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Man
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; exits 0 done, 1 failed, 2 wrong usage or config, 130 and 143 stopped by Ctrl-C or SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # captions of any script, on a terminal of few
     logging.getLogger().setLevel(logging.CRITICAL)  # Beam warns of clients that are not asked for
     for name in ("apache_beam", "gcsfs"):  # which log with a traceback what they then raise
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.mixups import find_mixup
 from model.tokenizers.precision import measure_precision
-from parti_data.contact_sheet import Pair, draw_contact_sheet
+from parti_data.contact_sheet import Cell, draw_contact_sheet
 from parti_data.errors import ShardError, TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.quality import (
@@ -152,11 +152,11 @@ def compare_precision(pairs: PairDirectory, first: int, tokenizer: ImageTokenize
 
 def draw_sample(sample: Reconstructed, title: str) -> bytes:
     """Return a contact sheet of a sample, as a PNG."""
-    pairs = [
-        Pair(original, decoded, f"{row.key[:8]}  {psnr_db(original, decoded):.1f} dB")
+    cells = [
+        Cell([original, decoded], f"{row.key[:8]}  {psnr_db(original, decoded):.1f} dB")
         for row, original, decoded in zip(*sample, strict=True)
     ]
-    return draw_contact_sheet(pairs, f"{title}: above the picture, below what its tokens show")
+    return draw_contact_sheet(cells, f"{title}: above the picture, below what its tokens show")
 
 
 def say_psnr(found_db: float | None) -> str:

@@ -158,8 +158,19 @@ def tokens(tmp_path_factory, make_tokenize_config, beam_options) -> str:
 
 
 @pytest.fixture(scope="session")
-def make_config(synthetic, filtered, make_tokenize_config) -> Callable:
+def exported(tmp_path_factory, tokens, beam_options) -> str:
+    """The finished export directory of `tokens`, WebDataset tars."""
+    from pipelines.export import ExportConfig, export_tokens
+
+    output = str(tmp_path_factory.mktemp("shared") / "exported")
+    export_tokens(ExportConfig(output=output, source=tokens, format="webdataset"), beam_options())
+    return output
+
+
+@pytest.fixture(scope="session")
+def make_config(synthetic, filtered, tokens, make_tokenize_config) -> Callable:
     """The config of a stage, by its name."""
+    from pipelines.export import ExportConfig
     from pipelines.filter import FilterConfig
     from pipelines.shard import ShardConfig
 
@@ -167,6 +178,7 @@ def make_config(synthetic, filtered, make_tokenize_config) -> Callable:
         "filter": lambda output: FilterConfig(output=str(output), source=synthetic),
         "shard": lambda output: ShardConfig(output=str(output), source=filtered, pairs_per_shard=20),
         "tokenize": make_tokenize_config,
+        "export": lambda output: ExportConfig(output=str(output), source=tokens, format="webdataset"),
     }
     return lambda stage, output, **changes: configs[stage](output).model_copy(update=changes)
 
@@ -174,11 +186,17 @@ def make_config(synthetic, filtered, make_tokenize_config) -> Callable:
 @pytest.fixture(scope="session")
 def run_stage(beam_options) -> Callable:
     """Run the stage of a config with Beam's arguments."""
+    from pipelines.export import ExportConfig, export_tokens
     from pipelines.filter import FilterConfig, filter_pairs
     from pipelines.shard import ShardConfig, shard_pairs
     from pipelines.tokenize import TokenizeConfig, tokenize_pairs
 
-    jobs = {FilterConfig: filter_pairs, ShardConfig: shard_pairs, TokenizeConfig: tokenize_pairs}
+    jobs = {
+        FilterConfig: filter_pairs,
+        ShardConfig: shard_pairs,
+        TokenizeConfig: tokenize_pairs,
+        ExportConfig: export_tokens,
+    }
     return lambda config, *arguments: jobs[type(config)](config, beam_options(*arguments))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from parti_data.contact_sheet import Pair, draw_contact_sheet
+from parti_data.contact_sheet import Cell, draw_contact_sheet
 from parti_data.images import ImageLimits, decode
 from parti_data.quality import (
     QualityFloors,
@@ -83,5 +83,5 @@ def test_a_sample_that_no_contact_sheet_holds_is_refused():
     with pytest.raises(ValidationError, match="less than or equal to 256"):
         QualityFloors(sample=257)
     picture = np.zeros((8, 8, 3), np.uint8)
-    sheet = decode(draw_contact_sheet([Pair(picture, picture, "x")] * 256, "x"), ImageLimits())
+    sheet = decode(draw_contact_sheet([Cell([picture, picture], "x")] * 256, "x"), ImageLimits())
     assert isinstance(sheet, np.ndarray)

@@ -188,3 +188,10 @@ def test_the_next_look_waits_longer_than_the_last_one_took(monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     assert list(watch_module._states(Looks(), Done())) == [(0.0, state)]
     assert rests == [0.5, 30.0]
+
+
+def test_files_that_tell_no_rows_have_as_many_as_their_weight(tmp_path):
+    watcher = Watcher(Watched("export", str(tmp_path), {"a.tar": 30, "b.tar": 10}, "rows"), 0.0)
+    (tmp_path / "a.tar").write_bytes(b"")
+    state = watcher.look(10.0)
+    assert (state.files, state.share, state.rows) == (1, 0.75, 30)

@@ -11,6 +11,7 @@ JOBS = {
     "filter": ("pipelines.filter", "filter_pairs", "FilterConfig"),
     "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
     "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
+    "export": ("pipelines.export", "export_tokens", "ExportConfig"),
 }
 
 

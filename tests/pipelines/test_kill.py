@@ -4,7 +4,7 @@ import pytest
 
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
 
-FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
+FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens", "export": "exported"}
 NUM_KILLS = 10
 
 

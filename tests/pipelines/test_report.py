@@ -18,6 +18,7 @@ from parti_data.images import image_key, to_png
 from parti_data.ledger import LedgerRow, PairDirectory, write_ledger
 from parti_data.manifest import Beginning, StageDirectory, begin, manifest_digest, read_manifest, record_shard
 from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
+from parti_data.shard_footer import column_bytes
 from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
 from pipelines.report import page as page_module
@@ -27,7 +28,7 @@ from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
 from pipelines.report.stages import FinishedStage, find_stages
 from pipelines.report.times import read_times
-from pipelines.report.tokens import column_bytes, entropy, read_tokens
+from pipelines.report.tokens import read_tokens
 from pipelines.report.training import drawn_steps, read_tokenizer, split_reconstructions
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
@@ -445,12 +446,6 @@ def test_code_figures_are_those_of_the_shard(run):
     path = run / "tokens" / "tokens-00000-of-00001.parquet"
     assert 0 < column_bytes(str(path)) < path.stat().st_size
     assert tokens.image_bytes == column_bytes(str(path)) / 40
-
-
-def test_entropy_is_log2_of_equally_frequent_codes():
-    assert entropy(np.full(8, 5)) == pytest.approx(3)
-    assert entropy(np.array([7, 0])) == 0
-    assert entropy(np.zeros(4, int)) == 0
 
 
 def test_negative_losses_fall_back_to_a_linear_scale():

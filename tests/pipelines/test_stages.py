@@ -1,4 +1,4 @@
-"""What filter, shard and tokenize have in common."""
+"""What filter, shard, tokenize and export have in common."""
 
 import errno
 import io
@@ -13,8 +13,8 @@ from parti_data.manifest import BEGUN, MANIFEST, StageDirectory, read_manifest
 from parti_data.metrics import METRICS
 from pipelines.verify import verify
 
-STAGES = ("filter", "shard", "tokenize")
-FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens"}
+STAGES = ("filter", "shard", "tokenize", "export")
+FINISHED = {"filter": "filtered", "shard": "sharded", "tokenize": "tokens", "export": "exported"}
 WAYS = {
     "again": ["--direct_num_workers=1"],
     "two threads": ["--direct_num_workers=2"],
@@ -99,6 +99,7 @@ CHANGES = {
     "filter": ({"source": None}, r"source.seed: begun with 0, now 5"),
     "shard": ({"pairs_per_shard": 21}, r"pairs_per_shard: begun with 20, now 21"),
     "tokenize": ({"seed": 3}, r"seed: begun with 0, now 3"),
+    "export": ({"rows_per_tar": 5}, r"rows_per_tar: begun with 0, now 5"),
 }
 
 
