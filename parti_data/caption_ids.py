@@ -19,7 +19,7 @@ class TextReading(StrictModel):
     """Ids of a line at most; a longer one is cut and ends with END all the same. Parti's 128."""
     pad_to: Literal["longest", "length"] = "longest"
     """How wide a batch is: as its longest line, or always `length`, for compiled networks."""
-    caption_weights: tuple[NonNegativeFloat, ...] = ()
+    caption_weights: Annotated[tuple[NonNegativeFloat, ...], Field(strict=False)] = ()  # a list in TOML
     """Of a row's first, second, … caption; the last weight also of all that follow. Equal where none is given."""
     tokenizer: str = ""
     """A SentencePiece model by which the captions are tokenized again; without, the ids are those of the shards."""

@@ -85,19 +85,19 @@ class TokenDataset:
         self.batch_size, self.seed = batch_size, seed
         self._share, self._text, self._reading, self._exhausted = Share(rank, world_size), text, reading, exhausted
         self._mixture = Mixture(weights, seed)
-        self._directories = [open_token_directory(path) for path in weights]
-        refuse_unlike(self._directories, text)
-        self.digest = self._directories[0].digest
+        self.directories = [open_token_directory(path) for path in weights]
+        refuse_unlike(self.directories, text)
+        self.digest = self.directories[0].digest
         if len(weights) > 1:
-            self.digest = digest_json([[found.digest, weights[found.path]] for found in self._directories])
-        self.metadata = self._directories[0].metadata
+            self.digest = digest_json([[found.digest, weights[found.path]] for found in self.directories])
+        self.metadata = self.directories[0].metadata
         """Of all shards; but for the digests of config and input, where there are several sources."""
         self._tokenizer = CaptionTokenizer(text) if text.tokenizer else None
         self.step = 0
         """The batch with which iteration goes on."""
         self.skipped_rows = 0
         """Rows of bad shards whose places others have taken, where they are skipped."""
-        for directory in self._directories:
+        for directory in self.directories:
             if not directory.num_rows:
                 raise ShardError(f"{directory.path}: expected rows, found empty shards; check what filter kept")
         self._opened = self._open()
@@ -105,7 +105,7 @@ class TokenDataset:
     @property
     def num_rows(self) -> int:
         """Rows of all sources."""
-        return sum(directory.num_rows for directory in self._directories)
+        return sum(directory.num_rows for directory in self.directories)
 
     @property
     def text_vocabulary_size(self) -> int:
@@ -127,10 +127,10 @@ class TokenDataset:
         """Batches up to the end; None where there is none."""
         if self._exhausted == "repeat":
             return None
-        ends = [self._mixture.first_beyond(n, found.num_rows - 1) + 1 for n, found in enumerate(self._directories)]
+        ends = [self._mixture.first_beyond(n, found.num_rows - 1) + 1 for n, found in enumerate(self.directories)]
         if self._exhausted == "stop_at_last":
             return -(-max(ends) // self.batch_size)
-        anew = [self._mixture.first_beyond(n, found.num_rows) for n, found in enumerate(self._directories)]
+        anew = [self._mixture.first_beyond(n, found.num_rows) for n, found in enumerate(self.directories)]
         return min(anew) // self.batch_size
 
     def __len__(self) -> int:
@@ -173,9 +173,9 @@ class TokenDataset:
 
     def epoch(self, number: int) -> Iterator[TokenBatch]:
         """Yield the batches of one epoch alone, each row once, the last one short; of a mixture there are none."""
-        if len(self._directories) > 1:
+        if len(self.directories) > 1:
             raise ShardError(
-                f"{self.path}: expected one source to go through once, found {len(self._directories)}; take each alone"
+                f"{self.path}: expected one source to go through once, found {len(self.directories)}; take each alone"
             )
         first = number * self.num_rows
         for step, start in enumerate(range(first, first + self.num_rows, self.batch_size)):
@@ -196,13 +196,13 @@ class TokenDataset:
         return self.__dict__ | {"_opened": _Opened(0, [], None)}
 
     def _open(self) -> "_Opened":
-        share = self._share if len(self._directories) == 1 else Share()
+        share = self._share if len(self.directories) == 1 else Share()
         rows = [
             TokenRows(
                 directory, self._key(_SOURCE, number), self._text.length, self._reading, share, float(count) / BLOCK
             )
             for number, (directory, count) in enumerate(
-                zip(self._directories, self._mixture.counts.tolist(), strict=True)
+                zip(self.directories, self._mixture.counts.tolist(), strict=True)
             )
         ]  # fmt: skip
         return _Opened(os.getpid(), rows, threading.Lock())

@@ -19,7 +19,8 @@ from parti_data.config import StageConfig
 from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.storage import join
-from parti_data.token_dataset import TokenDataset
+from parti_data.token_dataset import TokenDataset, refuse_unlike
+from parti_data.token_rows import ShardReading
 from parti_data.token_shard import ShardMetadata
 
 PRIOR = "prior.safetensors"
@@ -29,19 +30,22 @@ _DEVICE = torch.device("cpu")
 class TrainPriorConfig(StageConfig):
     """What `parti train prior` is told."""
 
-    source: str
-    """A directory that tokenize finished."""
+    source: str | dict[str, float]
+    """A directory of token shards, or several with their weights."""
     held_out: str = ""
     """Another such directory, on which the loss is measured; empty: not measured."""
     architecture: dict[str, int | float] = Field(default_factory=dict)
     """Fields of PartiShape that differ from Parti-350M; vocabulary, codebook and grid come from the shards."""
+    text: TextReading = Field(default_factory=TextReading)
+    """Which captions are learned, and their ids; of the latter no more than `architecture.max_text_length`."""
+    reading: ShardReading = Field(default_factory=ShardReading)
     text_drop: float = 0.1
     """Share of rows trained without text, for classifier-free guidance. Parti does not state its own."""
     schedule: Schedule
     batch_size: PositiveInt = 8192
     seed: int = 0
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out", "reading"})
 
 
 class _PriorTrainee:
@@ -106,19 +110,33 @@ def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> 
     )
 
 
+def _open_tokens(config: TrainPriorConfig) -> tuple[TokenDataset, TokenDataset | None]:
+    """Return what is trained on, and what is measured on, whose captions are cut as they are without dropout."""
+    longest = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
+    text = config.text.model_copy(update={"length": min(config.text.length, longest)})
+    tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text, reading=config.reading)
+    if not config.held_out:
+        return tokens, None
+    plain = text.model_copy(update={"bpe_dropout": 0.0})
+    held_out = TokenDataset(config.held_out, config.batch_size, text=plain, reading=config.reading)
+    refuse_unlike([*tokens.directories, *held_out.directories], plain)
+    return tokens, held_out
+
+
 def train_prior(config: TrainPriorConfig) -> Manifest:
     """Train and write a prior; return the manifest."""
-    text = TextReading(length=int(config.architecture.get("max_text_length", PartiShape.max_text_length)))
-    tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text)
-    held_out = TokenDataset(config.held_out, config.batch_size, text=text) if config.held_out else None
-    shape = shape_for(tokens.metadata, config.architecture)
+    tokens, held_out = _open_tokens(config)
+    metadata = tokens.metadata.model_copy(
+        update={"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
+    )
+    shape = shape_for(metadata, config.architecture)
     inputs = {"source": tokens.digest} | ({"held_out": held_out.digest} if held_out else {})
     begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
     if isinstance(begun, Manifest):
         return begun
     trainee = _PriorTrainee(config, shape, tokens, held_out)
     train(trainee, config.schedule, config.output, "train prior")
-    save_prior(trainee.model, tokens.metadata, join(config.output, PRIOR))
+    save_prior(trainee.model, metadata, join(config.output, PRIOR))
     parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
     return begun.finish(
         [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)],
@@ -126,6 +144,6 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
         {
             "shape": asdict(shape),
             "parameters": parameters,
-            "metadata": tokens.metadata.model_dump(mode="json"),
+            "metadata": metadata.model_dump(mode="json"),
         },
     )

@@ -17,8 +17,10 @@ from model.training.loop import Schedule
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
 from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
+from parti_data import TokenDataset
 from parti_data.errors import ConfigError, ShardError, TokenizerError
 from parti_data.text import TextTokenizer
+from parti_data.token_directory import open_token_directory
 
 TINY_TOKENIZER = {
     "image_side": 32, "patch_side": 8, "codebook_size": 64, "code_width": 8, "positions": "rotary",
@@ -205,3 +207,26 @@ def test_a_finished_job_does_nothing_twice(tmp_path, filtered):
     assert train_tokenizer(config) == first
     assert (tmp_path / "t" / "tokenizer.safetensors").stat().st_mtime_ns == stamp
     shutil.rmtree(tmp_path / "t")
+
+
+def test_a_prior_learns_from_a_mixture_with_captions_tokenized_again(tokens, text_file, tmp_path):
+    values = {
+        "output": f"{tmp_path}/mixed", "source": {tokens: 2, f"{tokens}/": 1}, "held_out": tokens, "batch_size": 8,
+        "text": {"tokenizer": text_file, "bpe_dropout": 0.1, "caption_weights": [2, 1], "length": 16},
+        "architecture": TINY_PRIOR, "schedule": SHORT.model_dump(),
+    }  # fmt: skip
+    manifest = train_prior(TrainPriorConfig.model_validate(values))
+    assert manifest.details["metadata"]["text_vocabulary_size"] == 128
+    assert manifest.counts["rows"] == 2 * TokenDataset(tokens, 8).num_rows
+
+
+def test_held_out_tokens_of_another_tokenizer_are_refused(tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "other")
+    manifest = tmp_path / "other" / "manifest.json"
+    fingerprint = open_token_directory(tokens).metadata.image_tokenizer
+    manifest.write_text(manifest.read_text().replace(fingerprint, "ef" * 32))
+    config = TrainPriorConfig(
+        output=f"{tmp_path}/prior", source=tokens, held_out=f"{tmp_path}/other", architecture=TINY_PRIOR, schedule=SHORT
+    )
+    with pytest.raises(ShardError, match=r"other: expected image_tokenizer \w+ like .*, found efefefefefef;"):
+        train_prior(config)
