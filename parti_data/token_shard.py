@@ -66,7 +66,8 @@ _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: a row group is a few ranges, each asked for whole, and what follows is another's."""
 BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises of a file that is no Parquet file, or a broken one."""
-_TOKEN_ITEMS = "image_tokens.list.element"
+TOKEN_ITEMS = "image_tokens.list.element"
+"""The column of the items of `image_tokens`, as Parquet names it."""
 _REMEDY = "make the metadata and the rows by one tokenizer"
 
 
@@ -222,8 +223,8 @@ def _writing(metadata: ShardMetadata) -> dict[str, Any]:
     encoding = token_encoding(metadata)
     if encoding == "RLE_DICTIONARY":
         # a dictionary that reached the limit would fall back to PLAIN
-        return writing | {"use_dictionary": [_TOKEN_ITEMS], "dictionary_pagesize_limit": 8 * metadata.codebook_size}
-    return writing | {"column_encoding": {_TOKEN_ITEMS: encoding}}
+        return writing | {"use_dictionary": [TOKEN_ITEMS], "dictionary_pagesize_limit": 8 * metadata.codebook_size}
+    return writing | {"column_encoding": {TOKEN_ITEMS: encoding}}
 
 
 def write_token_shard(path: str, table: pa.Table, metadata: ShardMetadata) -> None:
