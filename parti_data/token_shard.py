@@ -3,7 +3,8 @@
 A row is one view of an image. No column and no item of a list is ever null.
 
     column         type                             what
-    key            string                           first 128 bits, in 32 hex digits, of the SHA-256 of the image
+    key            string                           first 128 bits, in 32 hex digits, of a SHA-256: of the image's
+                                                    bytes or, where only tokens were imported, of those
     view           uint8                            number of the view among those of its image
     box            fixed_size_list<int32>[4]        which crop: x, y, width, height in source pixels
     flipped        bool                             whether it was mirrored afterwards
@@ -20,7 +21,10 @@ has at most `CODES_A_TOKEN` codes a token of a row; beyond, the dictionary costs
 DELTA_BINARY_PACKED: see `token_encoding`. Every other column is PLAIN; levels are RLE. Every column is compressed with
 zstd, level 1; data pages are of version 1. Every page has a CRC-32. Only `key` has statistics. All row groups of a
 shard have one number of rows, `ROW_GROUP_ROWS` unless its manifest states `row_group_rows`, but for the last, which may
-have fewer.
+have fewer; a shard without rows has one row group of none.
+
+Order. A row is in shard number `order_hash` modulo the number of shards, and there in the order of that hash, so the
+order of all rows is a shuffle that key, view and seed decide; the views of an image may be in several shards.
 
 Metadata. The schema's metadata key `parti` holds `ShardMetadata` as JSON: what made the tokens, which is the same in
 all shards of a directory. Keys that a reader does not know are for it to leave alone. pyarrow's own key `ARROW:schema`
@@ -29,14 +33,15 @@ stands beside it.
 A foreign reader sees, for uint16, a list of variable length, one of fixed length:
 
     pyarrow     uint16, list<element: uint16 not null>, fixed_size_list<element: uint16 not null>[I]
-    DuckDB      USMALLINT, USMALLINT[], USMALLINT[I] where it heeds ARROW:schema, else USMALLINT[]
+    DuckDB      USMALLINT, USMALLINT[], USMALLINT[]
     polars      UInt16, List(UInt16), Array(UInt16, I)
     datasets    Value('uint16'), List(Value('uint16')), List(Value('uint16'), length=I)
     Spark 3.2+  int, array<int>, array<int>; uint8 is a smallint, uint32 a bigint
 
 Guaranteed: a shard is written whole or not at all; the same rows give the same bytes, with one version of pyarrow;
-every row has I tokens, each below the codebook's size; `write_tables` refuses others. A finished directory's manifest
-has each shard's SHA-256, and `parti verify` checks all that is said here.
+every row has I tokens, each below the codebook's size; `write_tables` refuses others. Checksums cover pages, not the
+footer, in which a flipped bit may pass unnoticed: for that a finished directory's manifest has each shard's SHA-256.
+`parti verify` checks all that is said here.
 
 A reader must refuse: a file without the key `parti`; another `format_version`; columns of other names or types than the
 metadata ask for; a page that does not fit its checksum; and, where it mixes shards or has a tokenizer of its own, other
@@ -187,8 +192,8 @@ def token_encoding(metadata: ShardMetadata) -> Literal["RLE_DICTIONARY", "DELTA_
         262144, 256         756, 593       622, 622      593, 555
         1048576, 1024      3325, 2528     2749, 2749    2587, 2434
 
-    BYTE_STREAM_SPLIT of integers, the smallest for the largest codebooks, is refused by DuckDB before 2.0 and by
-    Spark's vectorized reader before 2026; every reader has the other two.
+    BYTE_STREAM_SPLIT, the smallest for the largest codebooks, is refused for integers by DuckDB 1 and by Spark's
+    vectorized reader of before 2026; every reader has the other two.
     """
     is_small = metadata.codebook_size <= CODES_A_TOKEN * metadata.num_tokens
     return "RLE_DICTIONARY" if is_small else "DELTA_BINARY_PACKED"

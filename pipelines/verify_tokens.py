@@ -83,11 +83,14 @@ def shard_faults(directory: TokenDirectory, number: int, text_tokenizer: TextTok
         if sum(groups) != shard.rows:
             yield f"expected {shard.rows} rows, found {sum(groups)}"
         yield from form_faults(path, metadata, directory.row_group_rows)
-        rows = RowChecker(metadata, RowOrder.of(directory, shard.name), text_tokenizer)
+        kept = _kept_quality(directory, shard.name)
+        meter = TokenMeter(metadata.codebook_size) if kept else None
+        rows = RowChecker(metadata, RowOrder.of(directory, shard.name), text_tokenizer, meter)
         for group in range(len(groups)):
             table = read_row_group(path, group)
             yield from (f"row group {group}, {fault}" for fault in rows.check(table))
-        yield from _quality_faults(directory, shard.name, rows.meter.measured())
+        if meter:
+            yield from _quality_faults(kept, meter.measured())
     except ShardError as error:
         yield str(error).removeprefix(f"{path}: ")
 
@@ -98,12 +101,15 @@ def _metadata_faults(found: ShardMetadata, expected: ShardMetadata) -> Iterator[
             yield f"expected the {name} {stated!r} that the manifest states, found {other!r}"
 
 
-def _quality_faults(directory: TokenDirectory, name: str, found: TokenQuality) -> Iterator[str]:
-    """Yield where a shard's tokens tell something else than the manifest keeps of them, if it does."""
+def _kept_quality(directory: TokenDirectory, name: str) -> Any:
+    """Return what the manifest keeps of a shard's tokens, None where it keeps nothing."""
     details = directory.manifest.details
-    kept = details.get("quality", details).get("shards", {}).get(name)
-    if kept is None:
-        return
+    shards = details.get("quality", details).get("shards")
+    return shards.get(name) if isinstance(shards, dict) else None
+
+
+def _quality_faults(kept: Any, found: TokenQuality) -> Iterator[str]:
+    """Yield where a shard's tokens tell something else than the manifest keeps of them."""
     try:
         stated = TokenQuality.model_validate(kept)
     except ValidationError as error:
@@ -151,9 +157,15 @@ class RowOrder:
 class RowChecker:
     """Checks the rows of one shard, row group by row group."""
 
-    def __init__(self, metadata: ShardMetadata, order: RowOrder, text_tokenizer: TextTokenizer | None):
-        self.meter = TokenMeter(metadata.codebook_size)
-        self._metadata, self._order, self._text_tokenizer = metadata, order, text_tokenizer
+    def __init__(
+        self,
+        metadata: ShardMetadata,
+        order: RowOrder,
+        text_tokenizer: TextTokenizer | None,
+        meter: TokenMeter | None,
+    ):
+        self._metadata, self._order = metadata, order
+        self._text_tokenizer, self._meter = text_tokenizer, meter
 
     def check(self, table: pa.Table) -> Iterator[str]:
         """Yield what is wrong with the next row group."""
@@ -168,8 +180,8 @@ class RowChecker:
         yield from self._order.check(keys, table.column("view").to_pylist())
         beyond = list(token_faults(table, self._metadata.codebook_size))
         yield from beyond
-        if not beyond:
-            self.meter.add(keys, token_matrix(table))
+        if self._meter and not beyond:
+            self._meter.add(keys, token_matrix(table))
         if self._text_tokenizer and len(table):
             yield from _caption_faults(table, self._text_tokenizer)
 

@@ -292,6 +292,16 @@ def test_imported_tokens_whose_tokenizer_was_declared_are_not_decoded_and_that_i
     )
 
 
+@pytest.mark.parametrize("kept", [{}, [], {FIRST: {"rows": 1}}])
+def test_what_an_import_keeps_of_its_shards_is_checked(imported, kept):
+    edit_manifest(imported, lambda manifest: manifest["details"].update(shards=kept))
+    if not kept:
+        assert verify(str(imported), 0)
+        return
+    said = f"{FIRST}: expected a manifest that tells the quality of its tokens, found Field required"
+    assert faults_of(imported) == [said]
+
+
 def test_what_is_wrong_with_imported_tokens_is_found(imported):
     rewrite(imported, lambda table, metadata: (with_tokens(table, codes_of(table) + 64), metadata))
     assert "expected image tokens from 0 to 63" in faults_of(imported)[0]
