@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
@@ -121,6 +122,15 @@ def read_kept(path: str, start: int, stop: int) -> Iterator[LedgerRow]:
                 rows = [row for row in map(_from_record, _read_records(parquet, group)) if row.outcome == KEPT]
                 yield from rows[max(start - first, 0) : stop - first]
             first += count
+
+
+def find_kept(path: str, keys: set[str]) -> Iterator[LedgerRow]:
+    """Yield the kept rows of a ledger file that have one of these keys, in order."""
+    wanted = pa.array(sorted(keys), pa.string())
+    with _ledger_errors(path), open_file(path) as file:
+        for batch in _open_ledger(path, file).iter_batches(ROW_GROUP_ROWS, columns=LEDGER_SCHEMA.names):
+            found = batch.filter(pc.call_function("is_in", [batch["key"]], pc.SetLookupOptions(wanted))).to_pylist()
+            yield from (row for row in map(_from_record, found) if row.outcome == KEPT)
 
 
 def read_outcomes(path: str) -> Iterator[tuple[str, str]]:
@@ -257,6 +267,14 @@ class PairDirectory(ImageReader):
                     rows = read_kept(path, start - first, stop - first)
                 yield from map(self._resolve, rows)
             first += count
+
+    def find(self, keys: set[str]) -> Iterator[LedgerRow]:
+        """Yield the kept rows that have one of these keys, in order, each once; no more is read than it takes."""
+        left = set(keys)
+        for file in self._files:
+            for row in find_kept(join(self.path, file.name), keys) if left else ():
+                left.discard(row.key)
+                yield self._resolve(row)
 
     def _resolve(self, row: LedgerRow) -> LedgerRow:
         """Return the row with the path of its shard, which the ledger of `shard` states relative to the directory."""

@@ -13,7 +13,7 @@ from parti_data.caption_ids import TextRows, text_rows
 from parti_data.errors import ShardError
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory
-from parti_data.token_shard import BROKEN, check_footer
+from parti_data.token_shard import BROKEN, check_footer, say_broken
 
 DECODED_ROWS = 512
 """Tokens are decoded so many rows at a time, 1 MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9 where a
@@ -131,7 +131,7 @@ class RowGroupReader:
             except BROKEN as error:
                 path = self._directory.shard_path(group.shard)
                 raise ShardError(
-                    f"{path}: expected row group {group.number}, found {error}; run its stage again"
+                    f"{path}: expected row group {group.number}, found {say_broken(error)}; run its stage again"
                 ) from None
 
     def _read(self, file: BinaryIO, group: Group, slot: int) -> Held:

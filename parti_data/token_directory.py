@@ -54,7 +54,12 @@ def open_token_directory(path: str) -> TokenDirectory:
             f"{path}: expected a manifest with the metadata of token shards, found {error.errors()[0]['msg']}; "
             f"run {manifest.stage} again"
         ) from None
-    row_group_rows = int(manifest.details.get(ROW_GROUP, ROW_GROUP_ROWS))
+    row_group_rows = manifest.details.get(ROW_GROUP, ROW_GROUP_ROWS)
+    if not isinstance(row_group_rows, int) or row_group_rows < 1:
+        raise ShardError(
+            f"{path}: expected a manifest with {ROW_GROUP} of at least 1, found {row_group_rows!r}; run "
+            f"{manifest.stage} again"
+        )
     return TokenDirectory(path, manifest_digest(path), manifest, metadata, row_group_rows)
 
 

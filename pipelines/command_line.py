@@ -153,9 +153,15 @@ def evaluate_command(context: typer.Context, arguments: Arguments = None) -> Non
 
 
 @app.command("verify")
-def verify_command(directory: Directory) -> None:
+def verify_command(
+    directory: Directory,
+    sample: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="How many pictures of token shards to make again, about."),
+    ] = 64,
+) -> None:
     """Check a finished directory: files, digests, rows, and tokens against their tokenizer."""
-    for line in _load("pipelines.verify").verify(directory):
+    for line in _load("pipelines.verify").verify(directory, sample):
         print(line)
 
 

@@ -112,6 +112,20 @@ def test_every_slice_of_the_kept_rows_is_that_slice_of_all(filtered):
             assert list(pairs.kept(start, stop)) == every[start:stop]
 
 
+@pytest.mark.parametrize("stage", ["filtered", "sharded"])
+def test_kept_rows_are_found_by_their_keys(request, stage, monkeypatch):
+    pairs = PairDirectory(request.getfixturevalue(stage))
+    rows = list(pairs.kept())
+    wanted = {row.key for row in rows[::7]}
+    assert list(pairs.find(wanted | {"00" * 16, ""})) == rows[::7]
+    assert list(pairs.find(set())) == []
+    read = []
+    find = ledger.find_kept
+    monkeypatch.setattr(ledger, "find_kept", lambda path, keys: read.append(path) or find(path, keys))
+    assert list(pairs.find({rows[0].key})) == rows[:1]
+    assert len(read) == 1
+
+
 def test_a_slice_of_the_kept_rows_decodes_no_row_group_beside_it(tmp_path, monkeypatch):
     path, decoded = f"{tmp_path}/ledger.parquet", []
     rows = [ROW._replace(source_key=str(n), outcome="kept" if n % 3 else "dropped") for n in range(5 * 4096)]

@@ -3,13 +3,16 @@ import json
 import math
 from pathlib import Path
 
+import datasets
 import duckdb
 import numpy as np
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from parti_data.errors import ShardError
+from parti_data.parquet_pages import read_pages
 from parti_data.token_shard import (
     ROW_GROUP_ROWS,
     ShardMetadata,
@@ -18,6 +21,7 @@ from parti_data.token_shard import (
     read_metadata,
     read_row_group,
     to_table,
+    token_encoding,
     token_matrix,
     token_schema,
     write_tables,
@@ -96,20 +100,172 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize(("codebook_size", "kind"), [(256, "uint16"), (65_536, "uint16"), (70_000, "uint32")])
-def test_any_parquet_reader_opens_a_shard(tmp_path, codebook_size, kind):
-    metadata = make_metadata(codebook_size)
+def read_by_pyarrow(path: str, cache: str) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+def read_by_duckdb(path: str, cache: str) -> list[dict]:
+    relation = duckdb.sql(f"SELECT * FROM '{path}'")
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+    return [row | {"image_tokens": list(row["image_tokens"]), "box": list(row["box"])} for row in rows]
+
+
+def read_by_polars(path: str, cache: str) -> list[dict]:
+    return polars.read_parquet(path).to_dicts()
+
+
+def read_by_datasets(path: str, cache: str) -> list[dict]:
+    return datasets.Dataset.from_parquet(path, cache_dir=cache).to_list()
+
+
+@pytest.fixture(autouse=True)
+def no_bars():
+    datasets.disable_progress_bars()
+
+
+@pytest.mark.parametrize("read", [read_by_pyarrow, read_by_duckdb, read_by_polars, read_by_datasets])
+@pytest.mark.parametrize(
+    ("codebook_size", "vocabulary_size", "kind", "encoding"),
+    [
+        (256, 1000, pa.uint16(), "RLE_DICTIONARY"),
+        (65_536, 65_537, pa.uint16(), "DELTA_BINARY_PACKED"),
+        (70_000, 1000, pa.uint32(), "DELTA_BINARY_PACKED"),
+    ],
+)
+def test_any_parquet_reader_opens_a_shard(tmp_path, read, codebook_size, vocabulary_size, kind, encoding):
+    metadata = make_metadata(codebook_size, text_vocabulary_size=vocabulary_size)
     rows = make_rows(200, metadata)
-    rows[0] = rows[0]._replace(image_tokens=np.full(16, codebook_size - 1))
+    rows[0] = rows[0]._replace(image_tokens=np.full(16, codebook_size - 1), text_ids=[[vocabulary_size - 1]])
+    assert {len(row.captions) for row in rows} == {1, 2}
+    assert {row.view for row in rows} == {0, 1}
     path = f"{tmp_path}/tokens.parquet"
     write_token_shard(path, to_table(rows, metadata), metadata)
+    assert read(path, f"{tmp_path}/cache") == plain(rows)
+    assert pq.read_schema(path).field("image_tokens").type.value_type == kind
+    assert encoding in column_of(path, "image_tokens").encodings
+
+
+def column_of(path: str, name: str) -> pq.ColumnChunkMetaData:
+    """The first row group's column that holds a column's items."""
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return next(column for column in columns if column.path_in_schema.split(".")[0] == name)
+
+
+def test_foreign_readers_see_the_types_of_the_page_on_the_format(tmp_path):
+    metadata = make_metadata()
+    path = f"{tmp_path}/tokens.parquet"
+    write_token_shard(path, to_table(make_rows(3, metadata), metadata), metadata)
     table = pq.read_table(path)
-    assert table.to_pylist() == plain(rows)
-    assert str(table.schema.field("image_tokens").type.value_type) == kind
     assert json.loads(table.schema.metadata[b"parti"]) == metadata.model_dump()
-    relation = duckdb.sql(f"SELECT * FROM '{path}'")
-    found = [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-    assert [row | {"image_tokens": list(row["image_tokens"]), "box": list(row["box"])} for row in found] == plain(rows)
+    assert str(table.schema.field("image_tokens").type) == "fixed_size_list<element: uint16 not null>[16]"
+    relation = duckdb.sql(f"SELECT view, text_ids, image_tokens FROM '{path}'")
+    assert [str(kind) for kind in relation.types] == ["UTINYINT", "USMALLINT[][]", "USMALLINT[]"]
+    assert polars.read_parquet_schema(path)["image_tokens"] == polars.Array(polars.UInt16, 16)
+    features = datasets.Dataset.from_parquet(path, cache_dir=f"{tmp_path}/cache").features
+    assert features["image_tokens"] == datasets.List(datasets.Value("uint16"), length=16)
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "grid_side", "encoding"),
+    [
+        (8192, 32, "RLE_DICTIONARY"),
+        (512 * 16, 4, "RLE_DICTIONARY"),
+        (512 * 16 + 1, 4, "DELTA_BINARY_PACKED"),
+        (262_144, 32, "RLE_DICTIONARY"),
+        (262_144, 16, "DELTA_BINARY_PACKED"),
+        (1 << 32, 32, "DELTA_BINARY_PACKED"),
+    ],
+)
+def test_the_encoding_depends_on_codes_a_token(num_codes, grid_side, encoding):
+    assert token_encoding(make_metadata(num_codes, grid_side)) == encoding
+
+
+def test_a_dictionary_of_all_codes_does_not_fall_back(tmp_path):
+    metadata = make_metadata(1 << 18, 23)
+    assert token_encoding(metadata) == "RLE_DICTIONARY"
+    rows = make_rows(1000, metadata)
+    every = np.arange(1000 * 529, dtype=np.uint32).reshape(1000, 529) % (1 << 18)
+    rows = [row._replace(image_tokens=codes) for row, codes in zip(rows, every, strict=True)]
+    write_token_shard(f"{tmp_path}/t", to_table(rows, metadata), metadata)
+    pages = list(read_pages(f"{tmp_path}/t", column_of(f"{tmp_path}/t", "image_tokens")))
+    assert {page.encoding for page in pages if page.kind == "data"} == {"RLE_DICTIONARY"}
+
+
+def test_every_page_has_a_checksum_and_the_encoding_of_the_format(tmp_path):
+    metadata = make_metadata()
+    write_token_shard(f"{tmp_path}/t", to_table(make_rows(300, metadata), metadata), metadata)
+    for name in token_schema(metadata).names:
+        pages = list(read_pages(f"{tmp_path}/t", column_of(f"{tmp_path}/t", name)))
+        assert all(page.has_checksum for page in pages)
+        expected = ["RLE_DICTIONARY"] if name == "image_tokens" else ["PLAIN"]
+        assert [page.encoding for page in pages if page.kind == "data"] == expected
+
+
+def ragged(metadata: ShardMetadata, tokens: object) -> list[TokenRow]:
+    rows = make_rows(3, metadata)
+    return [*rows[:2], rows[2]._replace(image_tokens=tokens)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fault"),
+    [
+        (np.zeros(15, int), "expected 16 image tokens, found 15; make the metadata and the rows by one tokenizer"),
+        (np.zeros((4, 4), int), "expected 16 image tokens, found 4 x 4"),
+        (7, "expected 16 image tokens, found one number"),
+        (np.full(16, 0.5), "expected whole numbers as image tokens, found float64"),
+        (np.array([None] * 16), "expected whole numbers as image tokens, found object"),
+        (np.array([*range(15), 256]), "expected image tokens from 0 to 255, found 256"),
+        (np.array([*range(15), -1]), "expected image tokens from 0 to 255, found -1"),
+        (np.array([*range(15), -1], np.int8), "expected image tokens from 0 to 255, found -1"),
+        (np.array([*range(15), 1 << 63], np.uint64), "expected image tokens from 0 to 255, found 9223372036854775808"),
+    ],
+)
+def test_a_row_whose_tokens_do_not_fit_is_refused_by_its_key(tokens, fault):
+    metadata = make_metadata()
+    rows = ragged(metadata, tokens)
+    if getattr(tokens, "dtype", None) == np.uint64:
+        rows = [row._replace(image_tokens=np.asarray(row.image_tokens, np.uint64)) for row in rows]
+    with pytest.raises(ShardError, match=f"^row {rows[2].key}: {fault}"):
+        to_table(rows, metadata)
+
+
+def test_tables_that_do_not_fit_are_refused_by_key_before_anything_is_written(tmp_path):
+    metadata = make_metadata()
+    rows = make_rows(5, metadata)
+    table, key = to_table(rows, metadata), rows[3].key
+
+    def with_column(name: str, values: list, kind: pa.DataType | None = None) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        kind = kind or table.schema.field(name).type
+        return table.set_column(place, pa.field(name, kind, nullable=False), pa.array(values, kind))
+
+    def third(name: str, value: object) -> list:
+        values = table.column(name).to_pylist()
+        return [*values[:3], value, *values[4:]]
+
+    tokens_list = pa.list_(pa.field("element", pa.uint16(), nullable=False))
+    for wrong, fault in (
+        (with_column("image_tokens", third("image_tokens", None)), f"row {key}: expected no null in image_tokens"),
+        (with_column("image_tokens", third("image_tokens", [None] * 16)), f"row {key}: expected no null in image_to"),
+        (with_column("text_ids", third("text_ids", [[5], [6, None]])), f"row {key}: expected no null in text_ids"),
+        (with_column("captions", third("captions", [None])), f"row {key}: expected no null in captions, found one"),
+        (with_column("view", third("view", None)), f"row {key}: expected no null in view"),
+        (with_column("image_tokens", third("image_tokens", [256] * 16)), f"row {key}: expected image tokens from 0"),
+        (
+            with_column("image_tokens", third("image_tokens", [1] * 17), tokens_list),
+            f"row {key}: expected 16 image tokens, found 17",
+        ),
+        (
+            with_column("image_tokens", table.column("image_tokens").to_pylist(), tokens_list),
+            "expected pyarrow.Field<image_tokens: fixed_size_list",
+        ),
+        (table.drop_columns(["box"]), "expected a column box, found none"),
+        (table.append_column("more", table.column("key")), "expected the columns key, view, box, .*, found .*, more"),
+    ):
+        with pytest.raises(ShardError, match=f"t.parquet: {fault}"):
+            write_tables(f"{tmp_path}/t.parquet", [table, wrong], metadata)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_ids_take_two_bytes_where_the_vocabulary_lets_them():
@@ -127,20 +283,42 @@ def test_nothing_in_a_shard_is_nullable():
     assert not schema.field("text_ids").type.value_type.value_field.nullable
 
 
-@pytest.mark.parametrize(("codebook_size", "grid_side", "count"), [(256, 8, 4096), (1024, 8, 4096), (8192, 32, 512)])
-def test_uniform_tokens_take_hardly_more_than_their_bits(tmp_path, codebook_size, grid_side, count):
-    metadata = make_metadata(codebook_size, grid_side)
-    codes = np.random.default_rng(0).integers(0, codebook_size, (count, metadata.num_tokens))
-    rows = [
-        row._replace(image_tokens=row_codes) for row, row_codes in zip(make_rows(count, metadata), codes, strict=True)
-    ]
-    write_token_shard(f"{tmp_path}/t", to_table(rows, metadata), metadata)
-    footer = pq.ParquetFile(f"{tmp_path}/t").metadata
+def token_bytes_a_row(path: str, metadata: ShardMetadata, codes: np.ndarray) -> float:
+    """How many bytes the column of tokens takes."""
+    rows = [row._replace(image_tokens=one) for row, one in zip(make_rows(len(codes), metadata), codes, strict=True)]
+    write_token_shard(path, to_table(rows, metadata), metadata)
+    footer = pq.ParquetFile(path).metadata
     groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
     columns = [group.column(n) for group in groups for n in range(group.num_columns)]
-    num_bytes = sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith("image_tokens"))
-    bits = 8 * num_bytes / codes.size
-    assert bits <= 1.05 * math.ceil(math.log2(codebook_size))
+    return sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith("image_tokens")) / len(codes)
+
+
+@pytest.mark.parametrize(
+    ("codebook_size", "grid_side", "count", "overhead"),
+    [
+        (256, 8, 4096, 1.02),
+        (1024, 8, 4096, 1.02),
+        (8192, 32, 512, 1.03),
+        (65_536, 8, 4096, 1.1),
+        (1 << 18, 8, 4096, 1.1),
+    ],
+)
+def test_uniform_tokens_take_hardly_more_than_their_bits(tmp_path, codebook_size, grid_side, count, overhead):
+    metadata = make_metadata(codebook_size, grid_side)
+    codes = np.random.default_rng(0).integers(0, codebook_size, (count, metadata.num_tokens))
+    found = token_bytes_a_row(f"{tmp_path}/t", metadata, codes)
+    assert 8 * found / metadata.num_tokens <= overhead * math.log2(codebook_size)
+
+
+def test_a_row_of_1024_tokens_of_8192_codes_takes_so_many_bytes(tmp_path):
+    metadata, count = make_metadata(8192, 32), 1024
+    dictionary = 8192 * 2.5 / count - 8192 * 2.5 / ROW_GROUP_ROWS  # what a full row group spreads over more rows
+    rng = np.random.default_rng(0)
+    uniform = rng.integers(0, 8192, (count, 1024))
+    assert token_bytes_a_row(f"{tmp_path}/t", metadata, uniform) - dictionary <= 1690
+    shares = 1 / np.arange(1, 8193)
+    zipf = rng.permutation(8192)[rng.choice(8192, (count, 1024), p=shares / shares.sum())]
+    assert token_bytes_a_row(f"{tmp_path}/t", metadata, zipf) - dictionary <= 1520
 
 
 def test_only_the_key_has_statistics(tmp_path):
@@ -199,15 +377,36 @@ def write_with(path: Path, schema: pa.Schema, content: object) -> None:
 
 
 def test_another_parquet_file_is_refused(tmp_path):
-    for content in (None, {"format_version": 1}, [1]):
-        write_with(tmp_path / "t", token_schema(make_metadata()), content)
-        with pytest.raises(ShardError, match="found a Parquet file without the metadata 'parti'; check the path"):
-            read_metadata(f"{tmp_path}/t")
+    write_with(tmp_path / "t", token_schema(make_metadata()), None)
+    with pytest.raises(ShardError, match="found a Parquet file without the metadata 'parti'; check the path"):
+        read_metadata(f"{tmp_path}/t")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ({"format_version": 1}, "image_tokenizer: Field required"),
+        ([1], "Input should be a valid dictionary"),
+        (make_metadata().model_dump() | {"codebook_size": 0}, "codebook_size: Input should be greater than or equal"),
+        (make_metadata().model_dump() | {"grid_side": 1 << 20}, "grid_side: Input should be less than or equal to"),
+    ],
+)
+def test_metadata_that_are_none_of_a_token_shard_are_refused(tmp_path, content, fault):
+    write_with(tmp_path / "t", token_schema(make_metadata()), content)
+    with pytest.raises(ShardError, match=f"t: expected a token shard, found metadata 'parti' that .* \\({fault}"):
+        read_metadata(f"{tmp_path}/t")
+
+
+def test_metadata_that_are_no_json_are_refused(tmp_path):
+    table = token_schema(make_metadata()).empty_table().replace_schema_metadata({"parti": "{"})
+    pq.write_table(table, tmp_path / "t")
+    with pytest.raises(ShardError, match="found metadata 'parti' that say otherwise \\(Expecting"):
+        read_metadata(f"{tmp_path}/t")
 
 
 def test_another_format_version_is_refused(tmp_path):
-    write_with(tmp_path / "t", token_schema(make_metadata()), make_metadata().model_dump() | {"format_version": 2})
-    with pytest.raises(ShardError, match="t: expected format version 1, found 2"):
+    write_with(tmp_path / "t", token_schema(make_metadata()), {"format_version": 2})
+    with pytest.raises(ShardError, match="t: expected format version 1, found 2; use a parti that knows it"):
         read_metadata(f"{tmp_path}/t")
 
 

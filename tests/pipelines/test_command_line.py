@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,25 @@ def test_what_went_wrong_exits_1_in_one_line(parti, tmp_path):
     code, out, err = parti("filter", f"output={tmp_path}/a", "source.kind=webdataset", f"source.path={tmp_path}/none")
     expected = f"error: {tmp_path}/none/*.tar: expected tar files, found none; check source.path\n"
     assert (code, out, err) == (1, "", expected)
+
+
+def test_faults_exit_1_a_line_each(parti, tokens, tmp_path):
+    copy = shutil.copytree(tokens, tmp_path / "copy")
+    names = [shard.name for shard in read_manifest(tokens).shards]
+    for name in names:
+        (copy / name).unlink()
+    code, out, err = parti("verify", copy)
+    assert (code, out) == (1, "")
+    first, *others = err.splitlines()
+    assert first.startswith(f"error: {copy}: expected what its manifest.json says, found 3 faults; remove what is")
+    assert [line.partition(": ")[0] for line in others] == [f"  {copy}/{name}" for name in names]
+
+
+def test_verify_makes_as_many_pictures_again_as_it_is_told(parti, tokens):
+    code, out, _ = parti("verify", tokens, "--sample", "5")
+    assert code == 0
+    assert out.endswith(f"{tokens}: 5 rows encoded again, all ids equal\n")
+    assert parti("verify", tokens, "--sample=-1")[0] == 2
 
 
 @pytest.mark.parametrize("command", ["verify", "report"])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from spoiled_tokens import write_anyhow
 
 from parti_data.errors import ShardError, StorageError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
@@ -20,7 +21,7 @@ from parti_data.manifest import Beginning, StageDirectory, begin, manifest_diges
 from parti_data.metrics import PipelineRun, StageMetrics, write_metrics
 from parti_data.shard_footer import column_bytes
 from parti_data.sources import SyntheticSource
-from parti_data.token_shard import ShardMetadata, TokenRow, token_schema, write_token_shard
+from parti_data.token_shard import ShardMetadata, TokenRow, token_schema
 from pipelines.report import page as page_module
 from pipelines.report import write_report
 from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
@@ -109,9 +110,8 @@ def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
     ]
     columns = {name: [getattr(row, name) for row in rows] for name in TokenRow._fields}
     columns["image_tokens"] = [tokens.tolist() for tokens in columns["image_tokens"]]
-    write_token_shard(
-        str(path / "tokens-00000-of-00001.parquet"), pa.table(columns, schema=token_schema(metadata)), metadata
-    )
+    table = pa.table(columns, schema=token_schema(metadata))
+    write_anyhow(path / "tokens-00000-of-00001.parquet", [table], metadata)
     begun.finish([record_shard(str(path), "tokens-00000-of-00001.parquet", 40)], {"pairs": pairs, "rows": 40})
 
 
