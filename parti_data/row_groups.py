@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from parti_data.caption_ids import TextRows, text_rows
 from parti_data.errors import ShardError
 from parti_data.shard_files import ShardFiles
-from parti_data.token_directory import TokenDirectory
+from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
 from parti_data.token_shard import BROKEN, check_footer, say_broken
 
 DECODED_ROWS = 512
@@ -55,18 +55,13 @@ class Held(NamedTuple):
 
 
 def list_groups(directory: TokenDirectory) -> list[Group]:
-    """Return the row groups of all shards, as their numbers of rows tell."""
+    """Return the row groups of all shards that have rows."""
     return [
         Group(number, group, rows)
         for number in range(len(directory.shards))
-        for group, rows in enumerate(_rows_by_group(directory, number))
+        for group, rows in enumerate(directory.group_rows(number))
+        if rows
     ]
-
-
-def _rows_by_group(directory: TokenDirectory, shard: int) -> list[int]:
-    """Return the rows of each row group of a shard, as its number of rows tells."""
-    rows, size = directory.shards[shard].rows, directory.row_group_rows
-    return [min(size, rows - first) for first in range(0, rows, size)]
 
 
 class RowGroupReader:
@@ -137,7 +132,8 @@ class RowGroupReader:
     def _read(self, file: BinaryIO, group: Group, slot: int) -> Held:
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
         with pq.ParquetFile(native, page_checksum_verification=True) as shard:
-            self._check(shard, group)
+            path = self._directory.shard_path(group.shard)
+            refuse_unlike_manifest(self._directory, group.shard, *check_footer(path, shard))
             first = slot * self._capacity
             batches = shard.iter_batches(DECODED_ROWS, [group.number], [_TOKENS], use_threads=False)
             for start, batch in zip(range(first, first + group.rows, DECODED_ROWS), batches, strict=True):
@@ -155,20 +151,3 @@ class RowGroupReader:
         numbers[:, FIRST_CAPTION], numbers[:, NUM_CAPTIONS] = texts.starts[:-1], np.diff(texts.starts)
         pa.default_memory_pool().release_unused()  # 20 to 40 MB a thread otherwise
         return Held(first, texts)
-
-    def _check(self, shard: pq.ParquetFile, group: Group) -> None:
-        """Raise ShardError where an open shard is not one of this directory."""
-        path = self._directory.shard_path(group.shard)
-        metadata, rows = check_footer(path, shard)
-        expected = _rows_by_group(self._directory, group.shard)
-        if rows != expected:
-            raise ShardError(
-                f"{path}: expected row groups of {expected} rows, found {rows}; tokenize into a new directory"
-            )
-        for field in type(metadata).model_fields:
-            stated, found = getattr(self._directory.metadata, field), getattr(metadata, field)
-            if stated != found:
-                raise ShardError(
-                    f"{path}: expected {field} {stated} as the manifest states, found {found}; tokenize all data with "
-                    "one tokenizer"
-                )

@@ -15,6 +15,7 @@ STAGES = ("tokenize", "import_tokens")
 """What writes token shards."""
 METADATA, ROW_GROUP = "metadata", "row_group_rows"
 """What such a stage's manifest has among its details."""
+_SHOWN_GROUPS = 8
 
 
 class TokenDirectory(NamedTuple):
@@ -43,6 +44,11 @@ class TokenDirectory(NamedTuple):
         """Return where a shard lies."""
         return join(self.path, self.shards[number].name)
 
+    def group_rows(self, number: int) -> list[int]:
+        """Return the rows of each row group of a shard, as its number of rows tells."""
+        rows, size = self.shards[number].rows, self.row_group_rows
+        return [min(size, rows - first) for first in range(0, rows, size)] or [0]
+
 
 def open_token_directory(path: str) -> TokenDirectory:
     """Return a finished directory of token shards; raises ShardError where it is none."""
@@ -65,19 +71,29 @@ def open_token_directory(path: str) -> TokenDirectory:
 
 def checked_groups(tokens: TokenDirectory, number: int) -> list[int]:
     """Return the rows of each row group of a shard, from its footer; raises ShardError where the manifest differs."""
-    path = tokens.shard_path(number)
-    metadata, groups = read_metadata(path)
-    if metadata != tokens.metadata:
-        raise ShardError(
-            f"{path}: expected the metadata that the manifest states, found other; run {tokens.manifest.stage} into a "
-            "new directory"
-        )
-    if sum(groups) != tokens.shards[number].rows:
-        raise ShardError(
-            f"{path}: expected {tokens.shards[number].rows} rows as the manifest states, found {sum(groups)}; run "
-            f"{tokens.manifest.stage} into a new directory"
-        )
+    metadata, groups = read_metadata(tokens.shard_path(number))
+    refuse_unlike_manifest(tokens, number, metadata, groups)
     return groups
+
+
+def refuse_unlike_manifest(tokens: TokenDirectory, number: int, metadata: ShardMetadata, groups: list[int]) -> None:
+    """Raise ShardError where a shard's metadata or row groups are not what the manifest states."""
+    path, remedy = tokens.shard_path(number), f"run {tokens.manifest.stage} into a new directory"
+    for field in ShardMetadata.model_fields:
+        stated, found = getattr(tokens.metadata, field), getattr(metadata, field)
+        if stated != found:
+            raise ShardError(f"{path}: expected {field} {stated} as the manifest states, found {found}; {remedy}")
+    if groups != (stated := tokens.group_rows(number)):
+        raise ShardError(
+            f"{path}: expected row groups of {say_groups(stated)} rows as the manifest states, found "
+            f"{say_groups(groups)}; {remedy}"
+        )
+
+
+def say_groups(groups: list[int]) -> str:
+    """Return the rows of row groups in words, of many those of the first."""
+    shown = ", ".join(map(str, groups[:_SHOWN_GROUPS])) or "no"
+    return shown if len(groups) <= _SHOWN_GROUPS else f"{shown} and {len(groups) - _SHOWN_GROUPS} more"
 
 
 def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Table]:

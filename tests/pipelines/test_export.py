@@ -293,11 +293,11 @@ def test_shards_that_are_not_as_the_manifest_states_are_refused(tmp_path, export
     source, shard = make_directory(tmp_path / "tokens", [4, 4]), "tokens-00000-of-00002.parquet"
     make_directory(tmp_path / "other", [3, 3])
     (tmp_path / "tokens" / shard).write_bytes((tmp_path / "other" / shard).read_bytes())
-    with pytest.raises(ShardError, match="expected 4 rows as the manifest states, found 3; run tokenize into a new"):
+    with pytest.raises(ShardError, match="expected row groups of 4 rows as the manifest states, found 3; run tok"):
         export(source, tmp_path / "out", "webdataset")
     make_directory(tmp_path / "third", [4, 4], metadata={"codebook_size": 300})
     (tmp_path / "tokens" / shard).write_bytes((tmp_path / "third" / shard).read_bytes())
-    with pytest.raises(ShardError, match="expected the metadata that the manifest states, found other; run tokenize"):
+    with pytest.raises(ShardError, match="expected codebook_size 256 as the manifest states, found 300; run tok"):
         export(source, tmp_path / "out", "webdataset")
 
 
