@@ -13,6 +13,7 @@ from parti_data.ledger import KEPT, OUTCOMES, PairDirectory
 from parti_data.manifest import MANIFEST, Manifest, ShardRecord, read_manifest
 from parti_data.quality import read_run_quality
 from parti_data.storage import file_size, is_file, join, sha256_file
+from parti_data.token_directory import STAGES
 from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group, token_matrix
 from parti_data.views import Views
 
@@ -28,7 +29,7 @@ def verify(directory: str) -> list[str]:
         faults += check_ledger(directory, manifest)
     if quality := read_run_quality(directory, manifest):
         faults += check_file(directory, quality.sheet)
-    if not faults and manifest.stage == "tokenize":
+    if not faults and manifest.stage in STAGES:
         faults += [fault for shard in manifest.shards for fault in check_tokens(directory, shard, manifest)]
     if faults:
         rest = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

@@ -11,6 +11,7 @@ JOBS = {
     "filter": ("pipelines.filter", "filter_pairs", "FilterConfig"),
     "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
     "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
+    "import_tokens": ("pipelines.import_tokens", "import_tokens", "ImportTokensConfig"),
 }
 
 
