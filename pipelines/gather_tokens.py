@@ -28,10 +28,10 @@ class GatheredShard(NamedTuple):
     quality: TokenQuality
 
 
-class Encoder(NamedTuple):
+class TokenStage(NamedTuple):
     """How a stage makes fragments: its name, what it makes them of, and what then becomes of all shards."""
 
-    stage: str
+    name: str
     plans: list[Any]
     """What each fragment is made of, in order."""
     rows: list[int]
@@ -52,14 +52,14 @@ class GatherTokens(beam.PTransform):
         return numbers | "GatherShard" >> beam.Map(gather_shard, gathering=self.gathering)
 
 
-def run_to_shards(encoder: Encoder, gathering: Gathering, options: PipelineOptions) -> None:
+def run_to_shards(stage: TokenStage, gathering: Gathering, options: PipelineOptions) -> None:
     """Make every fragment, then every shard, then the manifest; what is there already is not made again."""
-    numbers, finish = range(gathering.num_shards), encoder.finish
+    numbers, finish = range(gathering.num_shards), stage.finish
     pipeline = make_pipeline(options)
     _ = (
         pipeline
-        | "Plans" >> beam.Create(encoder.plans, reshuffle=True)
-        | encoder.encode
+        | "Plans" >> beam.Create(stage.plans, reshuffle=True)
+        | stage.encode
         | "AllFragments" >> beam.Map(lambda number: (0, number))
         | "WaitForFragments" >> beam.GroupByKey()
         | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)
@@ -69,9 +69,9 @@ def run_to_shards(encoder: Encoder, gathering: Gathering, options: PipelineOptio
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, shards: finish(shards))
     )
-    rows = {fragment_name(number): count for number, count in enumerate(encoder.rows)}
-    with watch(Watched(encoder.stage, join(gathering.output, FRAGMENTS), rows, "rows")):
-        run_recorded(pipeline, encoder.stage, gathering.output)
+    rows = {fragment_name(number): count for number, count in enumerate(stage.rows)}
+    with watch(Watched(stage.name, join(gathering.output, FRAGMENTS), rows, "rows")):
+        run_recorded(pipeline, stage.name, gathering.output)
 
 
 def gather_shard(number: int, gathering: Gathering) -> GatheredShard:

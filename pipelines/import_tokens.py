@@ -23,7 +23,7 @@ from parti_data.token_sources import TokenSource
 from parti_data.token_sources.import_counts import ImportCounts, sum_counts
 from parti_data.token_sources.token_grid import TokenGrid
 from parti_data.token_sources.tokenized import Listing
-from pipelines.gather_tokens import Encoder, GatheredShard, run_to_shards
+from pipelines.gather_tokens import GatheredShard, TokenStage, run_to_shards
 from pipelines.read_tokens import Importing, ReadPlan, ReadTokens, read_counts, to_rows
 from pipelines.token_fragments import FRAGMENTS, Gathering, count_shards, fragment_path
 
@@ -31,7 +31,7 @@ UNKNOWN = "unknown"
 """What a shard's metadata say of how pictures were prepared and encoded."""
 _LOOKED_AT = 64
 """So many images are looked at before anything is begun."""
-_MOST_CODES, _MOST_SIDE = 1 << 32, 1 << 12
+_MOST_CODES, _MOST_TOKENS_A_SIDE, _MOST_SIDE_PX = 1 << 24, 1 << 10, 1 << 16
 
 
 class DeclaredTokens(StrictModel):
@@ -40,9 +40,9 @@ class DeclaredTokens(StrictModel):
     name: str = Field(min_length=1)
     """The same name for the same tokenizer, such as dalle-mini/vqgan_imagenet_f16_16384."""
     codebook_size: Annotated[int, Field(gt=0, le=_MOST_CODES)]
-    grid_side: Annotated[int, Field(gt=0, le=_MOST_SIDE)]
+    grid_side: Annotated[int, Field(gt=0, le=_MOST_TOKENS_A_SIDE)]
     """Tokens a side."""
-    image_side: PositiveInt
+    image_side: Annotated[int, Field(gt=0, le=_MOST_SIDE_PX)]
     """Pixels."""
 
     def fingerprint(self) -> str:
@@ -128,8 +128,8 @@ def import_tokens(config: ImportTokensConfig, options: PipelineOptions) -> Manif
         importing = importing._replace(gathering=gathering._replace(num_fragments=len(plans), num_shards=num_shards))
         done = partial(finish, begun, config=config, importing=importing)
         rows = [plan.part.num_images * num_views for plan in plans]
-        encoder = Encoder("import_tokens", plans, rows, ReadTokens(importing), done)
-        run_to_shards(encoder, importing.gathering, options)
+        stage = TokenStage("import_tokens", plans, rows, ReadTokens(importing), done)
+        run_to_shards(stage, importing.gathering, options)
         begun = begun.finished()
     remove(fragments)
     return begun

@@ -71,7 +71,7 @@ def read_slice(plan: ReadPlan, importing: Importing) -> int:
         with reported_steps(), timed("write"):
             images = timed_each("read", importing.source.read(plan.part))
             rows = to_rows(images, plan.part.path, importing, text_tokenizer, counts)
-            shards = spread_rows(rows, gathering.num_shards, gathering.seed)
+            shards = spread_rows(first_of_each(rows), gathering.num_shards, gathering.seed)
             write_fragment(path, shards, gathering.metadata, counts.model_dump_json())
     return plan.number
 
@@ -102,6 +102,15 @@ def to_rows(
             yield TokenRow(
                 key, number, [0, 0, side, side], flipped[number], captions, text_ids, tokens, source, image.source_key
             )
+
+
+def first_of_each(rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
+    """Yield the first row of each key and view: gather would drop the others, and holds a shard's rows at once."""
+    met: set[tuple[str, int]] = set()
+    for row in rows:
+        if (row.key, row.view) not in met:
+            met.add((row.key, row.view))
+            yield row
 
 
 def plain_captions(captions: list[str] | Fault | None) -> list[str] | Fault:

@@ -24,7 +24,7 @@ from pipelines.encode_images import (
     shard_metadata,
     sheet_path,
 )  # fmt: skip
-from pipelines.gather_tokens import Encoder, GatheredShard, run_to_shards
+from pipelines.gather_tokens import GatheredShard, TokenStage, run_to_shards
 from pipelines.slice_gate import read_quality
 from pipelines.token_fragments import FRAGMENTS, count_shards, fragment_path
 
@@ -124,7 +124,7 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         encode.with_resource_hints(**config.resources.hints())
         rows = [(plan.last - plan.first) * config.views.num_views for plan in plans]
         done = partial(finish, begun, encoding=encoding, num_fragments=len(plans))
-        run_to_shards(Encoder("tokenize", plans, rows, encode, done), encoding.gathering(len(plans)), options)
+        run_to_shards(TokenStage("tokenize", plans, rows, encode, done), encoding.gathering(len(plans)), options)
         begun = begun.finished()
     remove(fragments)
     return begun

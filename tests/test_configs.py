@@ -12,6 +12,7 @@ STAGES = {
     "filter": ("pipelines.filter", "FilterConfig"),
     "shard": ("pipelines.shard", "ShardConfig"),
     "tokenize": ("pipelines.tokenize", "TokenizeConfig"),
+    "import-tokens": ("pipelines.import_tokens", "ImportTokensConfig"),
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
     "train prior": ("model.training.train_prior", "TrainPriorConfig"),

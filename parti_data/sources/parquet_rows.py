@@ -59,14 +59,12 @@ class ParquetRows:
         """Return the names of the columns, in order."""
         return list(self.schema.names)
 
-    def require_texts(self, names: list[str]) -> None:
+    def require_texts(self, names: list[str], option: str = "caption_columns") -> None:
         """Raise SourceError where one of the columns does not hold captions."""
         for name in names:
             kind = self.schema.field(name).type
             if not is_texts(kind):
-                raise SourceError(
-                    f"{self.path}: expected texts in column {name!r}, found {kind}; set source.caption_columns"
-                )
+                raise SourceError(f"{self.path}: expected texts in column {name!r}, found {kind}; set source.{option}")
 
     def batches(self, columns: list[str], start: int = 0, most_rows: int = MOST_BATCH_ROWS) -> Iterator[Batch]:
         """Yield batches of some columns (`a.b` for a part of a struct), from the row group of row `start` on."""

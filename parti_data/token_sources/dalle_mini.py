@@ -69,7 +69,7 @@ class DalleMiniSource(StrictModel):
         names = file.column_names()
         require_column(file.path, self.caption_column, names, "caption_column")
         require_column(file.path, self.encoding_column, names, "encoding_column")
-        file.require_texts([self.caption_column])
+        file.require_texts([self.caption_column], "caption_column")
         kind = file.schema.field(self.encoding_column).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         if not is_list or not pa.types.is_integer(kind.value_type):

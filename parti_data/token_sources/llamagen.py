@@ -96,8 +96,8 @@ class LlamaGenSource(StrictModel):
 
     def _folders(self) -> Iterator[Folder]:
         for path in expand(self.path):
-            entries = list_entries(path)
-            inner = (join(path, entry.name) for entry in entries if entry.is_directory)
+            entries = [] if _is_labels(path) else list_entries(path)
+            inner = (join(path, entry.name) for entry in entries if entry.is_directory and not _is_labels(entry.name))
             for place, found in [(path, entries), *((place, list_entries(place)) for place in inner)]:
                 files = [entry for entry in found if entry.name.endswith(".npy") and not entry.is_directory]
                 if files:
@@ -142,6 +142,10 @@ class LlamaGenSource(StrictModel):
                 "check source.captions"
             )
         return found[0]
+
+
+def _is_labels(folder: str) -> bool:
+    return folder.endswith("_labels")
 
 
 def _stem(name: str) -> str:
