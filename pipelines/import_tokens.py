@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from model.tokenizers import Reading, open_tokenizer
 from parti_data.config import StageConfig, StrictModel
-from parti_data.errors import SourceError
+from parti_data.errors import ConfigError, SourceError
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin
 from parti_data.storage import digest_json, join, remove, sweep
 from parti_data.text import TextTokenizer
@@ -85,12 +85,15 @@ class ImportTokensConfig(StageConfig):
     @model_validator(mode="after")
     def _refuse_two_makers_and_none(self) -> Self:
         if bool(self.image_tokenizer) == bool(self.tokens):
-            raise ValueError(
-                "either image_tokenizer, the file that made the tokens, or the table tokens, which declares it, should "
-                f"be given, and not {'both' if self.tokens else 'none'}"
+            raise ConfigError(
+                "image_tokenizer, tokens: expected one of them, the file that made the tokens or a table that declares "
+                f"it, found {'both; leave one out' if self.tokens else 'none; add one'}"
             )
         if self.tokens and self.tokenizer != Reading():
-            raise ValueError("tokenizer should be empty where there is no image_tokenizer to be read")
+            raise ConfigError(
+                "tokenizer: expected none without the image_tokenizer that it tells how to read, found one; leave it "
+                "out"
+            )
         return self
 
     def made_by(self) -> MadeBy:
@@ -116,7 +119,7 @@ def import_tokens(config: ImportTokensConfig, options: PipelineOptions) -> Manif
     metadata = import_metadata(config, made_by, text_tokenizer, listing.digest)
     gathering = Gathering(config.output, metadata, 0, 0, config.seed, may_repeat=True)
     importing = Importing(config.source, config.text_tokenizer, gathering)
-    num_views = look_at_first(listing, importing, text_tokenizer)
+    num_views = look_at_first(listing, importing, text_tokenizer, config.max_dropped_fraction)
     begun = begin(config.output, Beginning(stage="import_tokens", config=config.deciding(), inputs=inputs))
     fragments = join(config.output, FRAGMENTS)
     if isinstance(begun, StageDirectory):
@@ -135,7 +138,7 @@ def import_tokens(config: ImportTokensConfig, options: PipelineOptions) -> Manif
     return begun
 
 
-def look_at_first(listing: Listing, importing: Importing, text_tokenizer: TextTokenizer) -> int:
+def look_at_first(listing: Listing, importing: Importing, text_tokenizer: TextTokenizer, allowed: float) -> int:
     """Return how many views the first image that can be taken has; raises SourceError where no early one can be."""
     source = importing.source
     images = chain.from_iterable(map(source.read, listing.slices))
@@ -145,7 +148,7 @@ def look_at_first(listing: Listing, importing: Importing, text_tokenizer: TextTo
     if not first:
         raise SourceError(f"{source.path}: expected tokens, found none; check source.path")
     if not rows:
-        counts.refuse(source.path, 0.0, importing.grid)
+        counts.refuse(source.path, allowed, importing.grid)
     return sum(row.key == rows[0].key for row in rows) if rows else 1
 
 

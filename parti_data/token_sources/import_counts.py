@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from parti_data.errors import SourceError
 from parti_data.token_sources.token_grid import TokenGrid
-from parti_data.token_sources.tokenized import WRONG_SHAPE, Fault
+from parti_data.token_sources.tokenized import OUTSIDE_CODEBOOK, WRONG_SHAPE, Fault
 
 _MOST_SHAPES = 16
 _SHOWN_CHARS = 200
@@ -64,7 +64,9 @@ class ImportCounts(BaseModel):
 
     def _remedy(self, reason: str, grid: TokenGrid) -> str:
         if reason == WRONG_SHAPE:
-            return f"expected are {grid.num_tokens} tokens in raster order, so look at the grid and the tokenizer"
+            return f"a view should have {grid.num_tokens} tokens, so look which tokenizer made them"
+        if reason == OUTSIDE_CODEBOOK:
+            return f"codes should be below {grid.codebook_size}, so look which tokenizer made them"
         return "mend the source, say otherwise how it is read, or raise max_dropped_fraction"
 
 

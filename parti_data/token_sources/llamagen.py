@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import model_validator
 
 from parti_data.config import StrictModel
-from parti_data.errors import SourceError
+from parti_data.errors import ConfigError, SourceError
 from parti_data.sources.columns import to_captions
 from parti_data.sources.text_rows import split_lines
 from parti_data.storage import (
@@ -76,7 +76,7 @@ class LlamaGenSource(StrictModel):
     @model_validator(mode="after")
     def _refuse_two_captions(self) -> Self:
         if self.class_names and self.captions:
-            raise ValueError("class_names should be empty where captions is given")
+            raise ConfigError("source: expected captions or class_names, found both; leave one out")
         return self
 
     def slices(self, images_a_slice: int) -> Listing:

@@ -12,7 +12,7 @@ from pipelines import command_line, runner
 from pipelines.command_line import main
 
 COMMANDS = [
-    ["filter"], ["shard"], ["tokenize"], ["train", "text"], ["train", "tokenizer"], ["train", "prior"], ["sample"],
+    ["filter"], ["shard"], ["tokenize"], ["import-tokens"], ["train", "text"], ["train", "tokenizer"], ["train", "prior"], ["sample"],
     ["evaluate"], ["plan"], ["verify"], ["report"], ["demo"],
 ]  # fmt: skip
 JOBS = [command for command in COMMANDS if command[0] not in ("plan", "verify", "report")]

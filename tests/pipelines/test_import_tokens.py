@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -22,11 +23,15 @@ from foreign_tokens import (
 from model.tokenizers import Reading, load_tokenizer
 from parti_data.errors import ConfigError, ShardError, SourceError, TokenizerError
 from parti_data.manifest import BEGUN, MANIFEST, read_manifest
-from parti_data.text import END, TextTokenizer
+from parti_data.text import END, TextTokenizer, train_sentencepiece
 from parti_data.token_directory import open_token_directory
-from parti_data.token_shard import order_hash, read_metadata, read_row_group
+from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group
+from parti_data.token_sources.import_counts import ImportCounts
 from pipelines.command_line import main
+from pipelines.gather_tokens import drop_repeated, gather_shard
 from pipelines.import_tokens import ImportTokensConfig, import_tokens
+from pipelines.read_tokens import Importing, ReadPlan, read_counts, read_slice
+from pipelines.token_fragments import Gathering, fragment_path, write_fragment
 from pipelines.verify import verify
 
 DECLARED = {"name": "made up", "codebook_size": CODES, "grid_side": SIDE, "image_side": 32}
@@ -280,11 +285,17 @@ def test_too_many_dropped_images_fail_the_run_until_they_are_allowed(tmp_path, m
 
 def test_another_grid_than_said_is_refused_before_anything_is_begun(tmp_path, make_import, beam_options):
     message = (
-        r"found 60 of 60 \(wrong_shape 60; such as .* 00000000: tokens of shape \(16,\)\); expected are 25 tokens "
-        "in raster order, so look at the grid and the tokenizer"
+        r"found 60 of 60 \(wrong_shape 60; such as .* 00000000: tokens of shape \(16,\)\); a view should have 25 "
+        "tokens, so look which tokenizer made them"
     )
     with pytest.raises(SourceError, match=message):
         import_tokens(make_import(tmp_path / "out", tokens=DECLARED | {"grid_side": 5}), beam_options())
+    assert not (tmp_path / "out").exists()
+
+
+def test_codes_of_a_larger_codebook_are_refused_before_anything_is_begun(tmp_path, make_import, beam_options):
+    with pytest.raises(SourceError, match=r"\(outside_codebook 60; .*; codes should be below 8, so look which tokeniz"):
+        import_tokens(make_import(tmp_path / "out", tokens=DECLARED | {"codebook_size": 8}), beam_options())
     assert not (tmp_path / "out").exists()
 
 
@@ -312,8 +323,8 @@ def test_a_source_without_images_is_refused(tmp_path, make_import, beam_options)
     ("overrides", "message"),
     [
         (["tokens.grid_side=0"], "expected for 'tokens.grid_side' that input should be greater than 0, found 0"),
-        (["image_tokenizer=x"], "and not both"),
-        (["tokenizer.kind=taming"], "tokenizer should be empty where there is no image_tokenizer"),
+        (["image_tokenizer=x"], "or a table that declares it, found both; leave one out"),
+        (["tokenizer.kind=taming"], "tokenizer: expected none without the image_tokenizer that it tells how to read"),
         (["source.caption_colum=x"], "did you mean 'source.caption_column'?"),
         (["source.kind=tfrecord"], "'tfrecord'"),
     ],
@@ -324,7 +335,7 @@ def test_a_config_that_contradicts_itself_is_refused(overrides, message):
     with pytest.raises(ConfigError) as error:
         ImportTokensConfig.load(None, [*needed, *declared, *overrides])
     assert message in str(error.value)
-    with pytest.raises(ConfigError, match="and not none"):
+    with pytest.raises(ConfigError, match="image_tokenizer, tokens: expected one of them, .* found none; add one"):
         ImportTokensConfig.load(None, needed)
 
 
@@ -336,6 +347,53 @@ def test_missing_tokenizers_are_said(tmp_path, make_import, beam_options):
             tmp_path / "out", tokens=None, image_tokenizer=f"{tmp_path}/none.ckpt", tokenizer=Reading(kind="taming")
         )
         import_tokens(config, beam_options())
+
+
+def test_another_text_tokenizer_than_the_run_began_with_is_refused(tmp_path, make_import, beam_options, text_file):
+    shutil.copy(text_file, tmp_path / "text.model")
+    config = make_import(tmp_path / "out", text_tokenizer=f"{tmp_path}/text.model")
+    importing = Importing(config.source, config.text_tokenizer, gathering_of(tmp_path, text_file))
+    plan = ReadPlan(0, config.source.slices(11).slices[0])
+    assert read_slice(plan, importing) == 0
+    captions = (f"number {number}" for number in range(300))
+    (tmp_path / "text.model").write_bytes(train_sentencepiece(captions, 40, 0))
+    assert read_slice(plan, importing) == 0  # is there already
+    with pytest.raises(TokenizerError, match=r"text.model: expected the tokenizer \w{12} that the run began with, fou"):
+        read_slice(plan._replace(number=1), importing)
+
+
+def gathering_of(output: object, text_file: str) -> Gathering:
+    metadata = ShardMetadata(
+        image_tokenizer="", image_tokenizer_name="", codebook_size=CODES, grid_side=SIDE, image_side=32,
+        resize_recipe="", resize_library="", precision="", text_tokenizer=TextTokenizer(text_file).fingerprint,
+        text_vocabulary_size=128, config_digest="", input_digest="",
+    )  # fmt: skip
+    return Gathering(str(output), metadata, 1, 2, 0, may_repeat=True)
+
+
+def test_a_slice_read_and_gathered_without_beam_has_the_rows_of_its_images(tmp_path, make_import, text_file):
+    config, gathering = make_import(tmp_path), gathering_of(tmp_path, text_file)
+    read_slice(ReadPlan(0, config.source.slices(11).slices[0]), Importing(config.source, text_file, gathering))
+    assert read_counts(fragment_path(str(tmp_path), 0)) == ImportCounts(images=11, rows=11)
+    shards = [gather_shard(number, gathering) for number in range(2)]
+    assert sum(shard.record.rows for shard in shards) == 11
+    write_fragment(fragment_path(str(tmp_path), 1), [[], []], gathering.metadata, "")
+    with pytest.raises(ShardError, match="slice-00001.parquet: expected what was counted of it, found Invalid JSON"):
+        read_counts(fragment_path(str(tmp_path), 1))
+
+
+def test_equal_images_of_one_slice_are_written_once(tmp_path, make_import, text_file):
+    path = write_dalle_mini(tmp_path / "a.parquet", [TOKENS[0]] * 50, CAPTIONS[:50])
+    config, gathering = make_import(tmp_path, source={"path": path}), gathering_of(tmp_path, text_file)
+    read_slice(ReadPlan(0, config.source.slices(50).slices[0]), Importing(config.source, text_file, gathering))
+    path = fragment_path(str(tmp_path), 0)
+    assert (read_counts(path).rows, sum(read_metadata(path)[1])) == (50, 1)
+
+
+def test_the_first_row_of_each_key_and_view_stays():
+    table = pa.table({"key": [*"abacb"], "view": [0, 0, 0, 0, 1], "row": range(5)})
+    assert drop_repeated(table).column("row").to_pylist() == [0, 1, 3, 4]
+    assert drop_repeated(table.take([0, 1])) == table.take([0, 1])
 
 
 def test_the_command_says_what_became_of_the_images(tmp_path, sources, text_file, capsys):

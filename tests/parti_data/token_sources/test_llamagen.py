@@ -119,5 +119,5 @@ def test_a_changed_folder_is_another_source(tmp_path):
 
 def test_two_kinds_of_captions_are_refused():
     needed = ["output=x", "text_tokenizer=t", "source.kind=llamagen", "source.path=y", "image_tokenizer=z"]
-    with pytest.raises(ConfigError, match="class_names should be empty where captions is given"):
+    with pytest.raises(ConfigError, match="source: expected captions or class_names, found both; leave one out"):
         ImportTokensConfig.load(None, [*needed, "source.class_names=a", "source.captions=b"])
