@@ -20,7 +20,7 @@ from parti_data.text import TextTokenizer
 from parti_data.token_shard import TokenRow, read_note
 from parti_data.token_sources.import_counts import ImportCounts
 from parti_data.token_sources.token_grid import TokenGrid, to_views, tokens_key
-from parti_data.token_sources.tokenized import NO_CAPTION, Fault, ReadsTokens, TokenizedImage, TokenSlice
+from parti_data.token_sources.tokenized import NO_CAPTION, Fault, ReadsTokens, TokenizedImage, TokenSlice, writable_name
 from pipelines.run_metrics import reported_steps
 from pipelines.token_fragments import Gathering, fragment_path, refuse_other_tokenizer, spread_rows, write_fragment
 
@@ -86,11 +86,13 @@ def to_rows(
     """Yield the token rows of images, one a view, counting each image; those that cannot be taken are left out."""
     side = importing.gathering.metadata.image_side
     text_ids_of: Callable[[str], list[int]] = lru_cache(_CAPTIONS_KEPT)(text_tokenizer.encode)
+    source = writable_name(source)
     for image in images:
+        source_key = writable_name(image.source_key)
         views = image.tokens if isinstance(image.tokens, Fault) else to_views(image.tokens, importing.grid)
         captions = plain_captions(image.captions)
         if isinstance(views, Fault) or isinstance(captions, Fault):
-            counts.drop(f"{source} {image.source_key}", views if isinstance(views, Fault) else captions)  # type: ignore[arg-type]
+            counts.drop(f"{source} {source_key}", views if isinstance(views, Fault) else captions)  # type: ignore[arg-type]
             continue
         with timed("text"):
             text_ids = [text_ids_of(caption) for caption in captions]
@@ -100,7 +102,7 @@ def to_rows(
         flipped = image.flipped or (False,) * len(views)
         for number, tokens in enumerate(views):
             yield TokenRow(
-                key, number, [0, 0, side, side], flipped[number], captions, text_ids, tokens, source, image.source_key
+                key, number, [0, 0, side, side], flipped[number], captions, text_ids, tokens, source, source_key
             )
 
 

@@ -42,6 +42,7 @@ from parti_data.token_sources.tokenized import (
     Listing,
     TokenizedImage,
     TokenSlice,
+    writable_name,
 )
 
 _MIRRORED = {2: (False, True), 10: (False,) * 5 + (True,) * 5}
@@ -90,7 +91,10 @@ class LlamaGenSource(StrictModel):
             for first in range(0, len(names), images_a_slice):
                 some = tuple(names[first : first + images_a_slice])
                 parts.append(TokenSlice(folder.path, first, first + len(some), len(some), names=some))
-        stated = [[folder.path, [[file.name, *file.marker] for file in folder.files]] for folder in folders]
+        stated = [
+            [writable_name(folder.path), [[writable_name(file.name), *file.marker] for file in folder.files]]
+            for folder in folders
+        ]
         captions = [file_marker(self._captions_of(folder.path)) for folder in folders] if self.captions else []
         return Listing(parts, digest_json([stated, captions, digest_class_names(self.class_names)]))
 

@@ -59,6 +59,11 @@ class TokenizedImage(NamedTuple):
     """Which views show it mirrored, where the source knows; none stands for none of them."""
 
 
+def writable_name(name: str) -> str:
+    """Return the name of a file or a key as it can be written: what is no UTF-8 in it is spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 class ReadsTokens(Protocol):
     """What each kind of source can do; a config's `source` table is one."""
 

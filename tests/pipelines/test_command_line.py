@@ -12,8 +12,8 @@ from pipelines import command_line, runner
 from pipelines.command_line import main
 
 COMMANDS = [
-    ["filter"], ["shard"], ["tokenize"], ["import-tokens"], ["train", "text"], ["train", "tokenizer"], ["train", "prior"], ["sample"],
-    ["evaluate"], ["plan"], ["verify"], ["report"], ["demo"],
+    ["filter"], ["shard"], ["tokenize"], ["import-tokens"], ["train", "text"], ["train", "tokenizer"],
+    ["train", "prior"], ["sample"], ["evaluate"], ["plan"], ["verify"], ["report"], ["demo"],
 ]  # fmt: skip
 JOBS = [command for command in COMMANDS if command[0] not in ("plan", "verify", "report")]
 SMALL = ["source.num_pairs=8", "source.side_px=32"]
@@ -160,7 +160,7 @@ def test_wrong_usage_exits_2(parti, arguments):
     assert "Usage: " in err
 
 
-@pytest.mark.parametrize("command", JOBS[3:])
+@pytest.mark.parametrize("command", JOBS[4:])
 def test_beams_options_are_refused_where_there_is_no_beam(parti, command):
     code, _, err = parti(*command, "--", "--direct_num_workers=2")
     assert code == 2

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -178,7 +179,7 @@ def test_a_stage_that_was_killed_anywhere_ends_with_the_same_bytes(
     assert contents(tmp_path / "whole") == expected
     last = int((tmp_path / "moments").read_text()) - 1
     has_begun, has_manifest = set(), set()
-    for moment in (0, last // 2, last - 4, last):
+    for moment in (0, last // 2, last):
         config = make_import(tmp_path / f"killed-{moment}")
         assert run_child("import_tokens", config, moment, tmp_path / "never") == -signal.SIGKILL
         left = contents(config.output)
@@ -203,6 +204,15 @@ def test_views_are_rows_of_one_key_and_the_mirrored_ones_are_told(tmp_path, make
             assert (row["captions"], row["text_ids"]) == ([""], [[END]])
     assert not rows
     assert verify(f"{tmp_path}/out")
+
+
+def test_names_that_are_no_text_are_spelled_out(tmp_path, make_import, beam_options):
+    path = write_llamagen_classes(tmp_path / "llamagen", TOKENS[:3, None], [0] * 3)
+    os.rename(f"{path}/1.npy".encode(), path.encode() + b"/\xff.npy")
+    (tmp_path / "llamagen/imagenet256_codes/2.npy").write_bytes(b"")
+    config = make_import(tmp_path / "out", "llamagen", {"path": path}, max_dropped_fraction=0.5)
+    assert import_tokens(config, beam_options()).counts["rows"] == 2
+    assert {row["source_key"] for row in read_rows(tmp_path / "out")} == {"0", r"\udcff"}
 
 
 def test_captions_stand_in_the_lines_that_files_are_named_after(tmp_path, make_import, beam_options):
