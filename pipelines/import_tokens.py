@@ -149,7 +149,8 @@ def look_at_first(listing: Listing, importing: Importing, text_tokenizer: TextTo
         raise SourceError(f"{source.path}: expected tokens, found none; check source.path")
     if not rows:
         counts.refuse(source.path, allowed, importing.grid)
-    return sum(row.key == rows[0].key for row in rows) if rows else 1
+    firsts = [place for place, row in enumerate(rows) if row.view == 0]
+    return firsts[1] if len(firsts) > 1 else max(len(rows), 1)
 
 
 def import_metadata(

@@ -392,6 +392,14 @@ def test_a_slice_read_and_gathered_without_beam_has_the_rows_of_its_images(tmp_p
         read_counts(fragment_path(str(tmp_path), 1))
 
 
+def test_equal_images_are_not_taken_for_views(tmp_path, make_import, beam_options):
+    path = write_dalle_mini(tmp_path / "a.parquet", [TOKENS[0]] * 20, CAPTIONS[:20])
+    manifest = import_tokens(make_import(tmp_path / "out", source={"path": path}, rows_per_shard=8), beam_options())
+    assert manifest.counts == {"read": 20, "dropped": 0, "repeated": 19, "rows": 1}
+    assert sorted(shard.rows for shard in manifest.shards) == [0, 0, 1]
+    assert verify(f"{tmp_path}/out")
+
+
 def test_equal_images_of_one_slice_are_written_once(tmp_path, make_import, text_file):
     path = write_dalle_mini(tmp_path / "a.parquet", [TOKENS[0]] * 50, CAPTIONS[:50])
     config, gathering = make_import(tmp_path, source={"path": path}), gathering_of(tmp_path, text_file)
