@@ -107,6 +107,13 @@ def export_command(context: typer.Context, arguments: Arguments = None) -> None:
     _run_stage(context, stage.export_tokens, stage.ExportConfig, arguments)
 
 
+@app.command("import-tokens")
+def import_tokens_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Make token shards of tokens that another project made. Beam's options go after --."""
+    stage = _load("pipelines.import_tokens")
+    _run_stage(context, stage.import_tokens, stage.ImportTokensConfig, arguments)
+
+
 @training.command("text")
 def train_text_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train SentencePiece on the captions of kept pairs."""

@@ -26,22 +26,20 @@ from model.tokenizers import (
     refuse_missing,
     tokenizer_files,
 )
-from parti_data.errors import TokenizerError
 from parti_data.ledger import LedgerRow, PairDirectory
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.quality import QualityFloors
 from parti_data.read_ahead import read_ahead
 from parti_data.recipes import Box
 from parti_data.step_times import count, timed, timed_each
-from parti_data.storage import file_size, file_version, is_file, is_local, join, sha256_file
+from parti_data.storage import file_size, file_version, is_file, is_local, sha256_file
 from parti_data.text import TextTokenizer
-from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+from parti_data.token_shard import ShardMetadata, TokenRow
 from parti_data.views import CENTER, Cut, Views, load_views
 from pipelines.run_metrics import reported_steps
 from pipelines.slice_gate import SliceGate, judge_slice, read_quality, to_note
+from pipelines.token_fragments import Gathering, fragment_path, refuse_other_tokenizer, spread_rows, write_fragment
 
-FRAGMENTS = "encoded"
-"""The subdirectory of fragments; it goes when the stage is finished."""
 PICTURES_LOADED = 16
 """Pictures are loaded at least so many at a time."""
 PICTURES_A_PROCESS = 32
@@ -74,6 +72,10 @@ class Encoding(NamedTuple):
     views: Views = CENTER
     quality: QualityFloors = QualityFloors()
     decode_processes: int = 0
+
+    def gathering(self, num_fragments: int) -> Gathering:
+        """Return what gather is told."""
+        return Gathering(self.output, self.metadata, num_fragments, self.num_shards, self.seed)
 
 
 class View(NamedTuple):
@@ -112,10 +114,9 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         image_tokenizer, text_tokenizer = open_tokenizers(
             encoding.image_tokenizer, encoding.text_tokenizer, encoding.execution, encoding.reading
         )
-        _refuse_other(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
-        _refuse_other(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
+        refuse_other_tokenizer(encoding.image_tokenizer, encoding.metadata.image_tokenizer, image_tokenizer.fingerprint)
+        refuse_other_tokenizer(encoding.text_tokenizer, encoding.metadata.text_tokenizer, text_tokenizer.fingerprint)
         pairs = PairDirectory(encoding.source)
-        shards: list[list[TokenRow]] = [[] for _ in range(encoding.num_shards)]
         gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
         if plan.number == 0 and encoding.execution != RECORD:
             gate.compared = encoding.views
@@ -125,30 +126,10 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
                 pairs, kept, image_tokenizer, text_tokenizer, encoding.views, encoding.decode_processes
             )
             with closing(encoded) as rows:
-                for row in gate.watch(rows):
-                    shards[order_hash(row.key, row.view, encoding.seed) % encoding.num_shards].append(row)
-            tables = [to_table(shard, encoding.metadata) for shard in shards]
-            write_tables(path, tables, encoding.metadata, to_note(gate.measured()))
+                shards = spread_rows(gate.watch(rows), encoding.num_shards, encoding.seed)
+            write_fragment(path, shards, encoding.metadata, to_note(gate.measured()))
     judge_slice(read_quality(path), encoding.quality, sheet)
     return plan.number
-
-
-def _refuse_other(path: str, expected: str, found: str) -> None:
-    if found != expected:
-        raise TokenizerError(
-            f"{path}: expected the tokenizer {expected[:12]} that the run began with, found {found[:12]}; put it back "
-            "or choose another output"
-        )
-
-
-def fragment_name(number: int) -> str:
-    """Return the name of a slice's fragment."""
-    return f"slice-{number:05d}.parquet"
-
-
-def fragment_path(output: str, number: int) -> str:
-    """Return the path of a slice's fragment."""
-    return join(join(output, FRAGMENTS), fragment_name(number))
 
 
 def sheet_path(output: str, number: int) -> str:

@@ -1,9 +1,9 @@
 """The tokenize stage: kept pairs to token shards, in two phases, encode and gather."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar, Self
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -18,22 +18,17 @@ from parti_data.storage import digest_json, join, publish_bytes, read_bytes, rem
 from parti_data.token_directory import METADATA, ROW_GROUP
 from parti_data.token_shard import ROW_GROUP_ROWS
 from parti_data.views import Views
-from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
-    FRAGMENTS,
     EncodeImages,
     EncodePlan,
     Encoding,
-    fragment_name,
-    fragment_path,
     open_tokenizers,
     shard_metadata,
     sheet_path,
-)
-from pipelines.gather_tokens import GatheredShard, GatherTokens
-from pipelines.run_metrics import run_recorded
-from pipelines.runner import make_pipeline
+)  # fmt: skip
+from pipelines.gather_tokens import GatheredShard, TokenStage, run_to_shards
 from pipelines.slice_gate import read_quality
+from pipelines.token_fragments import FRAGMENTS, count_shards, fragment_path
 
 
 class Resources(StrictModel):
@@ -123,52 +118,24 @@ def tokenize_pairs(config: TokenizeConfig, options: PipelineOptions) -> Manifest
         )
         encoding = Encoding(
             config.source, config.image_tokenizer, config.text_tokenizer, metadata,
-            count_shards(len(pairs), config), config.seed, config.output, config.execution, config.tokenizer,
-            config.views, config.quality, config.decode_processes,
+            count_shards(len(pairs) * config.views.num_views, config.rows_per_shard), config.seed, config.output,
+            config.execution, config.tokenizer, config.views, config.quality, config.decode_processes,
         )  # fmt: skip
         plans = plan_fragments(len(pairs), config.pairs_per_fragment)
         encode = EncodeImages(encoding)
         encode.with_resource_hints(**config.resources.hints())
-        _run_pipeline(encode, plans, begun, options)
+        rows = [(plan.last - plan.first) * config.views.num_views for plan in plans]
+        done = partial(finish, begun, encoding=encoding, num_fragments=len(plans))
+        run_to_shards(TokenStage("tokenize", plans, rows, encode, done), encoding.gathering(len(plans)), options)
         begun = begun.finished()
     remove(fragments)
     return begun
-
-
-def count_shards(num_pairs: int, config: TokenizeConfig) -> int:
-    """Return how many shards all views of so many pairs fill."""
-    return -(-num_pairs * config.views.num_views // config.rows_per_shard)
 
 
 def plan_fragments(num_pairs: int, pairs_per_fragment: int) -> list[EncodePlan]:
     """Split the kept rows into slices of at most so many pairs."""
     starts = range(0, num_pairs, pairs_per_fragment)
     return [EncodePlan(n, start, min(start + pairs_per_fragment, num_pairs)) for n, start in enumerate(starts)]
-
-
-def _run_pipeline(
-    encode: EncodeImages, plans: list[EncodePlan], directory: StageDirectory, options: PipelineOptions
-) -> None:
-    encoding = encode.encoding
-    numbers = range(encoding.num_shards)
-    pipeline = make_pipeline(options)
-    _ = (
-        pipeline
-        | "Plans" >> beam.Create(plans, reshuffle=True)
-        | encode
-        | "AllFragments" >> beam.Map(lambda number: (0, number))
-        | "WaitForFragments" >> beam.GroupByKey()
-        | "Numbers" >> beam.FlatMapTuple(lambda _, __: numbers)
-        | "Spread" >> beam.Reshuffle()
-        | GatherTokens(encoding, len(plans))
-        | "AllShards" >> beam.Map(lambda shard: (0, shard))
-        | "GatherRecords" >> beam.GroupByKey()
-        | "Finish" >> beam.MapTuple(lambda _, shards: finish(directory, shards, encoding, len(plans)))
-    )
-    views = encoding.views.num_views
-    rows = {fragment_name(plan.number): (plan.last - plan.first) * views for plan in plans}
-    with watch(Watched("tokenize", join(encoding.output, FRAGMENTS), rows, "rows")):
-        run_recorded(pipeline, "tokenize", encoding.output)
 
 
 def finish(

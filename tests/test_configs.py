@@ -13,6 +13,7 @@ STAGES = {
     "shard": ("pipelines.shard", "ShardConfig"),
     "tokenize": ("pipelines.tokenize", "TokenizeConfig"),
     "export": ("pipelines.export", "ExportConfig"),
+    "import-tokens": ("pipelines.import_tokens", "ImportTokensConfig"),
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
     "train prior": ("model.training.train_prior", "TrainPriorConfig"),

@@ -16,7 +16,8 @@ from parti_data.sources.columns import MAX_TEXT_BYTES, to_text
 from parti_data.storage import open_scattered
 
 BATCH_BYTES = 4 << 20
-_MAX_BATCH_ROWS = 4
+MOST_BATCH_ROWS = 4
+"""Of images; rows that are known to be small may come in larger batches."""
 _READ_BYTES = 1 << 20
 
 
@@ -58,16 +59,14 @@ class ParquetRows:
         """Return the names of the columns, in order."""
         return list(self.schema.names)
 
-    def require_texts(self, names: list[str]) -> None:
+    def require_texts(self, names: list[str], option: str = "caption_columns") -> None:
         """Raise SourceError where one of the columns does not hold captions."""
         for name in names:
             kind = self.schema.field(name).type
             if not is_texts(kind):
-                raise SourceError(
-                    f"{self.path}: expected texts in column {name!r}, found {kind}; set source.caption_columns"
-                )
+                raise SourceError(f"{self.path}: expected texts in column {name!r}, found {kind}; set source.{option}")
 
-    def batches(self, columns: list[str], start: int = 0) -> Iterator[Batch]:
+    def batches(self, columns: list[str], start: int = 0, most_rows: int = MOST_BATCH_ROWS) -> Iterator[Batch]:
         """Yield batches of some columns (`a.b` for a part of a struct), from the row group of row `start` on."""
         end = 0
         with _refusing(self.path):
@@ -76,7 +75,7 @@ class ParquetRows:
                 first, end = end, end + group.num_rows
                 if end <= start:
                     continue
-                rows = _batch_rows(group)
+                rows = _batch_rows(group, most_rows)
                 for batch in self._parquet.iter_batches(rows, [number], columns, use_threads=False):
                     yield Batch(first, batch)
                     first += batch.num_rows
@@ -114,14 +113,14 @@ def _refusing(path: str) -> Iterator[None]:
         raise SourceError(f"{path}: expected a whole Parquet file, found {found}; download it again") from None
 
 
-def _batch_rows(group: pq.RowGroupMetaData) -> int:
+def _batch_rows(group: pq.RowGroupMetaData, most_rows: int) -> int:
     """Return how many rows to read at a time, by what the row group says of its size, never many.
 
     A dictionary holds a value once that all rows may repeat, so a row may be far larger than the mean. What a row group
     says of each column is not looked at: where that is spoiled, pyarrow ends the process.
     """
     row_bytes = group.total_byte_size // max(group.num_rows, 1)
-    return min(max(BATCH_BYTES // max(row_bytes, 1), 1), _MAX_BATCH_ROWS)
+    return min(max(BATCH_BYTES // max(row_bytes, 1), 1), most_rows)
 
 
 def is_text(kind: pa.DataType) -> bool:

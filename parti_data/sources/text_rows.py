@@ -86,7 +86,7 @@ def number_or_text(text: str) -> str | int | float:
 
 def read_lines(file: BinaryIO, path: str) -> Iterator[Line]:
     """Yield the lines that are not empty, without their newlines, holding a few MiB however long a line is."""
-    for number, line in enumerate(_split_lines(file), 1):
+    for number, line in enumerate(split_lines(file), 1):
         if number == 1 and line is not None:
             if line.startswith(_UTF_16_MARKS):
                 raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
@@ -95,7 +95,8 @@ def read_lines(file: BinaryIO, path: str) -> Iterator[Line]:
             yield Line(number, None if line is None else line.decode("utf-8", "replace"))
 
 
-def _split_lines(file: BinaryIO) -> Iterator[bytes | None]:
+def split_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield every line without its newline, None where it is longer than MAX_LINE_BYTES, of which no more is held."""
     rest, is_too_long = b"", False
     while block := file.read(_BLOCK_BYTES):
         *lines, rest = (rest + block).split(b"\n")

@@ -63,7 +63,7 @@ class WebDatasetSource(StrictModel):
         With `rows` only those of these numbers, reading no member of the others.
         """
         with open_tar(split.path, self.max_tar_bytes) as file:
-            pairs = _index(file, split.path)
+            pairs = index_members(file, split.path)
             if pairs and not any(members.ranges.keys() & {"txt", "json"} for members in pairs.values()):
                 raise SourceError(
                     f"{split.path}: expected captions (.txt or .json members), found {len(pairs)} pairs without one; "
@@ -96,8 +96,11 @@ def read_pair(file: BinaryIO, location: Location, key: str, members: Members, ma
     return RawPair(key, location, image, _read_captions(file, members, stated), to_fields(stated))
 
 
-def _index(file: BinaryIO, path: str) -> dict[str, Members]:
-    """Return the members of each pair; raises SourceError where the tar is cut short or is none."""
+def index_members(file: BinaryIO, path: str) -> dict[str, Members]:
+    """Return the members of each pair, pairs in the order of their first member.
+
+    Raises SourceError where the tar is cut short or is none.
+    """
     pairs: dict[str, Members] = {}
     size = file.seek(0, 2)
     file.seek(0)
@@ -142,6 +145,17 @@ def add_member(pairs: dict[str, Members], member: tarfile.TarInfo, path: str) ->
             f"{path}: expected each member once, found {_shorten(name)!r} twice; give every pair its own name"
         )
     ranges[extension] = (member.offset_data, member.size)
+
+
+def read_member(file: BinaryIO, members: Members, extension: str, most_bytes: int) -> bytes | None:
+    """Return a member, cut off at so many bytes; None where there is none of that extension."""
+    place = members.ranges.get(extension)
+    return None if place is None else _read_range(file, place[0], min(place[1], most_bytes))
+
+
+def member_captions(file: BinaryIO, members: Members) -> list[str]:
+    """Return the captions among the members of one key."""
+    return _read_captions(file, members, _read_json(file, members))
 
 
 def _shorten(name: str) -> str:

@@ -18,7 +18,8 @@ from pipelines.plan.pair_slices import read_slices
 from pipelines.plan.say import say_means, say_time
 from pipelines.plan.scratch import marginal
 from pipelines.slice_gate import reconstruct
-from pipelines.tokenize import TokenizeConfig, count_shards, plan_fragments
+from pipelines.token_fragments import count_shards
+from pipelines.tokenize import TokenizeConfig, plan_fragments
 
 BASE_BYTES = 500 << 20
 """What the program with torch takes before it has read anything."""
@@ -110,8 +111,9 @@ def measure_gate(rows: list[TokenRow], encode_s: float, config: TokenizeConfig, 
 
 
 def _say_shards(num_pairs: int, row_bytes: float, config: TokenizeConfig) -> str:
-    size = say_bytes(num_pairs * config.views.num_views * row_bytes)
-    return f"{size} in {say_count(count_shards(num_pairs, config))} shards, twice that meanwhile"
+    num_rows = num_pairs * config.views.num_views
+    size, num_shards = say_bytes(num_rows * row_bytes), count_shards(num_rows, config.rows_per_shard)
+    return f"{size} in {say_count(num_shards)} shards, twice that meanwhile"
 
 
 def _say_views(count: int) -> str:

@@ -12,6 +12,7 @@ JOBS = {
     "shard": ("pipelines.shard", "shard_pairs", "ShardConfig"),
     "tokenize": ("pipelines.tokenize", "tokenize_pairs", "TokenizeConfig"),
     "export": ("pipelines.export", "export_tokens", "ExportConfig"),
+    "import_tokens": ("pipelines.import_tokens", "import_tokens", "ImportTokensConfig"),
 }
 
 

@@ -267,7 +267,7 @@ def test_what_is_missing_is_said_before_anything_is_begun(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_is_for_the_workers_of_another_engine_to_have(tmp_path, make_tokenize_config, beam_options, monkeypatch):
-    monkeypatch.setattr("pipelines.tokenize.make_pipeline", Mock(side_effect=EngineError("submitted")))
+    monkeypatch.setattr("pipelines.gather_tokens.make_pipeline", Mock(side_effect=EngineError("submitted")))
     config = make_tokenize_config(tmp_path / "out", execution=Execution(device="cuda"))
     with pytest.raises(EngineError, match="submitted"):
         tokenize_pairs(config, PipelineOptions(["--runner=FlinkRunner"]))
