@@ -200,7 +200,7 @@ def test_help_is_there_at_each_level(parti, command):
     ]
     for name in level:
         assert name in out
-    assert level or "[CONFIG.toml] [KEY=VALUE]" in out or "DIR" in out
+    assert level or "[CONFIG.toml] [KEY=VALUE]" in out or "{DIR}" in out or "{PATH}" in out
 
 
 @pytest.mark.parametrize(
