@@ -2,26 +2,34 @@
 
 import numpy as np
 
-_WRAP = 1 << 64
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (2014): the finalizer of SplitMix64."""
+_ALL_ONES = (1 << 64) - 1
 
 
 def mix(numbers: np.ndarray) -> np.ndarray:
     """Return uint64 that look random, one for each uint64; distinct numbers stay distinct."""
-    mixed = numbers + _GOLDEN  # array arithmetic wraps
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
+    mixed = numbers + np.uint64(_GOLDEN)  # array arithmetic wraps
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(_FIRST)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(_SECOND)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def mix_one(number: int) -> int:
+    """Return what `mix` makes of one number, ten times as fast as an array of one."""
+    mixed = (number + _GOLDEN) & _ALL_ONES
+    mixed = ((mixed ^ (mixed >> 30)) * _FIRST) & _ALL_ONES
+    mixed = ((mixed ^ (mixed >> 27)) * _SECOND) & _ALL_ONES
+    return mixed ^ (mixed >> 31)
 
 
 def stream_key(*names: int) -> np.uint64:
     """Return the key of a stream that these whole numbers name, in their order."""
-    key = np.zeros(1, np.uint64)
+    key = 0
     for name in names:
-        key = mix(key ^ mix(np.array([name % _WRAP], np.uint64)))
-    return key[0]
+        key = mix_one(key ^ mix_one(name & _ALL_ONES))
+    return np.uint64(key)
 
 
 def permutation(size: int, key: np.uint64) -> np.ndarray:
@@ -41,4 +49,4 @@ def draw(numbers: np.ndarray, key: np.uint64) -> np.ndarray:
 
 def _numbered(numbers: np.ndarray, key: np.uint64) -> np.ndarray:
     """Return the numbers of one key's stream; another key's begin elsewhere and go another way."""
-    return (numbers ^ key) * _GOLDEN  # odd, so that distinct numbers stay distinct
+    return (numbers ^ key) * np.uint64(_GOLDEN)  # odd, so that distinct numbers stay distinct

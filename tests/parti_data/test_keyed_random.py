@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from parti_data.keyed_random import draw, mix, permutation, stream_key, uniform
+from parti_data.keyed_random import draw, mix, mix_one, permutation, stream_key, uniform
 
 SPLITMIX_1234567 = [
     6457827717110365317,
@@ -16,6 +16,11 @@ SPLITMIX_1234567 = [
 def test_mix_is_splitmix64():
     seed, golden = np.uint64(1234567), np.uint64(0x9E3779B97F4A7C15)
     assert mix(seed + golden * np.arange(5, dtype=np.uint64)).tolist() == SPLITMIX_1234567
+
+
+def test_one_number_is_mixed_as_many_are():
+    numbers = [0, 1, 1 << 63, (1 << 64) - 1, 1234567]
+    assert mix(np.array(numbers, np.uint64)).tolist() == [mix_one(number) for number in numbers]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 4096])
