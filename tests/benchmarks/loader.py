@@ -182,7 +182,7 @@ def starts(folder: Path, uniform: Path, few: Path, many: Path) -> Iterator[Figur
     yield Figure("loader_first_batch_of_unchecked_shards_s", median("the same unchecked", unknown), 0.5, "less")
     peaks = {path: statistics.median(start["peak_mb"] for start in found) for path, found in each.items()}
     print(
-        f"loader: peak beyond libraries, MB: {peaks[few]:.0f} of {FEW_SHARDS} shards, {peaks[many]:.0f} of {MANY_SHARDS}"
+        f"loader: peak beyond libraries: {peaks[few]:.0f} MB of {FEW_SHARDS} shards, {peaks[many]:.0f} of {MANY_SHARDS}"
     )
     yield Figure("loader_memory_of_a_hundred_times_the_shards", round(peaks[many] / peaks[few], 3), 1.1, "less")
     yield Figure("loader_peak_mb", round(ask(folder, "start", uniform, 0, EPOCH_STEPS)["peak_mb"]), 400, "less")
