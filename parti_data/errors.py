@@ -3,7 +3,7 @@
 PartiError
 ├── ConfigError       a config file, an override or an option
 ├── SourceError       image-text pairs that cannot be read
-├── StorageError      an object store that cannot be reached, or refuses
+├── StorageError      an object store that cannot be reached, or refuses, or a cache that cannot hold what it has
 ├── ShardError        a stage's directory, a ledger, a shard or a token shard
 ├── TokenizerError    an image or text tokenizer that does not fit
 ├── CheckpointError   weights or training state that cannot be read
@@ -27,7 +27,7 @@ class SourceError(PartiError):
 
 
 class StorageError(PartiError):
-    """An object store cannot be reached, or refuses."""
+    """An object store cannot be reached, or refuses, or the cache cannot hold what it has."""
 
 
 class ShardError(PartiError):

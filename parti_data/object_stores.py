@@ -19,8 +19,10 @@ _CLIENT_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("aiohttp", "ClientError"),
     ("azure.core.exceptions", "AzureError"),
+    ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
 )
-"""What the clients of S3, GCS and Azure raise beside OSError."""
+"""What the clients of S3, GCS, Azure and Hugging Face raise beside OSError."""
 _REFUSED = (
     "NoCredentialsError", "PartialCredentialsError", "PermissionError", "GoogleAuthError", "DefaultCredentialsError",
     "RefreshError", "ClientAuthenticationError",
@@ -67,9 +69,16 @@ def writing(path: str) -> Iterator[None]:
         raise StorageError(_describe(path, "to write it", error)) from error
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether a store refused, itself or as a StorageError's cause, so that asking again is of no use."""
+    if isinstance(error, StorageError):
+        return is_refusal(error.__cause__)
+    return type(error).__name__ in _REFUSED or str(error).lstrip().startswith("Forbidden")
+
+
 def _describe(path: str, wanted: str, error: Exception) -> str:
     kind, text = type(error).__name__, " ".join(str(error).split())[:_SHOWN_CHARS]
-    if kind in _REFUSED or text.startswith("Forbidden"):
+    if is_refusal(error):
         remedy = "give credentials that may"
     elif isinstance(error, FileNotFoundError):
         remedy = "make the bucket or choose another output"

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterator
 
 import sentencepiece
@@ -11,6 +12,9 @@ from parti_data.storage import is_file, read_bytes
 
 PAD, UNKNOWN, END = 0, 1, 2
 """The special ids; a caption's ids close with END, and END alone stands for no text."""
+_SEEDS = (1 << 32) - 1
+"""SentencePiece takes the largest 32-bit number for "no seed"."""
+_SEEDING = threading.Lock()
 
 
 class TextTokenizer:
@@ -30,6 +34,21 @@ class TextTokenizer:
     def encode(self, caption: str) -> list[int]:
         """Return the ids of a caption, END last."""
         return [*self._processor.encode(caption), END]
+
+    def encode_with_dropout(self, caption: str, dropout: float, number: int) -> list[int]:
+        """Return the ids of a caption, END last, with a share of BPE's merges left out; `number` decides which.
+
+        SentencePiece draws from a generator of the thread, which takes the global seed when the thread first draws: so
+        each caption has a thread of its own, and its ids are the same whoever asks and whatever was drawn before.
+        """
+        drawn: list[list[int]] = []
+        options = {"enable_sampling": True, "alpha": dropout, "nbest_size": -1}
+        thread = threading.Thread(target=lambda: drawn.append(self._processor.encode(caption, **options)))
+        with _SEEDING:
+            sentencepiece.set_random_generator_seed(number % _SEEDS)
+            thread.start()
+            thread.join()
+        return [*drawn[0], END]
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of ids."""

@@ -1,179 +1,319 @@
-"""Batches of text ids and image tokens from token shards: a function of (dataset, seed, step) alone.
+"""Batches of text ids and image tokens from token shards: a function of (dataset, seed, batch size, step) alone.
 
-Row groups are permuted anew each epoch; the rows of a few neighbouring groups, a window, are then permuted together.
-Global batch number `step` takes the positions from step * batch_size on of the endless sequence of epochs, and each
-rank its slice of them, so the order is the same for any number of ranks, and resuming is starting at a step.
+Global batch number `step` takes the positions from step * batch_size on of an endless sequence that goes through all
+rows once an epoch, in an order of its own each; rank r of w takes every w-th of them, from the r-th on. So the batches
+are the same for any number of ranks and threads, and resuming is starting at a step.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
+from parti_data.caption_ids import CaptionTokenizer, TextReading, choose_captions
 from parti_data.errors import ShardError
-from parti_data.manifest import manifest_digest, read_manifest
-from parti_data.storage import join
+from parti_data.keyed_random import draw, stream_key, uniform
+from parti_data.mixture import BLOCK, Mixture
+from parti_data.row_groups import FIRST_CAPTION, NUM_CAPTIONS, NUM_NUMBERS
+from parti_data.storage import digest_json
 from parti_data.text import PAD
-from parti_data.token_shard import ShardMetadata, read_metadata, read_row_group, token_matrix
+from parti_data.token_directory import TokenDirectory, open_token_directory
+from parti_data.token_rows import Drawn, ShardReading, Share, TokenRows
+from parti_data.token_shard import ShardMetadata
 
-WINDOW_ROW_GROUPS = 8
-"""Row groups whose rows are shuffled together."""
-_COLUMNS = ["key", "text_ids", "image_tokens"]
+ORDER = 2
+"""The version of the order of rows; a state of another one is refused."""
+Exhausted = Literal["repeat", "stop_at_first", "stop_at_last"]
+_CAPTION, _DROPOUT, _SOURCE = 1, 2, 3
+"""What a stream of random numbers is for."""
 
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """One rank's slice of a global batch."""
+class TokenBatch(NamedTuple):
+    """One rank's slice of a global batch: B rows."""
 
     step: int
     keys: list[str]
+    views: np.ndarray
+    """int32 (B,)."""
+    flipped: np.ndarray
+    """bool (B,)."""
+    boxes: np.ndarray
+    """int32 (B, 4): x, y, width, height in source pixels."""
+    captions: list[str]
+    """The one of each row that was taken."""
     text_ids: np.ndarray
-    """int64 (B, T), padded with PAD, cut at the dataset's text length."""
+    """uint16 (B, T), uint32 for vocabularies beyond 65,536; padded with PAD."""
+    text_lengths: np.ndarray
+    """int32 (B,): ids before padding."""
+    num_cut: int
+    """Rows whose caption had more ids than T may be."""
     image_tokens: np.ndarray
-    """int64 (B, I)."""
-
-
-class _Group(NamedTuple):
-    path: str
-    number: int
-    rows: int
-
-
-class _Window(NamedTuple):
-    """Rows of some neighbouring row groups in their order of the epoch."""
-
-    epoch: int
-    number: int
-    keys: list[str]
-    text_ids: np.ndarray
-    image_tokens: np.ndarray
+    """uint16 (B, I), uint32 for codebooks beyond 65,536."""
+    sources: list[str]
+    source_keys: list[str]
 
 
 class TokenDataset:
-    """An endless sequence of `TokenBatch`; iterate, or ask for the batch of any step."""
+    """A sequence of `TokenBatch`; iterate, or ask for the batch of any step.
+
+    `source` is a finished directory of token shards, or several with their weights. Without end unless `exhausted` says
+    otherwise: then up to the last whole batch before a source begins anew ("stop_at_first"), or to the one in which the
+    last source has been seen whole ("stop_at_last").
+    """
 
     def __init__(
         self,
-        path: str,
+        source: str | Mapping[str, float],
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        text_length: int = 128,
+        *,
+        text: TextReading = TextReading(),  # noqa: B008
+        reading: ShardReading = ShardReading(),  # noqa: B008
+        exhausted: Exhausted = "repeat",
     ):
+        weights = {source: 1.0} if isinstance(source, str) else dict(source)
+        self.path = " + ".join(weights)
         if batch_size % world_size or not 0 <= rank < world_size:
             raise ShardError(
-                f"{path}: expected a batch size that {world_size} ranks share evenly and a rank below that, found "
+                f"{self.path}: expected a batch size that {world_size} ranks share evenly and a rank below that, found "
                 f"{batch_size} and {rank}; change batch_size"
             )
-        self.path, self.batch_size, self.seed, self.text_length = path, batch_size, seed, text_length
-        self._rank, self._world_size, self._step = rank, world_size, 0
-        read_manifest(path, ("tokenize",))
-        self.digest = manifest_digest(path)
-        self.metadata, self._groups = _open_shards(path)
-        self.num_rows = sum(group.rows for group in self._groups)
-        if not self.num_rows:
-            raise ShardError(f"{path}: expected rows, found empty shards; check what filter kept")
-        self._windows: dict[tuple[int, int], _Window] = {}
+        self.batch_size, self.seed = batch_size, seed
+        self._share, self._text, self._reading, self._exhausted = Share(rank, world_size), text, reading, exhausted
+        self._mixture = Mixture(weights, seed)
+        self._directories = [open_token_directory(path) for path in weights]
+        refuse_unlike(self._directories, text)
+        self.digest = self._directories[0].digest
+        if len(weights) > 1:
+            self.digest = digest_json([[found.digest, weights[found.path]] for found in self._directories])
+        self.metadata = self._directories[0].metadata
+        """Of all shards; but for the digests of config and input, where there are several sources."""
+        self._tokenizer = CaptionTokenizer(text) if text.tokenizer else None
+        self.step = 0
+        """The batch with which iteration goes on."""
+        self.skipped_rows = 0
+        """Rows of bad shards whose places others have taken, where they are skipped."""
+        for directory in self._directories:
+            if not directory.num_rows:
+                raise ShardError(f"{directory.path}: expected rows, found empty shards; check what filter kept")
+        self._opened = self._open()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all sources."""
+        return sum(directory.num_rows for directory in self._directories)
+
+    @property
+    def text_vocabulary_size(self) -> int:
+        """Pieces of the tokenizer that gives the text ids."""
+        return self._tokenizer.vocabulary_size if self._tokenizer else self.metadata.text_vocabulary_size
+
+    @property
+    def text_tokenizer(self) -> str:
+        """The fingerprint of that tokenizer."""
+        return self._tokenizer.fingerprint if self._tokenizer else self.metadata.text_tokenizer
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The shards that could not be read so far, and why."""
+        return {path: why for rows in self._opened.rows for path, why in rows.skipped.items()}
+
+    @property
+    def num_steps(self) -> int | None:
+        """Batches up to the end; None where there is none."""
+        if self._exhausted == "repeat":
+            return None
+        ends = [self._mixture.first_beyond(n, found.num_rows - 1) + 1 for n, found in enumerate(self._directories)]
+        if self._exhausted == "stop_at_last":
+            return -(-max(ends) // self.batch_size)
+        anew = [self._mixture.first_beyond(n, found.num_rows) for n, found in enumerate(self._directories)]
+        return min(anew) // self.batch_size
+
+    def __len__(self) -> int:
+        """Return the number of batches up to the end, or of an epoch of all rows where there is none."""
+        return -(-self.num_rows // self.batch_size) if self.num_steps is None else self.num_steps
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        """Yield batches from the current step on, without end."""
-        while True:
-            batch = self.batch(self._step)
-            self._step += 1
+        """Yield batches from the current step on."""
+        num_steps = self.num_steps
+        while num_steps is None or self.step < num_steps:
+            batch = self.batch(self.step)
+            self.step += 1
             yield batch
+
+    def __getitem__(self, step: int) -> TokenBatch:
+        """Return this rank's slice of global batch number `step`, as torch's DataLoader asks for it."""
+        return self.batch(step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands, for any number of ranks."""
-        return {"step": self._step, "seed": self.seed, "batch_size": self.batch_size, "digest": self.digest}
+        return {
+            "step": self.step, "seed": self.seed, "batch_size": self.batch_size, "digest": self.digest, "order": ORDER
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a state stood; raises ShardError where it belongs to other data, batch size or seed."""
         mine = self.state_dict()
-        for name in ("digest", "batch_size", "seed"):
-            if state[name] != mine[name]:
+        for name in ("digest", "batch_size", "seed", "order"):
+            if state.get(name) != mine[name]:
                 raise ShardError(
-                    f"{self.path}: expected a state with {name} {mine[name]}, found {state[name]}; "
+                    f"{self.path}: expected a state with {name} {mine[name]}, found {state.get(name)}; "
                     "resume with what the run was begun with"
                 )
-        self._step = state["step"]
+        self.step = state["step"]
 
     def batch(self, step: int) -> TokenBatch:
         """Return this rank's slice of global batch number `step`."""
-        slice_size = self.batch_size // self._world_size
-        first = step * self.batch_size + self._rank * slice_size
-        parts = list(self._rows(first, slice_size))
-        text_ids = np.concatenate([window.text_ids[rows] for window, rows in parts])
-        longest = max(int((text_ids != PAD).sum(1).max()), 1)
-        return TokenBatch(
-            step,
-            [window.keys[row] for window, rows in parts for row in rows],
-            text_ids[:, :longest].astype(np.int64),
-            np.concatenate([window.image_tokens[rows] for window, rows in parts]).astype(np.int64),
+        first = step * self.batch_size
+        return self._gather(step, np.arange(first + self._share.residue, first + self.batch_size, self._share.modulus))
+
+    def epoch(self, number: int) -> Iterator[TokenBatch]:
+        """Yield the batches of one epoch alone, each row once, the last one short; of a mixture there are none."""
+        if len(self._directories) > 1:
+            raise ShardError(
+                f"{self.path}: expected one source to go through once, found {len(self._directories)}; take each alone"
+            )
+        first = number * self.num_rows
+        for step, start in enumerate(range(first, first + self.num_rows, self.batch_size)):
+            stop = min(start + self.batch_size, first + self.num_rows)
+            positions = np.arange(start, stop)
+            mine = positions[positions % self._share.modulus == self._share.residue]
+            if len(mine):
+                yield self._gather(step, mine)
+
+    def close(self) -> None:
+        """Let go of threads and of what they have read; what is asked for next opens all anew."""
+        for rows in self._opened.rows:
+            rows.close()
+        self._opened = self._opened._replace(process=0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs, which opens the shards itself."""
+        return self.__dict__ | {"_opened": _Opened(0, [], None)}
+
+    def _open(self) -> "_Opened":
+        share = self._share if len(self._directories) == 1 else Share()
+        rows = [
+            TokenRows(
+                directory, self._key(_SOURCE, number), self._text.length, self._reading, share, float(count) / BLOCK
+            )
+            for number, (directory, count) in enumerate(
+                zip(self._directories, self._mixture.counts.tolist(), strict=True)
+            )
+        ]  # fmt: skip
+        return _Opened(os.getpid(), rows, threading.Lock())
+
+    def _key(self, *names: int) -> int:
+        return int(stream_key(self.seed, *names))
+
+    def _gather(self, step: int, positions: np.ndarray) -> TokenBatch:
+        """Return the rows at ascending positions."""
+        if self._opened.process != os.getpid():  # threads and locks do not survive a fork
+            self._opened = self._open()
+        origins = self._mixture.origins(positions)
+        rows = _Rows.make(len(positions), self.metadata, self._text.length)
+        missing = []
+        with self._opened.drawing:
+            for source, token_rows in enumerate(self._opened.rows):
+                asked = np.flatnonzero(origins.sources == source)
+                for drawn in token_rows.draw(origins.positions[asked]):
+                    rows.take(asked[drawn.asked], drawn, self._choose(drawn, source))
+                    missing.append(asked[drawn.missing])
+        if len(gone := np.concatenate(missing)):
+            rows.replace(gone, self.path)
+            self.skipped_rows += len(gone)
+        if self._tokenizer:
+            luck = draw(positions, stream_key(self.seed, _DROPOUT))
+            return rows.batch(step, self._text, self._tokenizer.lines(rows.captions.tolist(), luck))
+        return rows.batch(step, self._text, rows.lines)
+
+    def _choose(self, drawn: Drawn, source: int) -> np.ndarray:
+        """Return which of its captions each drawn row takes, int64 (N,)."""
+        luck = uniform(drawn.numbers, stream_key(self.seed, _CAPTION, source, drawn.epoch))
+        counts = drawn.slots.numbers[drawn.places, NUM_CAPTIONS]
+        return choose_captions(counts, luck, self._text.caption_weights)
+
+
+class _Opened(NamedTuple):
+    """What one process has open."""
+
+    process: int
+    rows: list[TokenRows]
+    drawing: Any
+    """The lock of whoever draws from them."""
+
+
+class _Rows(NamedTuple):
+    """The arrays of a batch while they are filled."""
+
+    image_tokens: np.ndarray
+    numbers: np.ndarray
+    names: np.ndarray
+    captions: np.ndarray
+    lines: np.ndarray
+
+    @classmethod
+    def make(cls, size: int, metadata: ShardMetadata, length: int) -> "_Rows":
+        """Return arrays for so many rows."""
+        return cls(
+            np.empty((size, metadata.num_tokens), metadata.token_type),
+            np.empty((size, NUM_NUMBERS), np.int32),
+            np.empty((size, 3), object),
+            np.empty(size, object),
+            np.full((size, 1 + length), PAD, metadata.text_type),
         )
 
-    def _rows(self, first: int, count: int) -> Iterator[tuple[_Window, range]]:
-        """Yield the windows that hold positions `first` to `first + count`, and which of their rows."""
-        while count:
-            epoch, position = divmod(first, self.num_rows)
-            order = self._rng(epoch).permutation(len(self._groups))
-            rows = np.array([self._groups[group].rows for group in order])
-            ends = np.cumsum(np.add.reduceat(rows, np.arange(0, len(rows), WINDOW_ROW_GROUPS)))
-            number = int(np.searchsorted(ends, position, side="right"))
-            start = position - int(ends[number - 1] if number else 0)
-            taken = min(count, int(ends[number]) - position)
-            groups = order[number * WINDOW_ROW_GROUPS : (number + 1) * WINDOW_ROW_GROUPS]
-            yield self._window(epoch, number, groups), range(start, start + taken)
-            first, count = first + taken, count - taken
+    def take(self, where: np.ndarray, drawn: Drawn, chosen: np.ndarray) -> None:
+        """Put the drawn rows, with the chosen caption of each, where they belong."""
+        if len(where) == len(self.names):
+            np.take(drawn.slots.image_tokens, drawn.places, 0, self.image_tokens, "clip")  # clip: without a copy
+        else:
+            self.image_tokens[where] = drawn.slots.image_tokens[drawn.places]
+        numbers = drawn.slots.numbers[drawn.places]
+        self.numbers[where] = numbers
+        self.names[where] = drawn.slots.names[drawn.places]
+        lines = numbers[:, FIRST_CAPTION] + chosen
+        for texts, here in drawn.groups:
+            self.captions[where[here]] = texts.captions[lines[here]]
+            self.lines[where[here], : texts.lines.shape[1]] = texts.lines[lines[here]]
 
-    def _rng(self, *stream: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *stream])
+    def replace(self, missing: np.ndarray, path: str) -> None:
+        """Put others of the rows where some are missing; raises ShardError where all are."""
+        good = np.setdiff1d(np.arange(len(self.names)), missing)
+        if not len(good):
+            raise ShardError(f"{path}: expected some rows of a batch that can be read, found none; run parti verify")
+        others = np.resize(good, len(missing))
+        for array in self:
+            array[missing] = array[others]
 
-    def _window(self, epoch: int, number: int, groups: np.ndarray) -> _Window:
-        if (epoch, number) not in self._windows:
-            while len(self._windows) > 1:  # a batch touches two neighbours at most
-                self._windows.pop(min(self._windows))
-            self._windows[epoch, number] = self._load(epoch, number, groups)
-        return self._windows[epoch, number]
-
-    def _load(self, epoch: int, number: int, groups: np.ndarray) -> _Window:
-        chosen = [self._groups[group] for group in groups]
-        table = pa.concat_tables([read_row_group(group.path, group.number, _COLUMNS) for group in chosen])
-        rng = self._rng(epoch, number, 1)
-        order, luck = rng.permutation(len(table)), rng.random(len(table))
-        text_ids = _pick_captions(table.column("text_ids").combine_chunks(), luck, self.text_length)
-        keys = table.column("key").to_pylist()
-        return _Window(epoch, number, [keys[row] for row in order], text_ids[order], token_matrix(table)[order])
+    def batch(self, step: int, text: TextReading, lines: np.ndarray) -> TokenBatch:
+        """Return the batch; `lines` are its captions' ids, each with their number before them."""
+        lengths = np.minimum(lines[:, 0], text.length).astype(np.int32)
+        width = text.length if text.pad_to == "length" else max(int(lengths.max()), 1)
+        text_ids = np.full((len(lines), width), PAD, lines.dtype)
+        text_ids[:, : lines.shape[1] - 1] = lines[:, 1 : 1 + width]
+        keys, sources, source_keys = self.names.T.tolist()
+        return TokenBatch(
+            step=step, keys=keys, views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
+            boxes=self.numbers[:, 2:6], captions=self.captions.tolist(), text_ids=text_ids, text_lengths=lengths,
+            num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens, sources=sources,
+            source_keys=source_keys,
+        )  # fmt: skip
 
 
-def _open_shards(path: str) -> tuple[ShardMetadata, list[_Group]]:
-    """Return the metadata that all shards share and their row groups; raises ShardError where they differ."""
-    shards = [join(path, shard.name) for shard in read_manifest(path).shards]
-    opened = [read_metadata(shard) for shard in shards]
-    first = opened[0][0]
-    for shard, (metadata, _) in zip(shards, opened, strict=True):
-        for field in ("image_tokenizer", "text_tokenizer"):
-            if getattr(metadata, field) != getattr(first, field):
+def refuse_unlike(directories: list[TokenDirectory], text: TextReading) -> None:
+    """Raise ShardError where not all directories' tokens are of one making; text ids may differ if not read."""
+    fields = ("image_tokenizer", "codebook_size", "grid_side", "num_quantizers", "text_tokenizer")
+    first = directories[0]
+    for other in directories[1:]:
+        for field in fields[: -1 if text.tokenizer else None]:
+            mine, its = (str(getattr(found.metadata, field))[:12] for found in (first, other))
+            if mine != its:
                 raise ShardError(
-                    f"{shard}: expected {field} {getattr(first, field)[:12]} like {shards[0]}, found "
-                    f"{getattr(metadata, field)[:12]}; tokenize all data with one tokenizer"
+                    f"{other.path}: expected {field} {mine} like {first.path}, found {its}; tokenize all data with one "
+                    "tokenizer"
                 )
-    groups = [_Group(s, n, r) for s, (_, rows) in zip(shards, opened, strict=True) for n, r in enumerate(rows) if r]
-    return first, groups
-
-
-def _pick_captions(text_ids: pa.Array, luck: np.ndarray, length: int) -> np.ndarray:
-    """Return one caption's ids for each row, (rows, length), padded; `luck` in [0, 1) picks which."""
-    caption_starts = text_ids.offsets.to_numpy()
-    captions = text_ids.values
-    starts, ids = captions.offsets.to_numpy(), captions.values.to_numpy()
-    counts = np.diff(caption_starts)
-    chosen = caption_starts[:-1] + (luck * counts).astype(np.int64)
-    lengths = np.minimum(starts[chosen + 1] - starts[chosen], length)
-    columns = np.arange(length)
-    filled = columns < lengths[:, None]
-    picked = np.full(filled.shape, PAD, ids.dtype)
-    picked[filled] = ids[(starts[chosen][:, None] + columns)[filled]]
-    return picked

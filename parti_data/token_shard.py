@@ -26,6 +26,8 @@ _NOTE_KEY = b"parti_note"
 _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: a row group is a few ranges, each asked for whole, and what follows is another's."""
 _TOKEN_ITEMS = "image_tokens.list.element"
+BROKEN = (pa.ArrowException, OSError)
+"""What pyarrow raises on a file that is not as it was written."""
 
 
 class ShardMetadata(BaseModel):
@@ -60,6 +62,16 @@ class ShardMetadata(BaseModel):
         """Image tokens a row."""
         return self.grid_side**2 * self.num_quantizers
 
+    @property
+    def token_type(self) -> type[np.unsignedinteger]:
+        """What holds a token."""
+        return _least_type(self.codebook_size)
+
+    @property
+    def text_type(self) -> type[np.unsignedinteger]:
+        """What holds a text id."""
+        return _least_type(self.text_vocabulary_size)
+
 
 class TokenRow(NamedTuple):
     """One view of an image, tokenized."""
@@ -75,14 +87,17 @@ class TokenRow(NamedTuple):
     source_key: str
 
 
+def _least_type(num_values: int) -> type[np.unsignedinteger]:
+    return np.uint16 if num_values <= 1 << 16 else np.uint32
+
+
 def _items(item: pa.DataType) -> pa.Field:
     return pa.field("element", item, nullable=False)
 
 
 def token_schema(metadata: ShardMetadata) -> pa.Schema:
     """Return the schema of a shard, its metadata included."""
-    tokens = pa.uint16() if metadata.codebook_size <= 1 << 16 else pa.uint32()
-    text_ids = pa.uint16() if metadata.text_vocabulary_size <= 1 << 16 else pa.uint32()
+    tokens, text_ids = pa.from_numpy_dtype(metadata.token_type), pa.from_numpy_dtype(metadata.text_type)
     columns = [
         ("key", pa.string()),
         ("view", pa.uint8()),
@@ -102,8 +117,7 @@ def to_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
     """Return rows as an Arrow table; the tokens pass as one array."""
     schema = token_schema(metadata)
     tokens_type = schema.field("image_tokens").type
-    numpy_type = np.uint16 if tokens_type.value_type == pa.uint16() else np.uint32
-    flat = np.concatenate([row.image_tokens for row in rows] or [np.empty(0)]).astype(numpy_type)
+    flat = np.concatenate([row.image_tokens for row in rows] or [np.empty(0)]).astype(metadata.token_type)
     tokens = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=tokens_type)
     columns = [
         tokens if field.name == "image_tokens" else pa.array([getattr(row, field.name) for row in rows], field.type)
@@ -140,11 +154,14 @@ def read_metadata(path: str) -> tuple[ShardMetadata, list[int]]:
     """Return a shard's metadata and the rows of each row group, from its footer; raises ShardError."""
     try:
         with open_file(path) as file:
-            footer = pq.ParquetFile(file)
-            schema, parquet = footer.schema_arrow, footer.metadata
-            rows = [parquet.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    except (pa.ArrowInvalid, OSError) as error:
+            return check_footer(path, pq.ParquetFile(file))
+    except BROKEN as error:
         raise ShardError(f"{path}: expected a token shard, found {error}; run tokenize again") from None
+
+
+def check_footer(path: str, shard: pq.ParquetFile) -> tuple[ShardMetadata, list[int]]:
+    """Return the metadata of an open shard and the rows of each row group; raises ShardError where it is none."""
+    schema, footer = shard.schema_arrow, shard.metadata
     content: Any = (schema.metadata or {}).get(_METADATA_KEY)
     try:
         metadata = ShardMetadata.model_validate(json.loads(content or b"null"))
@@ -156,7 +173,7 @@ def read_metadata(path: str) -> tuple[ShardMetadata, list[int]]:
         raise ShardError(f"{path}: expected format version {FORMAT_VERSION}, found {metadata.format_version}")
     if not schema.equals(token_schema(metadata)):
         raise ShardError(f"{path}: expected the columns of a token shard, found {', '.join(schema.names)}")
-    return metadata, rows
+    return metadata, [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
 
 def read_note(path: str) -> str:
@@ -164,7 +181,7 @@ def read_note(path: str) -> str:
     try:
         with open_file(path) as file:
             return (pq.ParquetFile(file).metadata.metadata or {}).get(_NOTE_KEY, b"").decode()
-    except (pa.ArrowInvalid, OSError) as error:
+    except BROKEN as error:
         raise ShardError(f"{path}: expected a token shard, found {error}; run tokenize again") from None
 
 
@@ -174,7 +191,7 @@ def read_row_group(path: str, group: int, columns: list[str] | None = None) -> p
         with open_file(path, block_size=_BLOCK_BYTES) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             return parquet.read_row_group(group, columns=columns, use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
+    except BROKEN as error:
         raise ShardError(f"{path}: expected row group {group}, found {error}; run tokenize again") from None
 
 

@@ -15,6 +15,8 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, is_begun, manifest_digest, record_shard
 from parti_data.quality import SHEET, QualityFloors, RunQuality
 from parti_data.storage import digest_json, join, publish_bytes, read_bytes, remove, sweep
+from parti_data.token_directory import METADATA, ROW_GROUP
+from parti_data.token_shard import ROW_GROUP_ROWS
 from parti_data.views import Views
 from parti_data.watch import Watched, watch
 from pipelines.encode_images import (
@@ -191,7 +193,8 @@ def finish(
         shards={shard.record.name: shard.quality for shard in shards},
     )
     details = {
-        "metadata": encoding.metadata.model_dump(mode="json"),
+        METADATA: encoding.metadata.model_dump(mode="json"),
+        ROW_GROUP: ROW_GROUP_ROWS,
         "places": places,
         "tokenizer": encoding.reading.model_dump(exclude_defaults=True),
         "quality": quality.details(),

@@ -1,5 +1,6 @@
 """Small data that many tests share: one run of every stage, made once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared reference data is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> None:
+    """A cache of the tests' own, for the processes that they start too."""
+    os.environ["PARTI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

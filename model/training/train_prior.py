@@ -13,6 +13,8 @@ from model.priors.prior_file import save_prior
 from model.shapes import make_shape
 from model.training.checkpoint import METRICS
 from model.training.loop import Evaluation, Schedule, train
+from model.training.token_batches import StepBatches
+from parti_data.caption_ids import TextReading
 from parti_data.config import StageConfig
 from parti_data.errors import ShardError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
@@ -21,6 +23,7 @@ from parti_data.token_dataset import TokenDataset
 from parti_data.token_shard import ShardMetadata
 
 PRIOR = "prior.safetensors"
+_DEVICE = torch.device("cpu")
 
 
 class TrainPriorConfig(StageConfig):
@@ -49,16 +52,17 @@ class _PriorTrainee:
     ):
         torch.manual_seed(config.seed)
         self.model: Parti = Parti(shape)
-        self._config, self._tokens, self._held_out = config, tokens, held_out
+        self._config, self._held_out = config, held_out
+        self._batches = StepBatches(tokens, _DEVICE)
         self.networks: dict[str, nn.Module] = {"model": self.model}
         self.batch_size, self.num_parts = config.batch_size, 1
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the cross-entropy of the step's batch, some of its rows without text."""
-        batch = self._tokens.batch(step)
+        batch = self._batches.get(step)
         luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
-        text_ids = drop_text(torch.from_numpy(batch.text_ids), torch.from_numpy(luck < self._config.text_drop))
-        return {"total": self.model.loss(text_ids, torch.from_numpy(batch.image_tokens))}
+        text_ids = drop_text(batch.text_ids, torch.from_numpy(luck < self._config.text_drop))
+        return {"total": self.model.loss(text_ids, batch.image_tokens)}
 
     def after_step(self, step: int) -> None:
         """Nothing follows an update."""
@@ -69,19 +73,14 @@ class _PriorTrainee:
         if self._held_out is None:
             return Evaluation({}, {})
         self.model.eval()
-        batches = [
-            self._held_out.batch(number)
-            for number in range(max(self._held_out.num_rows // self._held_out.batch_size, 1))
-        ]
-        losses = [
-            float(self.model.loss(torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens)))
-            for batch in batches
-        ]
+        count = max(self._held_out.num_rows // self._held_out.batch_size, 1)
+        batches = StepBatches(self._held_out, _DEVICE)
+        losses = [float(self.model.loss(*batches.get(number)[1:])) for number in range(count)]
         return Evaluation({"held_out_loss": round(float(np.mean(losses)), 4)}, {})
 
     def keys(self, step: int) -> list[str]:
         """Return the keys of the step's rows."""
-        return self._tokens.batch(step).keys
+        return self._batches.get(step).keys
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: model, optimizer and step are all of the state."""
@@ -109,9 +108,9 @@ def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> 
 
 def train_prior(config: TrainPriorConfig) -> Manifest:
     """Train and write a prior; return the manifest."""
-    text_length = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
-    tokens = TokenDataset(config.source, config.batch_size, config.seed, text_length=text_length)
-    held_out = TokenDataset(config.held_out, config.batch_size, text_length=text_length) if config.held_out else None
+    text = TextReading(length=int(config.architecture.get("max_text_length", PartiShape.max_text_length)))
+    tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text)
+    held_out = TokenDataset(config.held_out, config.batch_size, text=text) if config.held_out else None
     shape = shape_for(tokens.metadata, config.architecture)
     inputs = {"source": tokens.digest} | ({"held_out": held_out.digest} if held_out else {})
     begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))

@@ -1,15 +1,19 @@
 import hashlib
+import pickle
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from parti_data import TokenBatch, TokenDataset, token_dataset
-from parti_data.errors import ShardError
+from parti_data import ShardReading, TextReading, TokenBatch, TokenDataset, row_order
+from parti_data.errors import ShardError, StorageError
 from parti_data.manifest import Beginning, begin, record_shard, shard_name
 from parti_data.storage import join
-from parti_data.text import PAD
+from parti_data.text import END, PAD
+from parti_data.token_directory import METADATA as STATED
+from parti_data.token_directory import ROW_GROUP
 from parti_data.token_shard import ShardMetadata, TokenRow, to_table, write_tables
 
 METADATA = ShardMetadata(
@@ -18,7 +22,7 @@ METADATA = ShardMetadata(
     text_vocabulary_size=1000, config_digest="e", input_digest="f",
 )  # fmt: skip
 NUM_ROWS = 103
-FIRST_ROWS = [64, 95, 13, 97, 66, 24, 46, 48]
+FIRST_ROWS = [14, 48, 36, 22, 9, 63, 31, 12]
 GROUP_ROWS = 5
 
 
@@ -28,7 +32,8 @@ def make_row(number: int) -> TokenRow:
     text_ids = [[10 + number, *range(3, 3 + number % 4), 2 + caption] for caption in range(1 + number % 3)]
     captions = [f"{number} {caption}" for caption in range(len(text_ids))]
     tokens = np.array([number % 256, 1, 2, 3])
-    return TokenRow(key, 0, [0, 0, 1, 1], False, captions, text_ids, tokens, "made up", str(number))
+    box = [number, 1, 2, 3]
+    return TokenRow(key, number % 3, box, number % 2 == 1, captions, text_ids, tokens, "made up", str(number))
 
 
 ROWS = {row.key: row for row in map(make_row, range(NUM_ROWS))}
@@ -45,7 +50,8 @@ def write_dataset(path: str, metadata: list[ShardMetadata], num_rows: int = NUM_
         groups = [mine[start : start + GROUP_ROWS] for start in range(0, max(len(mine), 1), GROUP_ROWS)]
         write_tables(join(path, name), [to_table(group, metadata[0]) for group in groups], shard_metadata)
         records.append(record_shard(path, name, len(mine)))
-    directory.finish(records, {"rows": num_rows}, {"metadata": metadata[0].model_dump(mode="json")})
+    details = {STATED: metadata[0].model_dump(mode="json"), ROW_GROUP: GROUP_ROWS}
+    directory.finish(records, {"rows": num_rows}, details)
     return path
 
 
@@ -54,24 +60,46 @@ def path(tmp_path_factory) -> str:
     return write_dataset(str(tmp_path_factory.mktemp("tokens") / "d"), [METADATA, METADATA])
 
 
+@pytest.fixture(params=["whole", "window", "lanes"])
+def mixing(request, monkeypatch) -> str:
+    """Few rows are mixed all together; a small window mixes as many are; and so do lanes, each with its own."""
+    if request.param != "whole":
+        monkeypatch.setattr(row_order, "WINDOW_ROWS", 4 * GROUP_ROWS)
+    if request.param == "lanes":
+        monkeypatch.setattr(row_order, "LANES", 4)
+        monkeypatch.setattr(row_order, "_GROUPS_A_LANE", 1)
+    return request.param
+
+
 def take(dataset: TokenDataset, count: int) -> list[TokenBatch]:
     return list(islice(dataset, count))
 
 
 def assert_equal(found: list[TokenBatch], expected: list[TokenBatch]) -> None:
-    assert [batch.step for batch in found] == [batch.step for batch in expected]
+    assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
-        assert mine.keys == theirs.keys
-        np.testing.assert_array_equal(mine.text_ids, theirs.text_ids)
-        np.testing.assert_array_equal(mine.image_tokens, theirs.image_tokens)
+        for name, one, other in zip(TokenBatch._fields, mine, theirs, strict=True):
+            np.testing.assert_array_equal(one, other, name)
+            assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
 
 
 def join_ranks(slices: list[TokenBatch]) -> TokenBatch:
-    """The global batch of all ranks' slices, padded as one."""
+    """The global batch of all ranks' slices, which take turns in it, padded as one."""
+
+    def join(parts: list) -> object:
+        if isinstance(parts[0], np.ndarray):
+            return np.stack(parts, 1).reshape(-1, *parts[0].shape[1:])
+        return [value for values in zip(*parts, strict=True) for value in values]
+
     longest = max(part.text_ids.shape[1] for part in slices)
-    padded = [np.pad(part.text_ids, ((0, 0), (0, longest - part.text_ids.shape[1]))) for part in slices]
-    tokens = np.concatenate([part.image_tokens for part in slices])
-    return TokenBatch(slices[0].step, [key for part in slices for key in part.keys], np.concatenate(padded), tokens)
+    slices = [
+        part._replace(text_ids=np.pad(part.text_ids, ((0, 0), (0, longest - part.text_ids.shape[1]))))
+        for part in slices
+    ]
+    whole = {
+        name: join([getattr(part, name) for part in slices]) for name in TokenBatch._fields[1:] if name != "num_cut"
+    }
+    return TokenBatch(step=slices[0].step, num_cut=sum(part.num_cut for part in slices), **whole)
 
 
 def unpadded(ids: np.ndarray) -> list[int]:
@@ -79,19 +107,25 @@ def unpadded(ids: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, NUM_ROWS, 250])
-def test_every_row_comes_once_an_epoch(path, batch_size):
+def test_every_row_comes_once_an_epoch(path, mixing, batch_size):
     dataset = TokenDataset(path, batch_size)
     keys = [key for batch in take(dataset, -(-3 * NUM_ROWS // batch_size)) for key in batch.keys]
     for epoch in range(3):
         assert Counter(keys[epoch * NUM_ROWS : (epoch + 1) * NUM_ROWS]) == Counter(ROWS.keys())
 
 
-def test_a_row_comes_with_its_own_ids(path):
+def test_a_row_comes_with_all_that_is_its_own(path, mixing):
     for batch in take(TokenDataset(path, 16), 10):
-        assert batch.text_ids.dtype == batch.image_tokens.dtype == np.int64
-        for key, text_ids, image_tokens in zip(batch.keys, batch.text_ids, batch.image_tokens, strict=True):
-            assert image_tokens.tolist() == ROWS[key].image_tokens.tolist()
-            assert unpadded(text_ids) in ROWS[key].text_ids
+        assert batch.text_ids.dtype == batch.image_tokens.dtype == np.uint16
+        for number, key in enumerate(batch.keys):
+            row = ROWS[key]
+            assert batch.image_tokens[number].tolist() == row.image_tokens.tolist()
+            ids = batch.text_ids[number][: batch.text_lengths[number]].tolist()
+            assert ids == row.text_ids[row.captions.index(batch.captions[number])]
+            assert not batch.text_ids[number][batch.text_lengths[number] :].any()
+            assert batch.boxes[number].tolist() == row.box
+            assert (batch.views[number], batch.flipped[number]) == (row.view, row.flipped)
+            assert (batch.sources[number], batch.source_keys[number]) == (row.source, row.source_key)
 
 
 def test_epochs_have_different_orders_and_so_have_seeds(path):
@@ -110,10 +144,15 @@ def test_the_same_arguments_give_the_same_batches(path):
     assert_equal(take(TokenDataset(path, 16), 15), take(TokenDataset(path, 16), 15))
 
 
-def test_a_batch_does_not_depend_on_what_was_asked_before(path):
+def test_a_batch_does_not_depend_on_what_was_asked_before(path, mixing):
     dataset = TokenDataset(path, 16)
-    backwards = [dataset.batch(step) for step in reversed(range(12))]
-    assert_equal(backwards[::-1], take(TokenDataset(path, 16), 12))
+    backwards = [dataset.batch(step) for step in reversed(range(30))]
+    assert_equal(backwards[::-1], take(TokenDataset(path, 16), 30))
+
+
+def test_a_batch_does_not_depend_on_the_threads(path, mixing):
+    one, many = (TokenDataset(path, 16, reading=ShardReading(decode_threads=threads)) for threads in (1, 5))
+    assert_equal(take(one, 20), take(many, 20))
 
 
 def test_the_first_keys_never_change(path):
@@ -121,30 +160,44 @@ def test_the_first_keys_never_change(path):
     assert numbers == FIRST_ROWS
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_ranks_slices_joined_are_the_global_batch(path, world_size):
-    whole = take(TokenDataset(path, 16), 15)
-    ranks = [take(TokenDataset(path, 16, rank=rank, world_size=world_size), 15) for rank in range(world_size)]
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
+def test_the_ranks_slices_joined_are_the_global_batch(path, mixing, world_size):
+    whole = take(TokenDataset(path, 24), 12)
+    ranks = [take(TokenDataset(path, 24, rank=rank, world_size=world_size), 12) for rank in range(world_size)]
     assert_equal([join_ranks(list(slices)) for slices in zip(*ranks, strict=True)], whole)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 4), (4, 2)])
-def test_resuming_gives_what_an_uninterrupted_run_gives_for_any_number_of_ranks(path, before, after):
-    whole = take(TokenDataset(path, 16), 20)
-    first = TokenDataset(path, 16, rank=before - 1, world_size=before)
-    take(first, 9)
-    state = first.state_dict()
-    resumed = [TokenDataset(path, 16, rank=rank, world_size=after) for rank in range(after)]
-    for dataset in resumed:
-        dataset.load_state_dict(state)
-    slices = zip(*(take(dataset, 11) for dataset in resumed), strict=True)
-    assert_equal([join_ranks(list(parts)) for parts in slices], whole[9:])
+@pytest.mark.parametrize("before", range(1, 9))
+def test_resuming_gives_what_an_uninterrupted_run_gives_for_any_number_of_ranks(path, before):
+    batch_size, step = 840, 1  # what one to eight ranks share evenly
+    whole = [TokenDataset(path, batch_size).batch(number) for number in range(step, step + 2)]
+    first = TokenDataset(path, batch_size, rank=before - 1, world_size=before)
+    take(first, step)
+    state = pickle.loads(pickle.dumps(first.state_dict()))
+    for after in range(1, 9):
+        resumed = [TokenDataset(path, batch_size, rank=rank, world_size=after) for rank in range(after)]
+        for dataset in resumed:
+            dataset.load_state_dict(state)
+        slices = zip(*(take(dataset, 2) for dataset in resumed), strict=True)
+        assert_equal([join_ranks(list(parts)) for parts in slices], whole)
+
+
+def test_resuming_at_any_step_gives_what_comes_after_it(path, mixing):
+    whole = take(TokenDataset(path, 16), 60)
+    for step in range(0, 30, 7):
+        resumed = TokenDataset(path, 16)
+        resumed.load_state_dict(whole_state(path, step))
+        assert_equal(take(resumed, 30), whole[step : step + 30])
+
+
+def whole_state(path: str, step: int) -> dict:
+    return TokenDataset(path, 16).state_dict() | {"step": step}
 
 
 def test_the_state_is_plain_and_says_the_step(path):
     dataset = TokenDataset(path, 16, seed=3)
     take(dataset, 4)
-    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest}
+    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest, "order": 2}
 
 
 def test_the_state_of_another_dataset_is_refused(path, tmp_path):
@@ -159,6 +212,14 @@ def test_the_state_of_another_run_is_refused(path, name, mine, theirs):
     other = TokenDataset(path, **(arguments | {name: theirs}))
     with pytest.raises(ShardError, match=f"expected a state with {name} {mine}, found {theirs}; resume with what"):
         TokenDataset(path, **arguments).load_state_dict(other.state_dict())
+
+
+def test_the_state_of_another_order_is_refused(path):
+    dataset = TokenDataset(path, 16)
+    state = dataset.state_dict()
+    del state["order"]
+    with pytest.raises(ShardError, match="expected a state with order 2, found None; resume with what the run was"):
+        dataset.load_state_dict(state)
 
 
 @pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(10, 0, 4), (8, 4, 4), (8, -1, 4)])
@@ -179,43 +240,271 @@ def test_captions_vary_over_epochs_and_all_come_up(path):
     assert all(len(seen[key]) == len(row.text_ids) for key, row in ROWS.items())
 
 
-def test_text_is_cut_at_the_length_and_padded_behind(path):
-    batch = TokenDataset(path, NUM_ROWS, text_length=3).batch(0)
+def test_captions_come_by_weight(path):
+    dataset = TokenDataset(path, NUM_ROWS, text=TextReading(caption_weights=(1, 0)))
+    for epoch in range(3):
+        batch = dataset.batch(epoch)
+        assert [ROWS[key].captions[0] for key in batch.keys] == batch.captions
+
+
+@pytest.mark.parametrize("pad_to", ["longest", "length"])
+def test_text_is_cut_at_the_length_and_padded_behind_and_both_are_counted(path, pad_to):
+    batch = TokenDataset(path, NUM_ROWS, text=TextReading(length=3, pad_to=pad_to)).batch(0)
     assert batch.text_ids.shape == (NUM_ROWS, 3)
-    for key, text_ids in zip(batch.keys, batch.text_ids, strict=True):
-        ids = unpadded(text_ids)
-        assert text_ids.tolist() == ids + [PAD] * (3 - len(ids))
-        assert ids in [full[:3] for full in ROWS[key].text_ids]
+    cut = 0
+    for number, key in enumerate(batch.keys):
+        ids = ROWS[key].text_ids[ROWS[key].captions.index(batch.captions[number])]
+        expected = ids if len(ids) <= 3 else [*ids[:2], END]
+        cut += len(ids) > 3
+        assert batch.text_ids[number].tolist() == expected + [PAD] * (3 - len(expected))
+        assert batch.text_lengths[number] == len(expected)
+    assert batch.num_cut == cut > 0
 
 
-def test_a_batch_is_no_wider_than_its_longest_text(path):
+def test_a_batch_is_as_wide_as_its_longest_text_or_as_was_told(path):
     for batch in take(TokenDataset(path, 4), 30):
-        assert batch.text_ids.shape[1] == (batch.text_ids != PAD).sum(1).max()
+        assert batch.text_ids.shape[1] == batch.text_lengths.max()
+    for batch in take(TokenDataset(path, 4, text=TextReading(length=20, pad_to="length")), 5):
+        assert batch.text_ids.shape[1] == 20
 
 
-def test_two_windows_are_held_at_most(path):
+def test_captions_are_tokenized_again_with_dropout(path, text_file):
+    text = TextReading(tokenizer=text_file, bpe_dropout=0.3, length=30)
+    dataset = TokenDataset(path, 8, text=text)
+    whole = take(dataset, 30)
+    assert dataset.text_vocabulary_size == 128 != dataset.metadata.text_vocabulary_size
+    assert_equal(take(TokenDataset(path, 8, text=text), 30), whole)
+    ranks = [TokenDataset(path, 8, rank=rank, world_size=2, text=text).batch(20) for rank in range(2)]
+    assert_equal([join_ranks(ranks)], [whole[20]])
+    plain = take(TokenDataset(path, 8), 30)
+    assert [batch.captions for batch in plain] == [batch.captions for batch in whole]
+
+
+def test_no_more_row_groups_are_held_than_there_is_memory_for(path, monkeypatch):
+    monkeypatch.setattr(row_order, "WINDOW_ROWS", 4 * GROUP_ROWS)
     dataset = TokenDataset(path, 16)
-    for batch in islice(dataset, 30):
+    (rows,) = dataset._opened.rows
+    for batch in islice(dataset, 40):
         assert batch.keys
-        assert len(dataset._windows) <= 2
+        assert len(rows._reader._held) <= 6
+    assert len(rows._reader.slots.names) == 6 * GROUP_ROWS  # four that rows are drawn from, two ahead
 
 
-def test_a_batch_may_span_many_windows_and_epochs(path, monkeypatch):
+def test_a_batch_may_span_many_windows_and_epochs(path, mixing):
     whole = [key for epoch in range(2) for key in TokenDataset(path, NUM_ROWS).batch(epoch).keys]
     assert TokenDataset(path, 2 * NUM_ROWS).batch(0).keys == whole
-    monkeypatch.setattr(token_dataset, "WINDOW_ROW_GROUPS", 1)
-    assert Counter(TokenDataset(path, 2 * NUM_ROWS).batch(0).keys) == Counter(2 * list(ROWS))
+
+
+def test_an_epoch_alone_has_every_row_once_and_a_short_last_batch(path, mixing):
+    ranks = [TokenDataset(path, 16, rank=rank, world_size=2) for rank in range(2)]
+    for epoch in range(2):
+        batches = [list(dataset.epoch(epoch)) for dataset in ranks]
+        assert Counter(key for rank in batches for batch in rank for key in batch.keys) == Counter(ROWS.keys())
+        assert [len(batch.keys) for batch in batches[0]][:-1] == [8] * 6
+
+
+def test_iteration_may_end_before_or_after_the_last_row(path):
+    for exhausted, num_steps in (("stop_at_first", 6), ("stop_at_last", 7)):
+        dataset = TokenDataset(path, 16, exhausted=exhausted)
+        assert len(dataset) == dataset.num_steps == len(list(dataset)) == num_steps
+        assert list(dataset) == []
+    assert TokenDataset(path, 16).num_steps is None
+    assert len(TokenDataset(path, 16)) == 7
+
+
+def test_another_process_goes_on_from_a_pickle(path):
+    dataset = TokenDataset(path, 16)
+    take(dataset, 3)
+    assert_equal(take(pickle.loads(pickle.dumps(dataset)), 3), take(dataset, 3))
+
+
+def test_a_closed_dataset_opens_again(path):
+    dataset = TokenDataset(path, 16)
+    first = dataset.batch(0)
+    dataset.close()
+    dataset.close()
+    assert_equal([dataset.batch(0)], [first])
+
+
+def spoil(path: str, shard: int) -> str:
+    """Flip a bit in the middle of a shard; return its name."""
+    place = sorted(Path(path).glob("tokens-*.parquet"))[shard]
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2] ^= 4
+    place.write_bytes(content)
+    return place.name
+
+
+def test_a_bad_shard_is_named(tmp_path):
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    name = spoil(path, 1)
+    with pytest.raises(ShardError, match=f"{name}: expected SHA-256"):
+        take(TokenDataset(path, 16), 10)
+
+
+def test_other_rows_take_the_places_of_a_bad_shard_s_and_are_counted(tmp_path, mixing):
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    whole = take(TokenDataset(path, 16), 20)
+    good = {key for number, key in enumerate(ROWS) if number % 2 == 0}
+    name = spoil(path, 1)
+    dataset = TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip"))
+    found = take(dataset, 20)
+    for batch, expected in zip(found, whole, strict=True):
+        assert len(batch.keys) == 16
+        assert set(batch.keys) == set(expected.keys) & good
+        for key, was, tokens in zip(batch.keys, expected.keys, batch.image_tokens, strict=True):
+            assert tokens.tolist() == ROWS[key].image_tokens.tolist()
+            assert key == was or was not in good
+    assert dataset.skipped_rows == sum(key not in good for batch in whole for key in batch.keys) > 0
+    assert list(dataset.skipped) == [join(path, name)]
+    assert "expected SHA-256" in dataset.skipped[join(path, name)]
+
+
+def damage(place: Path, generator: np.random.Generator) -> None:
+    """Truncate a file, flip a bit of it, or remove it."""
+    content = bytearray(place.read_bytes())
+    kind, where = generator.integers(3), generator.integers(len(content))
+    if kind == 0:
+        place.unlink()
+    elif kind == 1:
+        place.write_bytes(content[:where])
+    else:
+        content[where] ^= 1 << generator.integers(8)
+        place.write_bytes(content)
+
+
+def test_no_damaged_shard_is_read_as_good(tmp_path):
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    places = sorted(Path(path).glob("tokens-*.parquet"))
+    whole = [place.read_bytes() for place in places]
+    generator = np.random.default_rng(0)
+    for fault in range(200):
+        spoiled = places[fault % 2]
+        damage(spoiled, generator)
+        with pytest.raises(ShardError, match=f"{spoiled.name}: expected "):
+            TokenDataset(path, NUM_ROWS).batch(0)
+        spoiled.write_bytes(whole[fault % 2])
+    assert len(TokenDataset(path, NUM_ROWS).batch(0).keys) == NUM_ROWS
+
+
+def test_a_page_that_is_damaged_after_it_was_hashed_is_found(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA])
+    name = spoil(path, 0)
+    monkeypatch.setattr("parti_data.checked_files.CheckedFiles._check", lambda *_: None)
+    with pytest.raises(ShardError, match=f"{name}: expected row group \\d+, found .*; run its stage again"):
+        take(TokenDataset(path, 16), 10)
+
+
+def test_a_store_that_cannot_be_reached_is_no_bad_shard(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA])
+
+    def fail(*_: object) -> None:
+        raise StorageError("s3://bucket: expected to read it, found none")
+
+    monkeypatch.setattr("parti_data.shard_files.ShardFiles.open", fail)
+    with pytest.raises(StorageError):
+        TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")).batch(0)
+
+
+def test_a_dataset_is_read_from_an_object_store(path, s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("PARTI_CACHE", f"{tmp_path}/cache")
+    url = f"{s3.new_bucket()}/tokens"
+    s3.upload(path, url)
+    assert_equal(take(TokenDataset(url, 16), 10), take(TokenDataset(path, 16), 10))
+
+
+def test_a_batch_without_a_row_that_can_be_read_is_refused(tmp_path):
+    path = write_dataset(f"{tmp_path}/d", [METADATA])
+    spoil(path, 0)
+    with pytest.raises(
+        ShardError, match="expected some rows of a batch that can be read, found none; run parti verify"
+    ):
+        TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")).batch(0)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> str:
+    """A smaller directory of the same tokenizers."""
+    return write_dataset(str(tmp_path_factory.mktemp("tokens") / "other"), [METADATA], 40)
+
+
+def test_a_mixture_has_its_shares_and_each_source_every_row_once_an_epoch(path, other):
+    dataset = TokenDataset({path: 1, other: 3}, 1024)
+    batches = take(dataset, 4)
+    sources = dataset._mixture.origins(np.arange(4096)).sources
+    keys = [key for batch in batches for key in batch.keys]
+    assert (sources == 1).sum() == 3072
+    for number, size in ((0, NUM_ROWS), (1, 40)):
+        mine = [key for key, source in zip(keys, sources, strict=True) if source == number]
+        for start in range(0, len(mine) - size, size):
+            assert Counter(mine[start : start + size]) == Counter(list(ROWS)[:size])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_mixture_resumes_and_is_the_same_on_any_ranks(path, other, world_size):
+    whole = take(TokenDataset({path: 1, other: 2}, 24), 30)
+    state = TokenDataset({path: 1, other: 2}, 24).state_dict() | {"step": 17}
+    ranks = [TokenDataset({path: 1, other: 2}, 24, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for dataset in ranks:
+        dataset.load_state_dict(state)
+    slices = zip(*(take(dataset, 13) for dataset in ranks), strict=True)
+    assert_equal([join_ranks(list(parts)) for parts in slices], whole[17:])
+
+
+def test_the_state_of_a_mixture_with_other_weights_is_refused(path, other):
+    with pytest.raises(ShardError, match=r"expected a state with digest \w+, found \w+; resume with what the run was"):
+        TokenDataset({path: 1, other: 2}, 24).load_state_dict(TokenDataset({path: 1, other: 3}, 24).state_dict())
+
+
+def test_a_mixture_ends_with_its_first_or_its_last_source(path, other):
+    sources = TokenDataset({path: 1, other: 1}, 8)._mixture.origins(np.arange(4096)).sources
+    first_anew = int(np.flatnonzero(sources == 1)[40])
+    last_whole = int(np.flatnonzero(sources == 0)[NUM_ROWS - 1])
+    ends = {"stop_at_first": first_anew // 8, "stop_at_last": -(-(last_whole + 1) // 8)}
+    for exhausted, num_steps in ends.items():
+        dataset = TokenDataset({path: 1, other: 1}, 8, exhausted=exhausted)
+        batches = list(dataset)
+        assert len(batches) == len(dataset) == num_steps
+    assert {key for batch in batches for key in batch.keys} == set(ROWS)
+
+
+def test_an_epoch_of_a_mixture_is_refused(path, other):
+    with pytest.raises(ShardError, match=r"expected one source to go through once, found 2; take each alone"):
+        next(TokenDataset({path: 1, other: 1}, 8).epoch(0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("image_tokenizer", "ef" * 32), ("codebook_size", 512), ("text_tokenizer", "ef" * 32)]
+)
+def test_a_mixture_of_different_tokenizers_is_refused(path, tmp_path, field, value):
+    unlike = write_dataset(f"{tmp_path}/unlike", [METADATA.model_copy(update={field: value})])
+    mine = str(getattr(METADATA, field))[:12]
+    with pytest.raises(ShardError, match=f"unlike: expected {field} {mine} like .*, found {str(value)[:12]}; tokenize"):
+        TokenDataset({path: 1, unlike: 1}, 8)
+
+
+def test_a_mixture_of_different_text_tokenizers_is_tokenized_again(path, tmp_path, text_file):
+    unlike = write_dataset(f"{tmp_path}/unlike", [METADATA.model_copy(update={"text_tokenizer": "ef" * 32})])
+    dataset = TokenDataset({path: 1, unlike: 1}, 8, text=TextReading(tokenizer=text_file))
+    assert dataset.batch(0).text_ids.max() < 128
 
 
 @pytest.mark.parametrize("field", ["image_tokenizer", "text_tokenizer"])
-def test_shards_of_different_tokenizers_are_refused(tmp_path, field):
+def test_a_shard_of_another_tokenizer_is_refused(tmp_path, field):
     other = METADATA.model_copy(update={field: "ef" * 32})
     path = write_dataset(f"{tmp_path}/mixed", [METADATA, other])
-    mine = getattr(METADATA, field)[:12]
-    with pytest.raises(
-        ShardError, match=f"tokens-00001-of-00002.parquet: expected {field} {mine} like .*, found efefefefefef"
-    ):
-        TokenDataset(path, 4)
+    found = (
+        f"tokens-00001-of-00002.parquet: expected {field} {getattr(METADATA, field)} as the manifest states, found ef"
+    )
+    with pytest.raises(ShardError, match=found):
+        take(TokenDataset(path, 4), 30)
+
+
+def test_other_row_groups_than_the_manifest_tells_are_refused(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA], 20)
+    monkeypatch.setattr("parti_data.token_directory.ROW_GROUP", "unknown")
+    with pytest.raises(ShardError, match=r"expected row groups of \[20\] rows, found \[5, 5, 5, 5\]; tokenize into a"):
+        TokenDataset(path, 4).batch(0)
 
 
 def test_empty_shards_are_refused(tmp_path):
@@ -225,7 +514,7 @@ def test_empty_shards_are_refused(tmp_path):
 
 
 def test_pairs_are_no_tokens(filtered):
-    with pytest.raises(ShardError, match="expected the output of tokenize, found that of filter"):
+    with pytest.raises(ShardError, match="expected the output of tokenize or import_tokens, found that of filter"):
         TokenDataset(filtered, 4)
 
 

@@ -1,0 +1,87 @@
+"""Token batches as torch takes them: under its DataLoader and torchdata's StatefulDataLoader, or on a device.
+
+A `TokenDataset` alone is also a map from steps to batches: `DataLoader(dataset, batch_size=None, sampler=range(…))`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from parti_data.coming_batches import ComingBatches
+from parti_data.token_dataset import TokenBatch, TokenDataset
+
+
+class TokenBatches(IterableDataset):
+    """The batches of a `TokenDataset` in order, for a DataLoader with `batch_size=None`; n workers take turns.
+
+    Its threads decode more than workers can hand over: on two cores 0 workers are the fastest. Take some only where
+    what follows is heavy. `state_dict` and `load_state_dict` are what StatefulDataLoader asks each worker for; without
+    it the dataset's own state does, for any number of workers.
+    """
+
+    def __init__(self, dataset: TokenDataset):
+        self.dataset = dataset
+        self._has_turn = False
+        """Whether the dataset's step is already one of this worker's."""
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        """Yield this worker's batches from the dataset's step on."""
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        if not self._has_turn:
+            self.dataset.step += first
+            self._has_turn = worker is not None
+        num_steps = self.dataset.num_steps
+        while num_steps is None or self.dataset.step < num_steps:
+            batch = self.dataset.batch(self.dataset.step)
+            self.dataset.step += stride
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where this worker stands."""
+        return {"dataset": self.dataset.state_dict(), "has_turn": self._has_turn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where this worker stood; raises ShardError where the state is of other data, batch size or seed."""
+        self.dataset.load_state_dict(state["dataset"])
+        self._has_turn = state["has_turn"]
+
+
+class TensorBatch(NamedTuple):
+    """What a prior learns from, on its device."""
+
+    keys: list[str]
+    text_ids: Tensor
+    """int64 (B, T)."""
+    image_tokens: Tensor
+    """int64 (B, I)."""
+
+
+class StepBatches:
+    """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory.
+
+    Ids cross to the device as they lie in the shards, in two bytes or four, and are widened there.
+    """
+
+    def __init__(self, dataset: TokenDataset, device: torch.device):
+        self._dataset, self._device = dataset, device
+        self._coming = ComingBatches(self._pinned, 1) if device.type == "cuda" else None
+
+    def get(self, step: int) -> TensorBatch:
+        """Return this rank's slice of global batch number `step`."""
+        keys, text_ids, image_tokens = self._coming.get(step) if self._coming else self._host(step)
+        return TensorBatch(keys, self._widened(text_ids), self._widened(image_tokens))
+
+    def _host(self, step: int) -> TensorBatch:
+        batch = self._dataset.batch(step)
+        return TensorBatch(batch.keys, torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens))
+
+    def _pinned(self, step: int) -> TensorBatch:
+        keys, text_ids, image_tokens = self._host(step)
+        return TensorBatch(keys, text_ids.pin_memory(), image_tokens.pin_memory())
+
+    def _widened(self, ids: Tensor) -> Tensor:
+        return ids.to(self._device, non_blocking=True).long()
