@@ -24,8 +24,8 @@ from parti_data.storage import join, listed_sizes, publish_bytes, remove, sweep
 from parti_data.watch import Watched, watch
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
-from pipelines.fragments import FRAGMENTS, fragment_path, remove_parts
-from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
+from pipelines.fragments import FRAGMENTS, fragment_path, remove_parts, repeated_path, write_repeated
+from pipelines.judge_pairs import JudgePairs, Judging
 from pipelines.measure_again import MeasureAgain
 from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates

@@ -1,6 +1,5 @@
 """The shard stage: kept pairs copied into WebDataset tars of equal size, with a ledger of where each now lies."""
 
-import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from parti_data.manifest import (
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_size, is_file, join, publish
+from parti_data.tar_members import add_member
 from parti_data.watch import Watched, watch
 from pipelines.run_metrics import reported_steps, run_recorded
 from pipelines.runner import make_pipeline
@@ -95,18 +95,10 @@ def append_pairs(
         count(ROWS)
         count(IMAGE_BYTES, len(image))
         name = f"{number:09d}"
-        offset = _add(archive, f"{name}.{row.format.lower()}", image)
-        _add(archive, f"{name}.txt", row.captions[0].encode())
-        _add(archive, f"{name}.json", to_json(row).encode())
+        offset = add_member(archive, f"{name}.{row.format.lower()}", image)
+        add_member(archive, f"{name}.txt", row.captions[0].encode())
+        add_member(archive, f"{name}.json", to_json(row).encode())
         yield row._replace(path=tar, offset=offset, size=len(image))
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a member without time or owner; return where its bytes begin."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), 0o644
-    archive.addfile(member, io.BytesIO(content))
-    return archive.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
