@@ -1,6 +1,7 @@
 """A picture to look at: originals above, below each what came back, with a line of text under both."""
 
 import io
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +26,7 @@ class Pair(NamedTuple):
 
 def draw_contact_sheet(pairs: list[Pair], title: str) -> bytes:
     """Return a PNG of all pairs, `COLUMNS` side by side."""
-    columns, rows = min(len(pairs), COLUMNS), -(-len(pairs) // COLUMNS)
-    width, height = columns * _step_x() + _MARGIN_PX, _TITLE_PX + rows * _step_y() + _MARGIN_PX
-    sheet = Image.new("RGB", (max(width, 4 * CELL_PX), height), _PAPER)
+    sheet = Image.new("RGB", _size(len(pairs)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, _INK, ImageFont.load_default(_TEXT_PX + 2))
     for number, pair in enumerate(pairs):
@@ -38,6 +37,26 @@ def draw_contact_sheet(pairs: list[Pair], title: str) -> bytes:
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def remove_pairs(sheet: np.ndarray, count: int, gone: Collection[int]) -> np.ndarray:
+    """Return a sheet of `count` pairs without those of some numbers, uint8 (height, width, 3); the others move up."""
+    stays = [number for number in range(count) if number not in gone]
+    width, height = _size(len(stays))
+    left_over = np.full((height, width, 3), _PAPER, np.uint8)
+    width = min(width, sheet.shape[1])
+    left_over[:_TITLE_PX, :width] = sheet[:_TITLE_PX, :width]
+    for number, before in enumerate(stays):
+        (left, top), (old_left, old_top) = place(number), place(before)
+        cell = sheet[old_top : old_top + 2 * CELL_PX + _LINE_PX, old_left : old_left + CELL_PX]
+        left_over[top : top + len(cell), left : left + CELL_PX] = cell
+    return left_over
+
+
+def _size(count: int) -> tuple[int, int]:
+    """Return width and height of a sheet of so many pairs."""
+    columns, rows = min(count, COLUMNS), -(-count // COLUMNS)
+    return max(columns * _step_x() + _MARGIN_PX, 4 * CELL_PX), _TITLE_PX + rows * _step_y() + _MARGIN_PX
 
 
 def place(number: int) -> tuple[int, int]:
