@@ -112,10 +112,10 @@ def _find_addresses(stage: Stage, place: Place, names: Names, found: Found) -> N
     columns = ["key", "source_key", *([] if stage.kind in TOKEN_STAGES else ["attributes"])]
     for first, table in read_columns(place.path, columns):
         hits = list(match_addresses(table, names))
-        rows = sorted({hit.row for hit in hits})
+        rows = np.array(sorted({hit.row for hit in hits}), np.int64)
         found.by_name.update(hit.name for hit in hits)
         found.keys.update(key for key in table.column("key").take(rows).to_pylist() if key)
-        found.add(place, first + np.array(rows, np.int64))
+        found.add(place, first + rows)
 
 
 def _find_keys(stage: Stage, place: Place, new: set[str], names: Names, found: Found) -> None:

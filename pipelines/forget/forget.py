@@ -17,7 +17,7 @@ from parti_data.ledger import KEPT
 from parti_data.manifest import BEGUN, FORGETTING, Beginning, ShardRecord, to_bytes
 from parti_data.progress import show_progress
 from parti_data.quality import read_run_quality
-from parti_data.storage import absolute, file_size, is_file, join, publish_bytes, remove, sha256_file
+from parti_data.storage import absolute, file_size, is_file, join, publish_bytes, remove, sha256_file, sweep
 from pipelines.forget.chain import HOLDING, TOKEN_STAGES, Chain, Stage, find_chain, staged
 from pipelines.forget.find_rows import Found, find_rows
 from pipelines.forget.names import Names
@@ -69,6 +69,8 @@ def forget(
             return reports
     stages = [stage.path for stage in find_chain(directory).stages if stage.kind in HOLDING]
     with _claimed(directory, stages, times):
+        for path in (directory, *stages):
+            sweep(path)
         return reports + _forget(directory, names, say, options)
 
 

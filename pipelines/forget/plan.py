@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parti_data.benchmarks import BENCHMARK_CAPTION, BENCHMARK_IMAGE
+from parti_data.errors import ShardError
 from parti_data.image_index import is_held_out
 from parti_data.ledger import DROPPED, FORGOTTEN, KEPT, MERGED, LedgerRow, amounts, read_ledger, read_rows, say_ending
 from parti_data.manifest import Manifest, ShardRecord
 from parti_data.quality import RunQuality, measure_shard, read_run_quality
-from parti_data.storage import is_directory, join
+from parti_data.storage import absolute, is_directory, join
 from parti_data.token_directory import STAGES as TOKEN_STAGES
 from parti_data.token_directory import open_token_directory
 from pipelines.forget import prove, rewrite
@@ -72,11 +73,30 @@ class StageChange:
 
 
 def plan_changes(chain: Chain, found: Found) -> list[StageChange]:
-    """Return what becomes of each stage that changes, inputs before what reads them."""
+    """Return what becomes of each stage that changes, inputs before what reads them.
+
+    Raises ShardError where tars that change are the source of a stage, whose rows would point elsewhere.
+    """
     touched = {place.stage for place in [*found.rows, *found.captions]}
     after = {stage.path for stage in chain.after(touched, REWRITTEN)}
     changes = [_plan(chain, stage, found) for stage in chain.stages if stage.kind in HOLDING]
-    return [change for change in changes if change.files or change.stage.path in after]
+    changes = [change for change in changes if change.files or change.stage.path in after]
+    _refuse_readers(
+        chain, [join(absolute(change.stage.path), "") for change in changes if change.stage.kind == "shard"]
+    )
+    return changes
+
+
+def _refuse_readers(chain: Chain, tars: list[str]) -> None:
+    """Raise ShardError where a stage has a source of its own below one of the folders of tars."""
+    for stage in chain.stages:
+        for source in (stage.manifest.config.get(name) for name in INDEXES):
+            path = source.get("path") if isinstance(source, dict) else None
+            if path and any(join(absolute(path), "").startswith(folder) for folder in tars):
+                raise ShardError(
+                    f"{stage.path}: expected a source that is not rewritten, found {path}, which holds such rows; "
+                    "remove this directory, forget, and make it anew"
+                )
 
 
 def _plan(chain: Chain, stage: Stage, found: Found) -> StageChange:

@@ -18,7 +18,16 @@ from PIL import Image
 from parti_data.contact_sheet import remove_pairs
 from parti_data.errors import ShardError
 from parti_data.images import to_png
-from parti_data.ledger import ROW_GROUP_ROWS, LedgerRow, forget_record, read_rows, to_json, write_ledger_tables
+from parti_data.ledger import (
+    LEDGER_SCHEMA,
+    MEASURED_SCHEMA,
+    ROW_GROUP_ROWS,
+    LedgerRow,
+    forget_record,
+    read_rows,
+    to_json,
+    write_ledger_tables,
+)  # fmt: skip
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.storage import open_file, publish, publish_bytes, read_bytes
 from parti_data.tar_members import add_member
@@ -86,8 +95,13 @@ def read_groups(path: str) -> Iterator[tuple[int, pa.Table]]:
 
 
 def _schema(path: str) -> pa.Schema:
+    """Return the schema of a ledger file as it was written, which a file does not give back to the letter."""
     with open_file(path) as file:
-        return pq.read_schema(file)
+        found = pq.read_schema(file)
+    for schema in (LEDGER_SCHEMA, MEASURED_SCHEMA):
+        if found == schema:
+            return schema
+    raise ShardError(f"{path}: expected the columns of a ledger, found {', '.join(found.names)}; run its stage again")
 
 
 def _remaining(path: str, change: RowChange) -> Iterator[pa.Table]:
