@@ -70,9 +70,7 @@ def read_names(keys: Iterable[str], urls: Iterable[str], hosts: Iterable[str], l
     for kind, text, where in given:
         found[kind].append(_checked(kind, text.strip(), where))
     if not given:
-        raise ConfigError(
-            "forget: expected what is to be forgotten, found nothing; give --key, --url, --host or --list"
-        )
+        raise ConfigError("forget: expected what is to be forgotten, found none; give --key, --url, --host or --list")
     return Names(frozenset(found["key"]), _compared(found["url"]), frozenset(found["host"]))
 
 
@@ -107,15 +105,11 @@ def _checked(kind: str, text: str, where: str) -> str:
     """Return a name as it is looked for; raises ConfigError."""
     if kind == "key":
         if not _KEY.fullmatch(text.lower()):
-            raise ConfigError(
-                f"{where}: expected a key of 32 hex digits as the ledger has it, found {text!r}; see there"
-            )
+            raise ConfigError(f"{where}: expected a key of 32 hex digits as in the ledger, found {text!r}; correct it")
         return text.lower()
     if kind == "url":
         if not host_of(text):
-            raise ConfigError(
-                f"{where}: expected a URL such as https://example.com/cat.jpg, found {text!r}; correct it"
-            )
+            raise ConfigError(f"{where}: expected a URL like https://example.com/cat.jpg, found {text!r}; correct it")
         return text
     host = plain_host(text.strip("."))
     if not _HOST.fullmatch(host):

@@ -1,10 +1,8 @@
 """Rows forgotten in the whole chain: gone from every file, and nothing else changed."""
 
-import io
 import json
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,8 @@ import pytest
 from PIL import Image
 
 from parti_data.contact_sheet import cut_pairs
-from parti_data.errors import ShardError, SourceError
-from parti_data.ledger import FORGOTTEN, KEPT, LedgerRow, PairDirectory, read_ledger
+from parti_data.errors import ShardError
+from parti_data.ledger import FORGOTTEN, LedgerRow, PairDirectory
 from parti_data.manifest import BEGUN, MANIFEST, manifest_digest, read_manifest
 from pipelines.command_line import main
 from pipelines.filter import filter_pairs
