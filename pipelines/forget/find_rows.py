@@ -14,7 +14,7 @@ row groups whose statistics hold no such key stay unread.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -136,28 +136,52 @@ def read_columns(path: str, columns: list[str], wanted: set[str] | None = None) 
     With `wanted` only of row groups in which, by their statistics, one of the columns may hold one of the values.
     """
     values = sorted(wanted) if wanted is not None else None
+
+    def may_hold(group: Any, _: range) -> bool:
+        parts = [group.column(number) for number in range(group.num_columns)]
+        return values is None or any(_may_hold(part, values) for part in parts if part.path_in_schema in columns)
+
+    yield from _read_groups(path, columns, may_hold)
+
+
+def read_column_at(path: str, column: str, numbers: np.ndarray) -> list[Any]:
+    """Return a column's values in some rows, by their sorted numbers; row groups without any stay unread."""
+
+    def holds(_: Any, rows: range) -> bool:
+        return bool(np.searchsorted(numbers, rows.stop) - np.searchsorted(numbers, rows.start))
+
+    values = []
+    for first, table in _read_groups(path, [column], holds):
+        inside = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(table))]
+        values += table.column(column).take(pa.array(inside - first)).to_pylist()
+    return values
+
+
+def _read_groups(
+    path: str, columns: list[str], is_read: Callable[[Any, range], bool]
+) -> Iterator[tuple[int, pa.Table]]:  # fmt: skip
+    """Yield (first row, table) of neighbouring row groups that are read, by their footer and their rows."""
     try:
         with open_file(path, block_size=_BLOCK_BYTES) as file:
             parquet = pq.ParquetFile(file)
-            for first, groups in _runs(parquet.metadata, columns, values):
+            for first, groups in _runs(parquet.metadata, is_read):
                 yield first, parquet.read_row_groups(groups, columns=columns, use_threads=False)
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise ShardError(f"{path}: expected a Parquet file with rows, found {error}; run its stage again") from None
 
 
-def _runs(footer: Any, columns: list[str], values: list[str] | None) -> Iterator[tuple[int, list[int]]]:
+def _runs(footer: Any, is_read: Callable[[Any, range], bool]) -> Iterator[tuple[int, list[int]]]:
     """Yield (first row, row groups) of neighbours that have to be read."""
     first, start, groups = 0, 0, []
-    places = {footer.schema.column(n).path: n for n in range(footer.num_columns)}
-    for group in range(footer.num_row_groups):
-        parts = [footer.row_group(group).column(places[name]) for name in columns if name in places]
-        if values is None or any(_may_hold(part, values) for part in parts):
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        if is_read(group, range(first, first + group.num_rows)):
             start = start if groups else first
-            groups.append(group)
+            groups.append(number)
         elif groups:
             yield start, groups
             groups = []
-        first += footer.row_group(group).num_rows
+        first += group.num_rows
         if len(groups) == _GROUPS_AT_ONCE:
             yield start, groups
             groups = []

@@ -10,8 +10,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from parti_data.benchmarks import BENCHMARK_CAPTION, BENCHMARK_IMAGE
 from parti_data.errors import ShardError
 from parti_data.image_index import is_held_out
@@ -23,7 +21,7 @@ from parti_data.token_directory import STAGES as TOKEN_STAGES
 from parti_data.token_directory import open_token_directory
 from pipelines.forget import prove, rewrite
 from pipelines.forget.chain import HISTORY, HOLDING, INDEXES, REWRITTEN, Chain, Stage, staged
-from pipelines.forget.find_rows import Found, Place, read_columns
+from pipelines.forget.find_rows import Found, Place, read_column_at
 from pipelines.forget.rewrite import Audited, RowChange
 from pipelines.fragments import fragment_name
 
@@ -168,8 +166,7 @@ def _plan_tokens(change: StageChange, name: str, rows: RowChange) -> None:
     write = partial(rewrite.remove_token_rows, metadata=tokens.metadata, row_group_rows=tokens.row_group_rows)
     change.files.append(_row_file(name, len(rows.gone), rows, write, prove.prove_removed))
     change.token_rows[name] = len(rows.gone)
-    views = [table.column("view").to_numpy() for _, table in read_columns(join(change.stage.path, name), ["view"])]
-    change.images += int((np.concatenate(views)[rows.gone] == 0).sum()) if len(rows.gone) else 0
+    change.images += read_column_at(join(change.stage.path, name), "view", rows.gone).count(0)
 
 
 def _row_file(

@@ -19,7 +19,7 @@ from parti_data.images import image_key
 from parti_data.ledger import DROPPED, FORGOTTEN
 from parti_data.manifest import ShardRecord
 from parti_data.progress import show_progress
-from parti_data.storage import file_size, is_file, join, read_bytes, read_range, sha256_file
+from parti_data.storage import join, read_bytes, read_range, sha256_file
 from pipelines.forget.find_rows import read_columns
 from pipelines.forget.rewrite import Audited, RowChange, audited, pair_members, read_groups, read_pixels
 
@@ -30,13 +30,14 @@ _AT_ONCE = 4096
 
 
 def check_files(files: list[tuple[str, ShardRecord]], when: str) -> None:
-    """Raise ShardError where a file of a (directory, record) has another size or digest."""
+    """Raise ShardError where a file of a (directory, record) has another digest or is gone."""
 
     def check(place: tuple[str, ShardRecord]) -> None:
         path, record = join(place[0], place[1].name), place[1]
-        found = f"{file_size(path)} bytes" if is_file(path) else "none"
-        if found == f"{record.bytes} bytes":
+        try:
             found = sha256_file(path)[:12]
+        except FileNotFoundError:
+            found = "none"
         if found != record.sha256[:12]:
             raise ShardError(
                 f"{path}: expected {record.bytes} bytes with SHA-256 {record.sha256[:12]} {when}, found {found}; put "
