@@ -19,7 +19,7 @@ from parti_data.images import image_key
 from parti_data.ledger import DROPPED, FORGOTTEN
 from parti_data.manifest import ShardRecord
 from parti_data.progress import show_progress
-from parti_data.storage import join, read_bytes, read_range, sha256_file
+from parti_data.storage import join, on_disk, read_bytes, sha256_file
 from pipelines.forget.find_rows import read_columns
 from pipelines.forget.rewrite import Audited, RowChange, audited, pair_members, read_groups, read_pixels
 
@@ -169,11 +169,13 @@ def prove_tar(old: str, new: str, gone: set[int], less: set[int]) -> int:
 def prove_places(ledger: str, tar: str) -> int:
     """Return how many images of a tar lie where its ledger says, by their keys; raises ShardError."""
     count = 0
-    for first, table in read_groups(ledger):
-        for row, record in enumerate(table.select(["key", "offset", "size"]).to_pylist(), first):
-            found = image_key(read_range(tar, record["offset"], record["size"]))
-            _require(found == record["key"], tar, row, f"image {record['key']} at {record['offset']}")
-            count += 1
+    with on_disk(tar) as place, open(place, "rb") as file:
+        for first, table in read_groups(ledger):
+            for row, record in enumerate(table.select(["key", "offset", "size"]).to_pylist(), first):
+                file.seek(record["offset"])
+                found = image_key(file.read(record["size"]))
+                _require(found == record["key"], tar, row, f"image {record['key']} at {record['offset']}")
+                count += 1
     return count
 
 

@@ -29,7 +29,7 @@ from parti_data.ledger import (
     write_ledger_tables,
 )  # fmt: skip
 from parti_data.sources.tar_headers import BoundedTarFile
-from parti_data.storage import open_file, publish, publish_bytes, read_bytes
+from parti_data.storage import on_disk, open_file, publish, publish_bytes, read_bytes
 from parti_data.tar_members import add_member
 from parti_data.token_shard import ShardMetadata, write_tables
 
@@ -84,8 +84,7 @@ def read_groups(path: str) -> Iterator[tuple[int, pa.Table]]:
     """Yield (first row, table) of each row group; raises ShardError."""
     first = 0
     try:
-        with open_file(path) as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        with on_disk(path) as place, pq.ParquetFile(place, page_checksum_verification=True) as parquet:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False)
                 yield first, table
@@ -192,7 +191,7 @@ class PairMember(NamedTuple):
 def pair_members(path: str) -> Iterator[PairMember]:
     """Yield the members of a tar that shard wrote, in which the image of a pair comes first."""
     stem, image = "", 0
-    with open_file(path) as file, BoundedTarFile(fileobj=file, mode="r") as archive:
+    with on_disk(path) as place, open(place, "rb") as file, BoundedTarFile(fileobj=file, mode="r") as archive:
         for info in archive:
             if (name := info.name.partition(".")[0]) != stem:
                 stem, image = name, info.offset_data
