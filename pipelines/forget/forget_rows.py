@@ -165,7 +165,9 @@ def warnings(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
         yield f"still in the source: {_say(len(sources) - _SHOWN, 'more file')}"
     yield from _outside(chain, changes)
     used = {change.stage.path for change in changes if _lost_kept(change)}
-    for stage in chain.after(used):
+    by_themselves = [change.stage for change in changes if change.stage.path in used and change.stage.kind in _MODELS]
+    after = [stage for stage in chain.after(used) if stage not in by_themselves]
+    for stage in [*by_themselves, *after]:
         if stage.kind in _MODELS:
             yield f"not unlearned: {stage.name} was trained on rows that are forgotten; train it anew in a new output"
         elif stage.kind not in HOLDING:

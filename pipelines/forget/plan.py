@@ -29,8 +29,8 @@ AUDIT = "benchmarks.jsonl"
 """What benchmarks removed, as filter calls it, whose module would import Beam."""
 _DRAWN_PICTURES = 12
 """Of the images that a tokenizer is measured on, so many are drawn."""
-_SCRATCH = {"tokenize": ("encoded",), "train_tokenizer": ("tensorboard",)}
-"""Folders that no manifest lists and that may show a forgotten image."""
+_ENCODED, _EVENTS = "encoded", "tensorboard"
+"""Folders that no manifest lists: slices that a run killed at its very end has left, and pictures of a training."""
 
 
 class FileChange(NamedTuple):
@@ -111,8 +111,7 @@ def _plan(chain: Chain, stage: Stage, found: Found) -> StageChange:
                 plan = {"filter": _plan_filter, "shard": _plan_shard}.get(stage.kind, _plan_index)
                 plan(change, name, rows)
     _plan_pictures(chain, change, found)
-    if change.files:
-        change.scratch = [name for name in _SCRATCH.get(stage.kind, ()) if is_directory(join(stage.path, name))]
+    change.scratch = [name for name in change.scratch if is_directory(join(stage.path, name))]
     return change
 
 
@@ -166,6 +165,7 @@ def _plan_tokens(change: StageChange, name: str, rows: RowChange) -> None:
     write = partial(rewrite.remove_token_rows, metadata=tokens.metadata, row_group_rows=tokens.row_group_rows)
     change.files.append(_row_file(name, len(rows.gone), rows, write, prove.prove_removed))
     change.token_rows[name] = len(rows.gone)
+    change.scratch = [_ENCODED]
     change.images += read_column_at(join(change.stage.path, name), "view", rows.gone).count(0)
 
 
@@ -185,6 +185,7 @@ def _plan_pictures(chain: Chain, change: StageChange, found: Found) -> None:
             write, check = partial(rewrite.cut_sheet, **chosen), partial(prove.prove_sheet, **chosen)
             change.files.append(FileChange(quality.sheet.name, 0, write, check))
     if stage.kind == "train_tokenizer" and _may_be_drawn(chain, stage, found):
+        change.scratch = [_EVENTS]
         for shard in stage.manifest.shards:
             if shard.name.endswith(".png"):
                 change.files.append(FileChange(shard.name, 0, rewrite.blank_picture, lambda old, new: 0))
