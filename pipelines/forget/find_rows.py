@@ -14,7 +14,7 @@ row groups whose statistics hold no such key stay unread.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +39,24 @@ pc: Any = pyarrow.compute  # its functions are made when it is imported, where p
 _GROUPS_AT_ONCE = 32
 _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: columns are small and far apart."""
+
+
+class Keys(NamedTuple):
+    """Keys that are looked for in many files."""
+
+    values: list[str]
+    """Sorted."""
+    array: pa.Array
+
+    @classmethod
+    def of(cls, keys: Collection[str]) -> "Keys":
+        """Return them as they are looked for."""
+        values = sorted(keys)
+        return cls(values, pa.array(values, pa.string()))
+
+    def are_in(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return which rows of a column have one of them."""
+        return pc.is_in(column, self.array)
 
 
 class Place(NamedTuple):
@@ -96,9 +114,9 @@ def find_rows(chain: Chain, names: Names) -> Found:
                 bar.update(done, "files")
         named, new = set(found.keys), set(found.keys)
         while new:
-            before = set(found.keys)
+            before, wanted = set(found.keys), Keys.of(new)
             for number, (stage, place) in enumerate(files, 1):
-                _find_keys(stage, place, new, names, found)
+                _find_keys(stage, place, wanted, names, found)
                 bar.update(min(done + number, done + len(files)), "files")
             new = found.keys - before
     found.num_alike = len(found.keys - named)
@@ -118,11 +136,10 @@ def _find_addresses(stage: Stage, place: Place, names: Names, found: Found) -> N
         found.add(place, first + rows)
 
 
-def _find_keys(stage: Stage, place: Place, new: set[str], names: Names, found: Found) -> None:
+def _find_keys(stage: Stage, place: Place, wanted: Keys, names: Names, found: Found) -> None:
     columns = ["key", "merged_into"] if stage.kind == "filter" else ["key"]
-    for first, table in read_columns(place.path, columns, new):
-        wanted = pa.array(sorted(new), pa.string())
-        masks = [pc.is_in(table.column(column), wanted) for column in columns]
+    for first, table in read_columns(place.path, columns, wanted):
+        masks = [wanted.are_in(table.column(column)) for column in columns]
         rows = pc.indices_nonzero(masks[0] if len(masks) == 1 else pc.or_(*masks)).to_numpy()
         keys = table.column("key").take(rows).to_pylist()
         found.by_name.update(f"key {key}" for key in keys if key in names.keys)
@@ -130,16 +147,15 @@ def _find_keys(stage: Stage, place: Place, new: set[str], names: Names, found: F
         found.add(place, first + rows.astype(np.int64))
 
 
-def read_columns(path: str, columns: list[str], wanted: set[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+def read_columns(path: str, columns: list[str], wanted: Keys | None = None) -> Iterator[tuple[int, pa.Table]]:
     """Yield (first row, table) of some columns, many row groups at a time.
 
-    With `wanted` only of row groups in which, by their statistics, one of the columns may hold one of the values.
+    With `wanted` only of row groups in which, by their statistics, one of the columns may hold one of the keys.
     """
-    values = sorted(wanted) if wanted is not None else None
 
     def may_hold(group: Any, _: range) -> bool:
-        parts = [group.column(number) for number in range(group.num_columns)]
-        return values is None or any(_may_hold(part, values) for part in parts if part.path_in_schema in columns)
+        parts = [group.column(number) for number in range(group.num_columns)] if wanted else []
+        return not wanted or any(_may_hold(part, wanted.values) for part in parts if part.path_in_schema in columns)
 
     yield from _read_groups(path, columns, may_hold)
 
@@ -205,13 +221,13 @@ def _find_captions(chain: Chain, stage: Stage, found: Found) -> None:
     if not survivors:
         return
     lost = _lost_captions(stage, places, survivors, found)
-    wanted = pa.array(sorted(lost), pa.string())
+    wanted = Keys.of(lost)
     for after in [stage, *chain.after({stage.path}, ("shard", *TOKEN_STAGES))]:
         for name in after.row_files():
             place = Place(after.path, name)
             columns = ["key"] if after.kind in TOKEN_STAGES else ["key", "outcome"]
-            for first, table in read_columns(place.path, columns, set(lost) if len(columns) == 1 else None):
-                is_one = pc.is_in(table.column("key"), wanted)
+            for first, table in read_columns(place.path, columns, wanted if len(columns) == 1 else None):
+                is_one = wanted.are_in(table.column("key"))
                 if len(columns) > 1:
                     is_one = pc.and_(is_one, pc.equal(table.column("outcome"), KEPT))
                 rows = pc.indices_nonzero(is_one)
@@ -252,10 +268,10 @@ def _lost_captions(
 
 def _rows_of(place: Place, keys: set[str], found: Found) -> Iterator[tuple[int, LedgerRow]]:
     """Yield number and row of those that have one of the keys or were merged into it, and are not forgotten."""
-    wanted = pa.array(sorted(keys), pa.string())
+    wanted = Keys.of(keys)
     numbers: list[int] = []
-    for first, table in read_columns(place.path, ["key", "merged_into"], keys) if keys else ():
-        mask = pc.or_(pc.is_in(table.column("key"), wanted), pc.is_in(table.column("merged_into"), wanted))
+    for first, table in read_columns(place.path, ["key", "merged_into"], wanted) if keys else ():
+        mask = pc.or_(*(wanted.are_in(table.column(column)) for column in ("key", "merged_into")))
         numbers += [first + row for row in pc.indices_nonzero(mask).to_pylist()]
     stays = sorted(set(numbers) - set(found.of(place).tolist()))
     yield from zip(stays, read_rows(place.path, stays), strict=True)

@@ -19,7 +19,7 @@ from parti_data.progress import show_progress
 from parti_data.quality import read_run_quality
 from parti_data.storage import absolute, file_size, is_file, join, publish_bytes, remove, sha256_file, sweep
 from pipelines.forget.chain import HOLDING, TOKEN_STAGES, Chain, Stage, find_chain, staged
-from pipelines.forget.find_rows import Found, find_rows
+from pipelines.forget.find_rows import Found, Keys, find_rows
 from pipelines.forget.names import Names
 from pipelines.forget.plan import FileChange, StageChange, change_manifest, plan_changes
 from pipelines.forget.prove import check_files, refuse_left_behind
@@ -199,7 +199,7 @@ def records_of(stage: Stage) -> list[ShardRecord]:
 
 def _stage_all(changes: list[StageChange], found: Found) -> int:
     """Write all new files beside the old ones, manifests last, and return how much of them is as it was."""
-    equal, done = 0, 0
+    equal, done, keys = 0, 0, Keys.of(found.keys)
     digests: dict[str, str] = {}
     with show_progress("rewrite", sum(len(change.files) for change in changes)) as bar:
         for change in changes:
@@ -208,7 +208,7 @@ def _stage_all(changes: list[StageChange], found: Found) -> int:
             before = {record.name: record for record in records_of(stage)}
             records = {}
             for file in change.files:
-                equal += _stage_file(stage, file, found)
+                equal += _stage_file(stage, file, keys)
                 records[file.name] = _record(stage, file, before[file.name])
                 done += 1
                 bar.update(done, "files")
@@ -221,7 +221,7 @@ def _stage_all(changes: list[StageChange], found: Found) -> int:
     return equal
 
 
-def _stage_file(stage: Stage, file: FileChange, found: Found) -> int:
+def _stage_file(stage: Stage, file: FileChange, keys: Keys) -> int:
     """Write one new file, unless an earlier run has, and return how much of it is as it was; raises ShardError."""
     old, new = join(stage.path, file.name), staged(stage.path, file.name)
     equal = None
@@ -235,7 +235,7 @@ def _stage_file(stage: Stage, file: FileChange, found: Found) -> int:
         equal = file.prove(old, new)
     if file.name.endswith(".parquet"):
         columns = ["key"] if stage.kind in TOKEN_STAGES else ["key", "merged_into"]
-        refuse_left_behind(new, columns, found.keys)
+        refuse_left_behind(new, columns, keys)
     return equal
 
 

@@ -20,7 +20,7 @@ from parti_data.ledger import DROPPED, FORGOTTEN
 from parti_data.manifest import ShardRecord
 from parti_data.progress import show_progress
 from parti_data.storage import join, on_disk, read_bytes, sha256_file
-from pipelines.forget.find_rows import read_columns
+from pipelines.forget.find_rows import Keys, read_columns
 from pipelines.forget.rewrite import Audited, RowChange, audited, pair_members, read_groups, read_pixels
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where pyright sees none
@@ -198,10 +198,9 @@ def prove_sheet(old: str, new: str, count: int, gone: list[int]) -> int:
     return len(stays)
 
 
-def refuse_left_behind(path: str, columns: list[str], keys: set[str]) -> None:
+def refuse_left_behind(path: str, columns: list[str], keys: Keys) -> None:
     """Raise ShardError where a row of a new file has one of the keys."""
-    wanted = pa.array(sorted(keys), pa.string())
-    for first, table in read_columns(path, columns, keys) if keys else ():
+    for first, table in read_columns(path, columns, keys):
         for column in columns:
-            left = pc.any(pc.is_in(table.column(column), wanted)).as_py()
+            left = pc.any(keys.are_in(table.column(column))).as_py()
             _require(not left, path, first, "no row of what is forgotten")

@@ -17,6 +17,7 @@ from parti_data.ledger import LedgerRow, read_ledger, write_ledger, write_measur
 from parti_data.manifest import Beginning, StageDirectory, manifest_digest, read_manifest, record_shard
 from parti_data.storage import publish_bytes
 from pipelines.forget import forget, prove, read_names, rewrite
+from pipelines.forget.find_rows import Keys
 from pipelines.forget.rewrite import RowChange, drop_captions, regroup
 
 EMPTY = LedgerRow("", "s", "", "kept", "", "", "", [], 1, 1, 1, "PNG", "", {}, {}, "", 0, 0)
@@ -108,8 +109,8 @@ def test_other_rows_of_a_buried_ledger_are_compared(ledger):
 
 def test_a_key_that_is_left_is_found(ledger):
     with pytest.raises(ShardError, match="expected no row of what is forgotten, found another at row 0"):
-        prove.refuse_left_behind(ledger, ["key", "merged_into"], {f"{3:032x}"})
-    prove.refuse_left_behind(ledger, ["key", "merged_into"], {f"{11:032x}"})
+        prove.refuse_left_behind(ledger, ["key", "merged_into"], Keys.of([f"{3:032x}"]))
+    prove.refuse_left_behind(ledger, ["key", "merged_into"], Keys.of([f"{11:032x}"]))
 
 
 def test_thumbnails_go_with_their_rows(tmp_path):
