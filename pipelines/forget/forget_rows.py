@@ -1,5 +1,9 @@
 """Forget rows: find them, write the files that hold them anew, prove that nothing else changed, then swap.
 
+Which rows a name takes with it says `find_rows`, what is written anew `plan`. Files are checked against their manifests
+before anything is written; each new file is read again and held against the old one, row by row, member by member; and
+before the manifests come back all files are checked again, those that nobody touched for the digests from before.
+
 A run that was stopped goes on with the same command: before the swap it begins anew and keeps the new files that are
 still right, in the middle of it it goes to the end. What is left says how many rows went and which files were written
 anew, and not which rows they were.
@@ -25,7 +29,7 @@ from pipelines.forget.plan import FileChange, StageChange, change_manifest, plan
 from pipelines.forget.prove import check_files, refuse_left_behind
 from pipelines.forget.swap import NEW_BEGUN, REPORT, Pledge, Swapped, SwapStage, fulfil, make_pledge, read_pledge
 
-_SHOWN = 20
+_SHOWN, _SHOWN_FILES = 20, 6
 _MODELS = ("train_text", "train_tokenizer", "train_prior")
 
 
@@ -114,10 +118,9 @@ def _look(
     found = find_rows(chain, names)
     missing = found.missing(names)
     if missing and not options.allow_missing:
-        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN))
         raise ShardError(
-            f"{chain.directory}: expected rows of every name, found none of {len(missing)} of {len(names)}: {shown}; "
-            "nothing was changed: correct them, or add --allow-missing to forget the others"
+            f"{chain.directory}: expected rows of every name, found none of {len(missing)} of {len(names)}: "
+            f"{_list(missing)}; nothing was changed: correct them, or add --allow-missing to forget the others"
         )
     for name in missing:
         say(f"not found: {name}")
@@ -148,7 +151,7 @@ def describe(chain: Chain, changes: list[StageChange], found: Found) -> Iterator
         captions = f", {_say(change.captions, 'caption')} of rows that stay" if change.captions else ""
         yield (
             f"{change.stage.name}: {_say(rows, 'row')}{captions}; {_say(len(change.files), 'file')} of "
-            f"{len(records_of(change.stage))} written anew: {_list(_names(change))}"
+            f"{len(records_of(change.stage))} written anew: {_list(_names(change), _SHOWN_FILES)}"
         )
 
 
@@ -183,6 +186,8 @@ def _outside(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
         place = stage.manifest.details.get("places", {}).get("source", "its source")
         if stage.kind in ("shard", "tokenize") and "source" not in chain.inputs_of(stage):
             yield f"left as it is: {place}, of which {stage.name} was made and which may still hold the rows"
+        if stage.path == chain.directory:
+            yield f"left as it is: what was made of {stage.name}, if anything was; give the directory above all of it"
 
 
 def _lost_kept(change: StageChange) -> bool:
@@ -270,6 +275,5 @@ def _say(count: int, what: str) -> str:
     return f"{say_count(count)} {what}{'' if count == 1 else 's'}"
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+def _list(names: list[str], most: int = _SHOWN) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

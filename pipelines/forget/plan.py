@@ -1,6 +1,14 @@
 """What forgetting changes: the files of each stage that are written anew, and what its manifest then says.
 
-Models are not unlearned, and files of the source are never touched: both are only told.
+filter            its ledgers and their measures, thumbnails among them, keep the places of rows; benchmarks.jsonl
+shard             tars without the members, ledgers without the rows and with the new places of the others
+tokenize,         token shards without the rows, in full row groups; quality.png without the pictures; what the manifest
+import_tokens     tells of shards is measured anew, of slices it stays as it was when they were encoded
+train_tokenizer   images.parquet and held_out.parquet without the rows; its pictures turn grey where they may show one
+
+Counts follow, and so do the digests of inputs, in order; the metadata of token shards stay those of their making. A
+manifest then tells, under `forgotten`, its digest from before, how many rows and captions went and which files were
+written anew. Models are not unlearned, and files of the source are never touched: both are only told.
 """
 
 from collections import Counter

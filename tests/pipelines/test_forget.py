@@ -208,6 +208,37 @@ def test_a_file_that_is_not_what_its_manifest_says_is_found_before_anything_chan
     assert contents(runs) == before
 
 
+def test_a_stage_that_others_were_made_of_is_told_of_them(runs, kept):
+    lines: list[str] = []
+    forget(str(runs / "pairs"), by_key(kept[0].key), lines.append)
+    told = "left as it is: what was made of pairs, if anything was; give the directory above all of it"
+    assert told in lines
+    assert verify(str(runs / "pairs"))
+
+
+def test_what_benchmarks_removed_is_forgotten_too(tmp_path, run_stage, kept):
+    from parti_data.benchmarks import Benchmark
+    from parti_data.sources import SyntheticSource
+    from pipelines.filter import FilterConfig
+
+    source = SyntheticSource(num_pairs=6, side_px=32)
+    run_stage(FilterConfig(output=f"{tmp_path}/plain", source=source))
+    rows = list(PairDirectory(f"{tmp_path}/plain").kept())
+    (tmp_path / "prompts.txt").write_text(f"{rows[1].captions[0]}\n{rows[4].captions[0]}\n")
+    benchmark = Benchmark(name="prompts", captions=f"{tmp_path}/prompts.txt")
+    run_stage(FilterConfig(output=f"{tmp_path}/runs/pairs", source=source, benchmarks=[benchmark]))
+    audit = tmp_path / "runs" / "pairs" / "benchmarks.jsonl"
+    lines = audit.read_text().splitlines(keepends=True)
+    assert rows[1].key in lines[0]
+    assert len(lines) >= 2
+    forget(str(tmp_path / "runs"), by_key(rows[1].key), silent)
+    assert audit.read_text() == "".join(lines[1:])
+    (record,) = [shard for shard in read_manifest(str(audit.parent)).shards if shard.name == audit.name]
+    assert record.rows == len(lines) - 1
+    assert rows[1].key not in said_by(tmp_path / "runs")
+    assert verify(str(audit.parent))
+
+
 def test_a_contact_sheet_loses_the_picture(runs, tokens):
     sample = [one["key"] for one in read_manifest(tokens).details["quality"]["sample"]]
     assert len(sample) == 2
