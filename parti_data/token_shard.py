@@ -9,7 +9,6 @@ made the ids: see `ShardMetadata`. Any Parquet reader opens it.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,7 +112,7 @@ def to_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_tables(path: str, tables: Iterable[pa.Table], metadata: ShardMetadata, note: str = "") -> None:
+def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata, note: str = "") -> None:
     """Write each table as a row group of one file, whole or not at all; a note stands in its footer."""
     writing: dict[str, Any] = {
         "version": "2.6",

@@ -23,7 +23,7 @@ from parti_data.errors import ShardError
 from parti_data.image_index import is_held_out
 from parti_data.ledger import DROPPED, FORGOTTEN, KEPT, MERGED, LedgerRow, amounts, read_ledger, read_rows, say_ending
 from parti_data.manifest import Manifest, ShardRecord
-from parti_data.quality import RunQuality, measure_shard, read_run_quality
+from parti_data.quality import RunQuality, TokenQuality, measure_shard, read_run_quality
 from parti_data.storage import absolute, is_directory, join
 from parti_data.token_directory import STAGES as TOKEN_STAGES
 from parti_data.token_directory import open_token_directory
@@ -238,6 +238,9 @@ def change_manifest(change: StageChange, records: dict[str, ShardRecord], digest
                 manifest.counts[name] -= gone
     if quality := read_run_quality(stage.path, stage.manifest):
         manifest.details["quality"] = _remeasure(quality, change, records)
+    elif change.token_rows and "shards" in manifest.details:  # import_tokens keeps measures of shards alone
+        measured = {name: one.model_dump(mode="json") for name, one in _measure(change).items()}
+        manifest.details["shards"] = manifest.details["shards"] | measured
     history = manifest.details.setdefault(HISTORY, [])
     history.append(
         {
@@ -273,9 +276,14 @@ def _recount_filter(manifest: Manifest, change: StageChange) -> None:
     manifest.counts[DROPPED] += sum(row.outcome != DROPPED for row in rows)
 
 
+def _measure(change: StageChange) -> dict[str, TokenQuality]:
+    """Return what the new token shards tell by themselves."""
+    return {name: measure_shard(staged(change.stage.path, name)) for name in change.token_rows}
+
+
 def _remeasure(quality: RunQuality, change: StageChange, records: dict[str, ShardRecord]) -> dict[str, Any]:
     """Return what is told of a directory's tokens: shards are measured anew, slices stay as they were encoded."""
-    shards = quality.shards | {name: measure_shard(staged(change.stage.path, name)) for name in change.token_rows}
+    shards = quality.shards | _measure(change)
     sample = [one for number, one in enumerate(quality.sample) if number not in change.sample_gone]
     sheet = records.get(quality.sheet.name, quality.sheet)
     return quality.model_copy(update={"shards": shards, "sample": sample, "sheet": sheet}).details()

@@ -61,8 +61,8 @@ def remove_ledger_rows(old: str, new: str, change: RowChange) -> None:
 
 
 def remove_token_rows(old: str, new: str, change: RowChange, metadata: ShardMetadata, row_group_rows: int) -> None:
-    """Write a token shard without the rows that go."""
-    write_tables(new, regroup(_remaining(old, change), row_group_rows), metadata)
+    """Write a token shard, which is held in memory meanwhile, without the rows that go."""
+    write_tables(new, list(regroup(_remaining(old, change), row_group_rows)), metadata)
 
 
 def move_ledger_rows(old: str, new: str, change: RowChange, tar: str) -> None:

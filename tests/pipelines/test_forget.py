@@ -274,6 +274,20 @@ def test_row_groups_are_filled_again(runs, tokens, monkeypatch, kept):
         assert groups[-1] <= 10
 
 
+def test_measures_of_imported_shards_are_taken_anew(runs, kept, tokens):
+    path = runs / "tokens"
+    manifest = read_manifest(tokens)
+    manifest.stage, manifest.details["shards"] = "import_tokens", manifest.details.pop("quality")["shards"]
+    manifest.counts = {"read": 72, "rows": 72}
+    (path / MANIFEST).write_text(manifest.model_dump_json())
+    forget(str(path), by_key(kept[0].key, kept[1].key), silent)
+    found = read_manifest(str(path))
+    assert found.counts == {"read": 72, "rows": 70}
+    assert {name: one["rows"] for name, one in found.details["shards"].items()} == {
+        shard.name: shard.rows for shard in found.shards
+    }
+
+
 def test_an_unfinished_stage_that_may_hold_rows_is_refused(runs, kept):
     (runs / "shards" / MANIFEST).unlink()
     with pytest.raises(ShardError, match="shards: expected a finished directory, found one that shard has only begun"):
