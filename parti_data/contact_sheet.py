@@ -1,7 +1,7 @@
 """A picture to look at: cells of one or several pictures above each other, with lines of text under them."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +30,14 @@ class Layout(NamedTuple):
     lines: int
 
     @property
+    def height(self) -> int:
+        """Of a cell, its text included."""
+        return self.pictures * CELL_PX + self.lines * _LINE_PX
+
+    @property
     def step_y(self) -> int:
         """From a cell to the one below it."""
-        return self.pictures * CELL_PX + self.lines * _LINE_PX + 2 * _MARGIN_PX
+        return self.height + 2 * _MARGIN_PX
 
 
 PAIRS = Layout(pictures=2, lines=1)
@@ -41,9 +46,7 @@ PAIRS = Layout(pictures=2, lines=1)
 
 def draw_contact_sheet(cells: list[Cell], title: str, layout: Layout = PAIRS) -> bytes:
     """Return a PNG of all cells, `COLUMNS` side by side."""
-    columns, rows = min(len(cells), COLUMNS), -(-len(cells) // COLUMNS)
-    width, height = columns * _step_x() + _MARGIN_PX, _TITLE_PX + rows * layout.step_y + _MARGIN_PX
-    sheet = Image.new("RGB", (max(width, 4 * CELL_PX), height), _PAPER)
+    sheet = Image.new("RGB", _size(len(cells), layout), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, _INK, ImageFont.load_default(_TEXT_PX + 2))
     font = ImageFont.load_default(_TEXT_PX)
@@ -72,6 +75,26 @@ def break_lines(text: str, at_most: int, width_px: Callable[[str], float]) -> li
     if rest:
         lines[-1] = f"{lines[-1][:-1]}…"
     return lines
+
+
+def remove_cells(sheet: np.ndarray, count: int, gone: Collection[int], layout: Layout = PAIRS) -> np.ndarray:
+    """Return a sheet of `count` cells without those of some numbers, uint8 (height, width, 3); the others move up."""
+    stays = [number for number in range(count) if number not in gone]
+    width, height = _size(len(stays), layout)
+    left_over = np.full((height, width, 3), _PAPER, np.uint8)
+    width = min(width, sheet.shape[1])
+    left_over[:_TITLE_PX, :width] = sheet[:_TITLE_PX, :width]
+    for number, before in enumerate(stays):
+        (left, top), (old_left, old_top) = place(number, layout), place(before, layout)
+        cell = sheet[old_top : old_top + layout.height, old_left : old_left + CELL_PX]
+        left_over[top : top + len(cell), left : left + CELL_PX] = cell
+    return left_over
+
+
+def _size(count: int, layout: Layout) -> tuple[int, int]:
+    """Return width and height of a sheet of so many cells."""
+    columns, rows = min(count, COLUMNS), -(-count // COLUMNS)
+    return max(columns * _step_x() + _MARGIN_PX, 4 * CELL_PX), _TITLE_PX + rows * layout.step_y + _MARGIN_PX
 
 
 def place(number: int, layout: Layout = PAIRS) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The ledger: one row for every input row, kept or not, with its reason; and the pairs that it says are kept."""
 
 import json
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
 OUTCOMES = (KEPT, MERGED, DROPPED)
 EXACT_DUPLICATE, NEAR_DUPLICATE = "exact_duplicate", "near_duplicate"
 """Why a row is merged."""
+FORGOTTEN = "forgotten"
+"""Why a row is dropped of which `parti forget` left nothing but its place, by which the rows behind it are found."""
 LEDGER_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -54,6 +57,10 @@ ROW_GROUP_ROWS = 4096
 _SLICE_BLOCK_BYTES = 4 << 20
 FETCHES_AT_ONCE = 16
 """Images on their way from an object store, each some 30 ms."""
+
+
+_NOTHING: tuple[Any, ...] = ("", "", [], 0, 0, 0, "", "", {}, {}, "", 0, 0)
+"""What a row says from its detail on where there is nothing to say."""
 
 
 class LedgerRow(NamedTuple):
@@ -89,6 +96,20 @@ class LedgerRow(NamedTuple):
         return Location(self.path, self.offset, self.size)
 
 
+def say_ending(row: LedgerRow) -> str:
+    """Return how a row ended as manifests count it: its outcome and, where there is one, its reason."""
+    return f"{row.outcome} {row.reason}".strip()
+
+
+def amounts(row: LedgerRow) -> dict[str, int]:
+    """Return what one row adds to the totals of a manifest: bytes read, images decoded, captions kept."""
+    return {
+        "image_bytes": row.num_bytes,
+        "images_decoded": int(bool(row.perceptual_hash)),
+        "captions_kept": len(row.captions) if row.outcome == KEPT else 0,
+    }
+
+
 def write_measures(path: str, rows: Iterable[LedgerRow]) -> int:
     """Write a file of measures, which hold thumbnails, whole or not at all; return how many rows it has."""
     return write_ledger(path, rows, MEASURED_SCHEMA)
@@ -96,11 +117,17 @@ def write_measures(path: str, rows: Iterable[LedgerRow]) -> int:
 
 def write_ledger(path: str, rows: Iterable[LedgerRow], schema: pa.Schema = LEDGER_SCHEMA) -> int:
     """Write a ledger file whole or not at all; return how many rows it has."""
+    tables = (pa.Table.from_pylist([_to_record(row) for row in batch], schema) for batch in _batches(rows))
+    return write_ledger_tables(path, tables, schema)
+
+
+def write_ledger_tables(path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+    """Write each table as a row group of a ledger file, whole or not at all; return how many rows it has."""
     total = 0
     with publish(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for batch in _batches(rows):
-            writer.write_table(pa.Table.from_pylist([_to_record(row) for row in batch], schema))
-            total += len(batch)
+        for table in tables:
+            writer.write_table(table)
+            total += len(table)
     return total
 
 
@@ -172,6 +199,26 @@ def _ledger_errors(path: str) -> Iterator[None]:
 def _to_record(row: LedgerRow) -> dict[str, Any]:
     """Return the row as pyarrow takes it: maps as sorted pairs."""
     return row._asdict() | {"scores": sorted(row.scores.items()), "attributes": sorted(row.attributes.items())}
+
+
+def read_rows(path: str, numbers: Iterable[int]) -> Iterator[LedgerRow]:
+    """Yield the rows of these numbers, in order; row groups without any stay unread, and so do thumbnails."""
+    wanted, first = sorted(numbers), 0
+    with _ledger_errors(path), open_file(path, block_size=_SLICE_BLOCK_BYTES) as file:
+        parquet = _open_ledger(path, file)
+        for group in range(parquet.num_row_groups):
+            last = first + parquet.metadata.row_group(group).num_rows
+            inside = [number - first for number in wanted[bisect_left(wanted, first) : bisect_left(wanted, last)]]
+            if inside:
+                table = parquet.read_row_group(group, columns=LEDGER_SCHEMA.names)
+                yield from (_from_record(record) for record in table.take(inside).to_pylist())
+            first = last
+
+
+def forget_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record of a ledger or of measures becomes when it is forgotten: its source and its place stay."""
+    nothing = _to_record(LedgerRow("", record["source"], "", DROPPED, FORGOTTEN, *_NOTHING))
+    return {name: nothing[name] for name in record}
 
 
 def _from_record(record: dict[str, Any]) -> LedgerRow:

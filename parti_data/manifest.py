@@ -28,6 +28,8 @@ from parti_data.storage import (
 
 MANIFEST = "manifest.json"
 BEGUN = "begun.json"
+FORGETTING_FOLDER, FORGETTING = "forgetting", "manifest.new"
+"""Where new files lie while rows are forgotten, and the manifest among them until all others are in their places."""
 FORMAT_VERSION = 1
 _VERSIONED = ("parti", "numpy", "pillow", "pyarrow", "sentencepiece", "py3langid", "apache-beam", "torch")
 
@@ -77,7 +79,7 @@ class StageDirectory(NamedTuple):
             versions=_versions(),
             shards=sorted(shards, key=lambda shard: shard.name),
         )
-        publish_bytes(join(self.path, MANIFEST), _pretty(manifest))
+        publish_bytes(join(self.path, MANIFEST), to_bytes(manifest))
         return manifest
 
     def finished(self) -> Manifest:
@@ -109,12 +111,13 @@ def begin(path: str, beginning: Beginning) -> StageDirectory | Manifest:
         _refuse_drift(path, _read_beginning(path), beginning)
         sweep(path)
     else:
+        _refuse_forgetting(path)
         if parquet := [name for name in list_directory(path) if name.endswith((".parquet", ".tar"))]:
             raise ShardError(
                 f"{path}: expected an empty directory or one that {beginning.stage} began, found {parquet[0]} and no "
                 f"{BEGUN}; choose another output"
             )
-        publish_bytes(join(path, BEGUN), _pretty(beginning))
+        publish_bytes(join(path, BEGUN), to_bytes(beginning))
     return StageDirectory(path, beginning)
 
 
@@ -141,7 +144,7 @@ def reopen(path: str, beginning: Beginning, changeable: Iterable[str], anew: boo
     for name in list_directory(path):
         if name.endswith(".parquet"):
             remove(join(path, name))
-    publish_bytes(join(path, BEGUN), _pretty(beginning))  # last: until then the directory is as it was, or unfinished
+    publish_bytes(join(path, BEGUN), to_bytes(beginning))  # last: until then the directory is as it was, or unfinished
 
 
 def _without(beginning: Beginning, names: list[list[str]]) -> Beginning:
@@ -160,6 +163,7 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
     place = join(path, MANIFEST)
     if not is_file(place):
         found = "an unfinished directory" if is_file(join(path, BEGUN)) else "none"
+        _refuse_forgetting(path)
         raise ShardError(f"{path}: expected a finished directory with {MANIFEST}, found {found}; run its stage first")
     try:
         manifest = Manifest.model_validate_json(read_bytes(place))
@@ -174,6 +178,14 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
     if stages and manifest.stage not in stages:
         raise ShardError(f"{path}: expected the output of {' or '.join(stages)}, found that of {manifest.stage}")
     return manifest
+
+
+def _refuse_forgetting(path: str) -> None:
+    if is_file(join(path, f"{FORGETTING_FOLDER}/{FORGETTING}")):
+        raise ShardError(
+            f"{path}: expected a directory in which no file is about to change, found one in which forget was stopped; "
+            "run the same forget again"
+        )
 
 
 def read_beginning(path: str, stage: str) -> Beginning:
@@ -244,5 +256,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _pretty(model: BaseModel) -> bytes:
+def to_bytes(model: BaseModel) -> bytes:
+    """Return a manifest or a beginning as its file holds it."""
     return (json.dumps(model.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

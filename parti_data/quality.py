@@ -15,6 +15,7 @@ from parti_data.config import StrictModel
 from parti_data.errors import ShardError
 from parti_data.figures import say_share
 from parti_data.manifest import Manifest, ShardRecord
+from parti_data.token_shard import read_metadata, read_row_group, token_matrix
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MIXUP_DB = 1.0
@@ -160,6 +161,16 @@ class TokenMeter:
         equal = sum(self._rows[digest] for digest in self._shared)
         usage = float(self._is_used.mean())
         return TokenQuality(rows=rows, code_usage=round(usage, 4), equal_rows=round(equal / max(rows, 1), 4))
+
+
+def measure_shard(path: str) -> TokenQuality:
+    """Return the codes in use and the equal rows of a token shard."""
+    metadata, groups = read_metadata(path)
+    meter = TokenMeter(metadata.codebook_size)
+    for group in range(len(groups)):
+        table = read_row_group(path, group, ["key", "image_tokens"])
+        meter.add(table.column("key").to_pylist(), token_matrix(table))
+    return meter.measured()
 
 
 def psnr_db(pictures: np.ndarray, others: np.ndarray) -> float:

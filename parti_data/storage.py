@@ -332,6 +332,19 @@ def publish_bytes(path: str, content: bytes | memoryview) -> None:
         file.write(content)
 
 
+def move(source: str, target: str) -> None:
+    """Put a file in the place of another, which goes: on a disk at one stroke, on an object store by a copy there."""
+    filesystem, name = open_filesystem(source)
+    place = open_filesystem(target)[1]
+    if is_disk(filesystem):
+        os.replace(name, place)
+        return
+    with writing(target):
+        _refuse_stopped(target)
+        filesystem.cp_file(name, place)
+        filesystem.rm_file(name)
+
+
 def sweep(directory: str) -> None:
     """Remove what killed writers left aside in a directory, and nothing that `publish` did not name."""
     for name in list_directory(directory):

@@ -15,7 +15,7 @@ from parti_data.claim import claim
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
 from parti_data.manifest import Manifest
-from parti_data.storage import publish_bytes
+from parti_data.storage import join, publish_bytes
 from pipelines.stopping import stop_in_one_line
 
 _EXTRAS = {
@@ -198,6 +198,34 @@ def inspect_command(
         _load("model.tokenizers")
         publish_bytes(picture, inspect.draw_rows(found.shards, found.spread_rows, tokenizer))
         print(f"\n{picture}: {len(found.spread_rows)} rows")
+
+
+@app.command("forget")
+def forget_command(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory of stages, or one stage's.")],
+    key: Annotated[list[str] | None, typer.Option(metavar="KEY", help="An image, by its key in the ledger.")] = None,
+    url: Annotated[list[str] | None, typer.Option(metavar="URL", help="The rows with this address.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="The rows with addresses of this host and its subdomains.")
+    ] = None,
+    listed: Annotated[
+        list[str] | None, typer.Option("--list", metavar="FILE", help="A file with a key, URL or host a line.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be rewritten; write nothing.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Forget the others where some names have no row.")
+    ] = False,
+) -> None:
+    """Remove rows from everything that was written, for requests to take down; prove that nothing else changed.
+
+    Each option but the last two may be given several times. Stopped? Run the same command again.
+    """
+    job = _load("pipelines.forget")
+    names = job.read_names(key or [], url or [], host or [], listed or [])
+    with stop_in_one_line(directory):
+        pages = job.forget(directory, names, options=job.Options(dry_run, allow_missing))
+    for folder in pages:
+        print(_load("pipelines.report").write_report(join(directory, folder) if folder else directory))
 
 
 @app.command("report")

@@ -15,7 +15,7 @@ from parti_data.benchmarks import Benchmark, read_benchmarks
 from parti_data.config import StageConfig
 from parti_data.errors import SourceError
 from parti_data.images import ImageLimits
-from parti_data.ledger import DROPPED, KEPT
+from parti_data.ledger import DROPPED, FORGOTTEN, KEPT
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen, shard_name
 from parti_data.rules import Rules
 from parti_data.sources import ParquetSource, Source, SyntheticSource, WebDatasetSource
@@ -24,8 +24,8 @@ from parti_data.storage import join, listed_sizes, publish_bytes, remove, sweep
 from parti_data.watch import Watched, watch
 from pipelines.candidates import Packing, count_buckets
 from pipelines.duplicates import Duplicates
-from pipelines.fragments import FRAGMENTS, fragment_path, remove_parts
-from pipelines.judge_pairs import JudgePairs, Judging, repeated_path, write_repeated
+from pipelines.fragments import FRAGMENTS, fragment_path, remove_parts, repeated_path, write_repeated
+from pipelines.judge_pairs import JudgePairs, Judging
 from pipelines.measure_again import MeasureAgain
 from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
@@ -185,8 +185,9 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
         totals.update(file.totals)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
+    forgotten = Counter({f"{DROPPED} {FORGOTTEN}": reasons[f"{DROPPED} {FORGOTTEN}"]})
     skipped = [file.skipped for file in files if file.skipped]
-    refuse_dropped(directory.path, dropped, read, config.max_dropped_fraction)
+    refuse_dropped(directory.path, dropped - forgotten, read, config.max_dropped_fraction)
     refuse_skipped(directory.path, skipped, len(files), config)
     counts = {"read": read, "dropped": dropped.total(), "merged": 0, "kept": 0} | {
         name: count for name, count in reasons.items() if name == KEPT

@@ -7,11 +7,21 @@ last of them; when all rows are measured they become the fragment and go.
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 
 from parti_data.ledger import LedgerRow, read_ledger, write_measures
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import digest_json, file_version, is_file, join, list_directory, remove
+from parti_data.storage import (
+    digest_json,
+    file_version,
+    is_file,
+    join,
+    list_directory,
+    publish_bytes,
+    read_bytes,
+    remove,
+)  # fmt: skip
 
 FRAGMENTS = "measured"
 """The subdirectory of fragments; it stays, so that other rules can judge the same measures."""
@@ -84,3 +94,24 @@ def remove_parts(output: str) -> None:
     for name in list_directory(join(output, FRAGMENTS)):
         if name.startswith(_PART):
             remove(join(join(output, FRAGMENTS), name))
+
+
+def repeated_path(output: str) -> str:
+    """Return the path of the file of captions that stand in too many rows, among the fragments."""
+    return join(join(output, FRAGMENTS), "repeated-captions.txt")
+
+
+def write_repeated(output: str, hashes: Iterable[str]) -> None:
+    """Write the hashes of the captions that stand in too many rows, a line each."""
+    publish_bytes(repeated_path(output), "".join(f"{line}\n" for line in sorted(hashes)).encode())
+
+
+def read_repeated(output: str) -> frozenset[str]:
+    """Return those hashes; none where there is no file."""
+    path = repeated_path(output)
+    return _read_hashes(path, file_version(path)) if is_file(path) else frozenset()
+
+
+@lru_cache(maxsize=1)
+def _read_hashes(path: str, _version: tuple[int | str, ...]) -> frozenset[str]:
+    return frozenset(read_bytes(path).decode().split())

@@ -11,10 +11,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from parti_data.manifest import Manifest, ShardRecord, record_shard, shard_name
 from parti_data.metrics import WRITTEN_BYTES
-from parti_data.quality import TokenMeter, TokenQuality
+from parti_data.quality import TokenQuality, measure_shard
 from parti_data.step_times import count, timed
 from parti_data.storage import file_size, is_file, join
-from parti_data.token_shard import order_hash, read_metadata, read_row_group, token_matrix, write_token_shard
+from parti_data.token_shard import order_hash, read_row_group, write_token_shard
 from parti_data.watch import Watched, watch
 from pipelines.run_metrics import reported_steps, run_recorded
 from pipelines.runner import make_pipeline
@@ -87,16 +87,6 @@ def gather_shard(number: int, gathering: Gathering) -> GatheredShard:
             count(WRITTEN_BYTES, file_size(path))
         quality = measure_shard(path)
         return GatheredShard(record_shard(gathering.output, name, quality.rows), quality)
-
-
-def measure_shard(path: str) -> TokenQuality:
-    """Return the codes in use and the equal rows of a token shard."""
-    metadata, groups = read_metadata(path)
-    meter = TokenMeter(metadata.codebook_size)
-    for group in range(len(groups)):
-        table = read_row_group(path, group, ["key", "image_tokens"])
-        meter.add(table.column("key").to_pylist(), token_matrix(table))
-    return meter.measured()
 
 
 def drop_repeated(table: pa.Table) -> pa.Table:

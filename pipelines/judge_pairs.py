@@ -3,9 +3,8 @@
 The number of a split enters; the rows that the rules keep leave, packed into arrays.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 
 import apache_beam as beam
@@ -14,9 +13,8 @@ from parti_data.benchmarks import BenchmarkHashes
 from parti_data.ledger import DROPPED, KEPT, LedgerRow, read_ledger
 from parti_data.rules import Rules, judge_row
 from parti_data.step_times import timed
-from parti_data.storage import file_version, is_file, join, publish_bytes, read_bytes
 from pipelines.candidates import Packing, deal_out, pack
-from pipelines.fragments import FRAGMENTS, fragment_path
+from pipelines.fragments import fragment_path, read_repeated
 from pipelines.run_metrics import report_steps
 
 _ROWS_A_BATCH = 4096
@@ -80,24 +78,3 @@ def judge_batch(batch: list[LedgerRow], judging: Judging, repeated: frozenset[st
         place = places[number]
         judged[place] = batch[place]._replace(outcome=DROPPED, reason=drop.reason, detail=drop.detail)
     return judged
-
-
-def repeated_path(output: str) -> str:
-    """Return the path of the file of captions that stand in too many rows, among the fragments."""
-    return join(join(output, FRAGMENTS), "repeated-captions.txt")
-
-
-def write_repeated(output: str, hashes: Iterable[str]) -> None:
-    """Write the hashes of the captions that stand in too many rows, a line each."""
-    publish_bytes(repeated_path(output), "".join(f"{line}\n" for line in sorted(hashes)).encode())
-
-
-def read_repeated(output: str) -> frozenset[str]:
-    """Return those hashes; none where there is no file."""
-    path = repeated_path(output)
-    return _read_hashes(path, file_version(path)) if is_file(path) else frozenset()
-
-
-@lru_cache(maxsize=1)
-def _read_hashes(path: str, _version: tuple[int | str, ...]) -> frozenset[str]:
-    return frozenset(read_bytes(path).decode().split())

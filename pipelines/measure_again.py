@@ -24,7 +24,7 @@ from pipelines.measure_pairs import (
     read_pairs,
     write_fragment,
 )  # fmt: skip
-from pipelines.retry import Retry
+from pipelines.retry import Retry, refuse_forgotten
 from pipelines.run_metrics import reported_steps
 
 
@@ -86,7 +86,11 @@ def _has_moved(now: Location, before: Location, path: str) -> bool:
 
 
 def measure_file_again(split: SourceSplit, measuring: Measuring) -> Iterator[LedgerRow]:
-    """Yield all rows of a file that has changed; raises SourceError where a row is lost that could be used."""
+    """Yield all rows of a file that has changed; raises SourceError where a row is lost that could be used.
+
+    Raises ShardError where a row of it is forgotten.
+    """
+    refuse_forgotten(measuring.output, split)
     path = fragment_path(measuring.output, split.number)
     usable = {(row.source_key, row.key) for row in read_ledger(path) if row.outcome == KEPT}
     for pair in read_pairs(split, measuring):

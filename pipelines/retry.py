@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from parti_data.errors import ConfigError, ShardError
-from parti_data.ledger import KEPT, read_outcomes
+from parti_data.ledger import FORGOTTEN, KEPT, read_outcomes
 from parti_data.manifest import Beginning, read_beginning, reopen, require_reopening
 from parti_data.sources.pairs import SourceSplit
 from parti_data.storage import canonical_json, is_file, join, publish_bytes, read_bytes, remove
@@ -174,9 +174,20 @@ def _as_split(values: list[Any]) -> SourceSplit:
     return SourceSplit(number, path, first, count, tuple(marker))
 
 
+def refuse_forgotten(output: str, split: SourceSplit) -> None:
+    """Raise ShardError where rows of a split are forgotten: in a file that has changed they cannot be told any more."""
+    (counts,) = count_rows(output, [split], [FORGOTTEN])
+    if counts.num_rows:
+        raise ShardError(
+            f"{split.path}: expected a file as it was, as rows of it are forgotten (parti forget), found that it has "
+            "changed; put it back, or filter into a new directory and forget there again"
+        )
+
+
 def _refuse_changes_elsewhere(output: str, splits: list[SourceSplit], counts: list[Counts], changed: list[int]) -> None:
-    """Raise ShardError where a file has changed that was measured and of which no row is retried."""
+    """Raise ShardError where a file has changed that was measured and of which no row is retried, or one forgotten."""
     for number in changed:
+        refuse_forgotten(output, splits[number])
         if not counts[number].num_rows and is_file(fragment_path(output, number)):
             raise ShardError(
                 f"{splits[number].path}: expected a file as it was, as none of its rows is retried, found that it has "

@@ -19,7 +19,9 @@ from parti_data.ledger import (
     MERGED,
     NEAR_DUPLICATE,
     LedgerRow,
+    amounts,
     read_ledger,
+    say_ending,
     write_ledger,
 )  # fmt: skip
 from parti_data.manifest import ShardRecord, record_shard, shard_name
@@ -86,8 +88,8 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
     totals: Counter[str] = Counter()
     removed, skipped = [], None
     for row in timed_each("read", read_ledger(path)):
-        counts[f"{row.outcome} {row.reason}".strip()] += 1
-        totals.update(_amounts(row))
+        counts[say_ending(row)] += 1
+        totals.update(amounts(row))
         if row.reason in (BENCHMARK_IMAGE, BENCHMARK_CAPTION):
             removed.append(describe_removed(row))
         elif row.reason == SOURCE_UNREADABLE:
@@ -106,15 +108,6 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         removed,
         skipped,
     )
-
-
-def _amounts(row: LedgerRow) -> dict[str, int]:
-    """Return what one row adds to the totals of the manifest: bytes read, images decoded, captions kept."""
-    return {
-        "image_bytes": row.num_bytes,
-        "images_decoded": int(bool(row.perceptual_hash)),
-        "captions_kept": len(row.captions) if row.outcome == KEPT else 0,
-    }
 
 
 def describe_removed(row: LedgerRow) -> str:

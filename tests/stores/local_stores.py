@@ -41,8 +41,9 @@ class LocalStore:
 
     def upload(self, folder: object, url: str) -> None:
         """Copy the files of a folder below a URL."""
-        for path in sorted(Path(str(folder)).iterdir()):
-            fsspec.filesystem(self.protocol).pipe_file(f"{url}/{path.name}", path.read_bytes())
+        root = Path(str(folder))
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            fsspec.filesystem(self.protocol).pipe_file(f"{url}/{path.relative_to(root)}", path.read_bytes())
 
     def environment(self) -> dict[str, str]:
         """Return the variables that point another process here."""
