@@ -7,6 +7,7 @@ import pyarrow as pa
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from parti_data.config import StrictModel
+from parti_data.keyed_random import stream_key, uniform
 from parti_data.text import END, PAD, TextTokenizer
 
 _MAX_LENGTH = (1 << 16) - 1
@@ -28,51 +29,52 @@ class TextReading(StrictModel):
     Source: Provilkov et al., BPE-Dropout (2020), section 5."""
 
 
-class TextRows(NamedTuple):
-    """All captions of some rows; those of row n stand from `starts[n]` to before `starts[n + 1]`."""
+class ChosenText(NamedTuple):
+    """One caption of each of some rows."""
 
-    starts: np.ndarray
     captions: np.ndarray
-    """str (C,), of type object."""
+    """str (N,), of type object."""
     lines: np.ndarray
-    """uint16 or uint32 (C, 1 + T): how many ids the caption has, then the first of them, padded."""
+    """uint16 or uint32 (N, 1 + T): how many ids the caption has, then the first of them, padded."""
 
 
-def text_rows(captions: pa.ListArray, text_ids: pa.ListArray, length: int) -> TextRows:
-    """Return the captions of rows and their ids, cut to `length`; a row without a caption has an empty one."""
-    starts = text_ids.offsets.to_numpy()
-    lists = text_ids.values
-    line_starts, ids = lists.offsets.to_numpy(), lists.values.to_numpy()
-    lines = pad_lines(line_starts, ids, length)
-    texts = captions.values.to_numpy(zero_copy_only=False)
-    if (np.diff(starts) == 0).any():
-        starts, texts, lines = _give_empty_captions(starts, texts, lines)
-    return TextRows(starts, texts, lines)
+class CaptionChoice:
+    """Takes one caption of each row: a function of the key, the epoch and the row's number."""
+
+    def __init__(self, text: TextReading, key: int):
+        self.length, self._weights, self._key = text.length, text.caption_weights, key
+
+    def choose(self, captions: pa.ListArray, text_ids: pa.ListArray, epoch: int, first: int) -> ChosenText:
+        """Return a caption of each row, of which the first has this number; a row without one has an empty one."""
+        starts = text_ids.offsets.to_numpy()
+        counts = np.diff(starts)
+        luck = uniform(np.arange(first, first + len(counts)), stream_key(self._key, epoch))
+        chosen = starts[:-1] + choose_captions(counts, luck, self._weights)
+        bare = counts == 0
+        chosen[bare] = 0
+        texts = captions.values.take(pa.array(chosen, mask=bare)).fill_null("").to_numpy(zero_copy_only=False)
+        lists = text_ids.values
+        line_starts = lists.offsets.to_numpy()
+        if not len(lists):
+            line_starts = np.zeros(2, line_starts.dtype)
+        sizes = np.where(bare, 0, line_starts[chosen + 1] - line_starts[chosen])
+        return ChosenText(texts, pad_lines(line_starts[chosen], sizes, lists.values.to_numpy(), self.length))
 
 
-def pad_lines(starts: np.ndarray, ids: np.ndarray, length: int) -> np.ndarray:
-    """Return (C, 1 + T): of each line its number of ids, then its first T ids, padded with PAD.
+def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: int) -> np.ndarray:
+    """Return (N, 1 + length): of each line its number of ids, then the first of them, padded with PAD.
 
-    T is `length`, or the length of the longest line where that is less. What is cut ends with END.
+    What is cut ends with END; a line without ids is END alone, which stands for no text.
     """
-    counts = np.diff(starts)
-    width = min(int(counts.max(initial=1)), length)
-    columns = np.arange(width)
-    filled = columns < counts[:, None]
-    lines = np.full((len(counts), 1 + width), PAD, ids.dtype)
-    lines[:, 0] = np.minimum(counts, _MAX_LENGTH)
-    lines[:, 1:][filled] = ids[(starts[:-1, None] + columns)[filled]]
-    lines[counts > length, width] = END
+    kept = np.minimum(sizes, length)
+    firsts = np.cumsum(kept) - kept
+    within = np.arange(kept.sum()) - np.repeat(firsts, kept)
+    lines = np.full((len(starts), 1 + length), PAD, ids.dtype)
+    lines[:, 0] = np.minimum(sizes, _MAX_LENGTH)
+    lines[np.repeat(np.arange(len(starts)), kept), 1 + within] = ids[np.repeat(starts, kept) + within]
+    lines[sizes > length, length] = END
+    lines[sizes == 0, :2] = 1, END
     return lines
-
-
-def _give_empty_captions(starts: np.ndarray, texts: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, ...]:
-    empty = np.flatnonzero(np.diff(starts) == 0)
-    line = np.zeros(lines.shape[1], lines.dtype)
-    line[:2] = 1, END
-    where = starts[empty]
-    counts = np.maximum(np.diff(starts), 1)
-    return np.concatenate([[0], np.cumsum(counts)]), np.insert(texts, where, ""), np.insert(lines, where, line, 0)
 
 
 def choose_captions(counts: np.ndarray, luck: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
@@ -108,6 +110,8 @@ class CaptionTokenizer:
             ]
         else:
             ids = [self._tokenizer.encode(caption) for caption in captions]
-        starts = np.concatenate([[0], np.cumsum([len(line) for line in ids])])
         kind = np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
-        return pad_lines(starts, np.concatenate([np.array(line, kind) for line in ids]), self._length)
+        sizes = np.array([len(line) for line in ids])
+        return pad_lines(
+            np.cumsum(sizes) - sizes, sizes, np.concatenate([np.array(line, kind) for line in ids]), self._length
+        )

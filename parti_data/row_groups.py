@@ -9,20 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from parti_data.caption_ids import TextRows, text_rows
+from parti_data.caption_ids import CaptionChoice
 from parti_data.errors import ShardError
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
 from parti_data.token_shard import BROKEN, check_footer, say_broken
 
-DECODED_ROWS = 512
-"""Tokens are decoded so many rows at a time, 1 MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9 where a
-row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
-_NAMES = ("key", "source", "source_key")
-_NUMBERS = ("view", "flipped", "box")
-_TEXTS = ("captions", "text_ids")
-NUM_NUMBERS, FIRST_CAPTION, NUM_CAPTIONS = 8, 6, 7
-"""Columns of `RowSlots.numbers`."""
+DECODED_ROWS = 256
+"""Tokens are decoded so many rows at a time, half a MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9 where
+a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
+BUFFER_BYTES = 1 << 18
+"""A column is read so much at a time; whole, its bytes would take 7 MB in each thread."""
+NAMES = ("key", "source", "source_key", "caption")
+"""Columns of `RowSlots.names`."""
+_COLUMNS = ["key", "source", "source_key", "view", "flipped", "box", "captions", "text_ids"]
 _TOKENS = "image_tokens"
 
 
@@ -41,17 +41,18 @@ class RowSlots(NamedTuple):
     image_tokens: np.ndarray
     """uint16 or uint32 (N, I)."""
     numbers: np.ndarray
-    """int32 (N, 8): view, flipped, the four of box, the first of its captions in its row group, how many there are."""
+    """int32 (N, 6): view, flipped, the four of box."""
     names: np.ndarray
-    """str (N, 3), of type object: key, source, source_key."""
+    """str (N, 4), of type object: key, source, source_key, the caption that was chosen."""
+    lines: np.ndarray
+    """uint16 or uint32 (N, 1 + T): how many ids the caption has, then the first of them, padded."""
 
 
-class Held(NamedTuple):
-    """A row group in its slot."""
+class Wanted(NamedTuple):
+    """A row group with the captions of an epoch."""
 
-    first: int
-    """The row of the slots with which it begins."""
-    texts: TextRows
+    epoch: int
+    group: int
 
 
 def list_groups(directory: TokenDirectory) -> list[Group]:
@@ -67,37 +68,49 @@ def list_groups(directory: TokenDirectory) -> list[Group]:
 class RowGroupReader:
     """Row groups held in memory, as many as there are slots; threads decode those that are wanted next."""
 
-    def __init__(self, directory: TokenDirectory, files: ShardFiles, num_slots: int, num_threads: int, length: int):
-        self._directory, self._files, self._length = directory, files, length
+    def __init__(
+        self, directory: TokenDirectory, files: ShardFiles, choice: CaptionChoice, num_slots: int, num_threads: int
+    ):
+        self._directory, self._files, self._choice = directory, files, choice
         self.groups = list_groups(directory)
-        self._capacity = max((group.rows for group in self.groups), default=0)
+        sizes = np.array([group.rows for group in self.groups], np.int64)
+        self.group_starts = np.cumsum(sizes) - sizes
+        """The number of each row group's first row among all rows, int64 (G,)."""
+        self._capacity = int(sizes.max(initial=0))
         rows, metadata = num_slots * self._capacity, directory.metadata
         self.slots = RowSlots(
             np.empty((rows, metadata.num_tokens), metadata.token_type),
-            np.empty((rows, NUM_NUMBERS), np.int32),
-            np.empty((rows, len(_NAMES)), object),
+            np.empty((rows, 6), np.int32),
+            np.empty((rows, len(NAMES)), object),
+            np.empty((rows, 1 + choice.length), metadata.text_type),
         )
         self._free = list(range(num_slots))
-        self._held: dict[int, tuple[int, Future[Held]]] = {}
+        self._held: dict[Wanted, tuple[int, Future[None]]] = {}
         self._broken: dict[int, ShardError] = {}
+        self._checked: set[int] = set()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="row-groups")
 
-    def want(self, groups: Iterable[int]) -> None:
-        """Have these row groups decoded, in this order, and let go of all others; no more than there are slots."""
-        wanted = dict.fromkeys(groups)
-        for group in [group for group in self._held if group not in wanted]:
-            slot, decoding = self._held.pop(group)
+    def want(self, wanted: Iterable[Wanted]) -> None:
+        """Have these decoded, in this order, and let go of all others; no more than there are slots."""
+        wanted = dict.fromkeys(wanted)
+        for other in [held for held in self._held if held not in wanted]:
+            slot, decoding = self._held.pop(other)
             if not decoding.cancel():
                 wait([decoding])
             self._free.append(slot)
-        for group in wanted:
-            if group not in self._held:
+        for one in wanted:
+            if one not in self._held:
                 slot = self._free.pop()
-                self._held[group] = slot, self._pool.submit(self._decode, group, slot)
+                self._held[one] = slot, self._pool.submit(self._decode, one, slot)
 
-    def get(self, group: int) -> Held:
-        """Return a row group that is wanted; raises ShardError where its shard cannot be read."""
-        return self._held[group][1].result()
+    def first_row(self, wanted: Wanted) -> int:
+        """Return with which row of the slots one that is wanted begins, once it is decoded.
+
+        Raises ShardError where its shard cannot be read.
+        """
+        slot, decoding = self._held[wanted]
+        decoding.result()
+        return slot * self._capacity
 
     def path(self, group: int) -> str:
         """Return where the shard of a row group lies."""
@@ -107,47 +120,60 @@ class RowGroupReader:
         """Let go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, number: int, slot: int) -> Held:
-        group = self.groups[number]
-        if group.shard not in self._broken:
+    def _decode(self, wanted: Wanted, slot: int) -> None:
+        shard = self.groups[wanted.group].shard
+        if shard not in self._broken:
             try:
-                return self._read_twice(group, slot)
+                self._read_twice(wanted, slot)
             except ShardError as error:
-                self._broken[group.shard] = error
-        raise self._broken[group.shard]
+                self._broken[shard] = error
+        if shard in self._broken:
+            raise self._broken[shard]
 
-    def _read_twice(self, group: Group, slot: int) -> Held:
-        """Return a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
+    def _read_twice(self, wanted: Wanted, slot: int) -> None:
+        """Read a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
+        group = self.groups[wanted.group]
         with self._files.open(group.shard) as file, suppress(*BROKEN):
-            return self._read(file, group, slot)
+            self._read(file, wanted, slot)
+            return
+        self._checked.discard(wanted.group)
         with self._files.open(group.shard, is_anew=True) as file:
             try:
-                return self._read(file, group, slot)
+                self._read(file, wanted, slot)
             except BROKEN as error:
-                path = self._directory.shard_path(group.shard)
                 raise ShardError(
-                    f"{path}: expected row group {group.number}, found {say_broken(error)}; run its stage again"
+                    f"{self.path(wanted.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
+                    "stage again"
                 ) from None
 
-    def _read(self, file: BinaryIO, group: Group, slot: int) -> Held:
+    def _read(self, file: BinaryIO, wanted: Wanted, slot: int) -> None:
+        group, here = self.groups[wanted.group], slot * self._capacity
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
-        with pq.ParquetFile(native, page_checksum_verification=True) as shard:
-            path = self._directory.shard_path(group.shard)
-            refuse_unlike_manifest(self._directory, group.shard, *check_footer(path, shard))
-            first = slot * self._capacity
-            batches = shard.iter_batches(DECODED_ROWS, [group.number], [_TOKENS], use_threads=False)
-            for start, batch in zip(range(first, first + group.rows, DECODED_ROWS), batches, strict=True):
+        is_first = wanted.group not in self._checked
+        options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES}
+        with pq.ParquetFile(native, **options) as shard:
+            if is_first:
+                footer = check_footer(self.path(wanted.group), shard)
+                refuse_unlike_manifest(self._directory, group.shard, *footer)
+            batches = shard.iter_batches(DECODED_ROWS, [group.number], [*_COLUMNS, _TOKENS], use_threads=False)
+            others = []
+            for start, batch in zip(range(here, here + group.rows, DECODED_ROWS), batches, strict=True):
                 tokens = batch.column(_TOKENS).flatten().to_numpy()
                 self.slots.image_tokens[start : start + len(batch)] = tokens.reshape(len(batch), -1)
-            others = shard.read_row_group(group.number, [*_NAMES, *_NUMBERS, *_TEXTS], use_threads=False)
-        column = {name: others.column(name).combine_chunks() for name in others.column_names}
-        here = slice(first, first + group.rows)
-        for index, name in enumerate(_NAMES):
-            self.slots.names[here, index] = column[name].to_numpy(zero_copy_only=False)
-        texts = text_rows(column["captions"], column["text_ids"], self._length)
-        numbers = self.slots.numbers[here]
-        numbers[:, 0], numbers[:, 1] = (column[name].to_numpy(zero_copy_only=False) for name in _NUMBERS[:2])
-        numbers[:, 2:FIRST_CAPTION] = column["box"].flatten().to_numpy().reshape(-1, 4)
-        numbers[:, FIRST_CAPTION], numbers[:, NUM_CAPTIONS] = texts.starts[:-1], np.diff(texts.starts)
-        pa.default_memory_pool().release_unused()  # 20 to 40 MB a thread otherwise
-        return Held(first, texts)
+                others.append(batch.select(_COLUMNS))
+        self._keep(pa.Table.from_batches(others), wanted, here)
+        self._checked.add(wanted.group)
+
+    def _keep(self, table: pa.Table, wanted: Wanted, here: int) -> None:
+        column = {name: table.column(name).combine_chunks() for name in table.column_names}
+        rows = slice(here, here + len(table))
+        text = self._choice.choose(
+            column["captions"], column["text_ids"], wanted.epoch, int(self.group_starts[wanted.group])
+        )
+        names, numbers = self.slots.names[rows], self.slots.numbers[rows]
+        for index, name in enumerate(NAMES[:3]):
+            names[:, index] = column[name].to_numpy(zero_copy_only=False)
+        names[:, 3], self.slots.lines[rows] = text
+        for index, name in enumerate(("view", "flipped")):
+            numbers[:, index] = column[name].to_numpy(zero_copy_only=False)
+        numbers[:, 2:] = column["box"].flatten().to_numpy().reshape(-1, 4)

@@ -12,16 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from parti_data.caption_ids import CaptionTokenizer, TextReading, choose_captions
+from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading
 from parti_data.errors import ShardError
-from parti_data.keyed_random import draw, stream_key, uniform
+from parti_data.keyed_random import draw, stream_key
 from parti_data.mixture import BLOCK, Mixture
-from parti_data.row_groups import FIRST_CAPTION, NUM_CAPTIONS, NUM_NUMBERS
+from parti_data.row_groups import RowSlots
 from parti_data.storage import digest_json
-from parti_data.text import PAD
 from parti_data.token_directory import TokenDirectory, open_token_directory
 from parti_data.token_rows import Drawn, ShardReading, Share, TokenRows
-from parti_data.token_shard import ShardMetadata
 
 ORDER = 2
 """The version of the order of rows; a state of another one is refused."""
@@ -199,7 +197,8 @@ class TokenDataset:
         share = self._share if len(self.directories) == 1 else Share()
         rows = [
             TokenRows(
-                directory, self._key(_SOURCE, number), self._text.length, self._reading, share, float(count) / BLOCK
+                directory, self._key(_SOURCE, number), CaptionChoice(self._text, self._key(_CAPTION, number)),
+                self._reading, share, count / BLOCK,
             )
             for number, (directory, count) in enumerate(
                 zip(self.directories, self._mixture.counts.tolist(), strict=True)
@@ -215,27 +214,21 @@ class TokenDataset:
         if self._opened.process != os.getpid():  # threads and locks do not survive a fork
             self._opened = self._open()
         origins = self._mixture.origins(positions)
-        rows = _Rows.make(len(positions), self.metadata, self._text.length)
+        rows = _Rows.make(len(positions), self._opened.rows[0].slots)
         missing = []
         with self._opened.drawing:
             for source, token_rows in enumerate(self._opened.rows):
                 asked = np.flatnonzero(origins.sources == source)
                 for drawn in token_rows.draw(origins.positions[asked]):
-                    rows.take(asked[drawn.asked], drawn, self._choose(drawn, source))
+                    rows.take(asked[drawn.asked], drawn)
                     missing.append(asked[drawn.missing])
         if len(gone := np.concatenate(missing)):
             rows.replace(gone, self.path)
             self.skipped_rows += len(gone)
         if self._tokenizer:
             luck = draw(positions, stream_key(self.seed, _DROPOUT))
-            return rows.batch(step, self._text, self._tokenizer.lines(rows.captions.tolist(), luck))
+            return rows.batch(step, self._text, self._tokenizer.lines(rows.names[:, 3].tolist(), luck))
         return rows.batch(step, self._text, rows.lines)
-
-    def _choose(self, drawn: Drawn, source: int) -> np.ndarray:
-        """Return which of its captions each drawn row takes, int64 (N,)."""
-        luck = uniform(drawn.numbers, stream_key(self.seed, _CAPTION, source, drawn.epoch))
-        counts = drawn.slots.numbers[drawn.places, NUM_CAPTIONS]
-        return choose_captions(counts, luck, self._text.caption_weights)
 
 
 class _Opened(NamedTuple):
@@ -253,33 +246,20 @@ class _Rows(NamedTuple):
     image_tokens: np.ndarray
     numbers: np.ndarray
     names: np.ndarray
-    captions: np.ndarray
     lines: np.ndarray
 
     @classmethod
-    def make(cls, size: int, metadata: ShardMetadata, length: int) -> "_Rows":
-        """Return arrays for so many rows."""
-        return cls(
-            np.empty((size, metadata.num_tokens), metadata.token_type),
-            np.empty((size, NUM_NUMBERS), np.int32),
-            np.empty((size, 3), object),
-            np.empty(size, object),
-            np.full((size, 1 + length), PAD, metadata.text_type),
-        )
+    def make(cls, size: int, slots: RowSlots) -> "_Rows":
+        """Return arrays for so many rows, otherwise like those of the slots."""
+        return cls(*(np.empty((size, *array.shape[1:]), array.dtype) for array in slots))
 
-    def take(self, where: np.ndarray, drawn: Drawn, chosen: np.ndarray) -> None:
-        """Put the drawn rows, with the chosen caption of each, where they belong."""
-        if len(where) == len(self.names):
-            np.take(drawn.slots.image_tokens, drawn.places, 0, self.image_tokens, "clip")  # clip: without a copy
-        else:
-            self.image_tokens[where] = drawn.slots.image_tokens[drawn.places]
-        numbers = drawn.slots.numbers[drawn.places]
-        self.numbers[where] = numbers
-        self.names[where] = drawn.slots.names[drawn.places]
-        lines = numbers[:, FIRST_CAPTION] + chosen
-        for texts, here in drawn.groups:
-            self.captions[where[here]] = texts.captions[lines[here]]
-            self.lines[where[here], : texts.lines.shape[1]] = texts.lines[lines[here]]
+    def take(self, where: np.ndarray, drawn: Drawn) -> None:
+        """Put the drawn rows where they belong."""
+        for mine, theirs in zip(self, drawn.slots, strict=True):
+            if len(where) == len(mine):
+                np.take(theirs, drawn.places, 0, mine, "clip")  # clip: without a copy
+            else:
+                mine[where] = theirs[drawn.places]
 
     def replace(self, missing: np.ndarray, path: str) -> None:
         """Put others of the rows where some are missing; raises ShardError where all are."""
@@ -294,12 +274,11 @@ class _Rows(NamedTuple):
         """Return the batch; `lines` are its captions' ids, each with their number before them."""
         lengths = np.minimum(lines[:, 0], text.length).astype(np.int32)
         width = text.length if text.pad_to == "length" else max(int(lengths.max()), 1)
-        text_ids = np.full((len(lines), width), PAD, lines.dtype)
-        text_ids[:, : lines.shape[1] - 1] = lines[:, 1 : 1 + width]
-        keys, sources, source_keys = self.names.T.tolist()
+        text_ids = lines[:, 1 : 1 + width].copy()
+        keys, sources, source_keys, captions = self.names.T.tolist()
         return TokenBatch(
             step=step, keys=keys, views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
-            boxes=self.numbers[:, 2:6], captions=self.captions.tolist(), text_ids=text_ids, text_lengths=lengths,
+            boxes=self.numbers[:, 2:6], captions=captions, text_ids=text_ids, text_lengths=lengths,
             num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens, sources=sources,
             source_keys=source_keys,
         )  # fmt: skip

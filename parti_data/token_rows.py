@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from parti_data.caption_ids import TextRows
+from parti_data.caption_ids import CaptionChoice
 from parti_data.config import StrictModel
 from parti_data.errors import ShardError
-from parti_data.row_groups import RowGroupReader, RowSlots, list_groups
+from parti_data.row_groups import RowGroupReader, RowSlots, Wanted, list_groups
 from parti_data.row_order import EpochOrder, Needs, choose_window
 from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
@@ -41,16 +41,11 @@ class Share(NamedTuple):
 class Drawn(NamedTuple):
     """Some rows that were asked for, in slots of memory that stay as they are until more are drawn."""
 
-    epoch: int
     asked: np.ndarray
     """Which of the positions these are, int64 (N,)."""
     slots: RowSlots
     places: np.ndarray
     """Where in the slots each row lies, int64 (N,)."""
-    numbers: np.ndarray
-    """The number of each row among all of the directory, int64 (N,)."""
-    groups: list[tuple[TextRows, np.ndarray]]
-    """The captions of each row group, and which of the rows lie there, int64."""
     missing: np.ndarray
     """The positions, beside these, whose rows cannot be read, int64."""
 
@@ -70,28 +65,29 @@ class TokenRows:
     """An endless sequence of rows; each `num_rows` from a multiple of it on are all rows once."""
 
     def __init__(
-        self, directory: TokenDirectory, seed: int, length: int, reading: ShardReading, share: Share, mixed: float = 1.0
+        self,
+        directory: TokenDirectory,
+        seed: int,
+        choice: CaptionChoice,
+        reading: ShardReading,
+        share: Share,
+        mixed: float = 1.0,
     ):
-        """`length` bounds the ids of a caption; `mixed` is the part of memory that this has in a mixture."""
-        self.directory, self.num_rows = directory, directory.num_rows
-        if not self.num_rows:
-            raise ShardError(f"{directory.path}: expected rows, found empty shards; check what filter kept")
+        """`mixed` is the part of the memory that this source has in a mixture."""
+        self.num_rows = directory.num_rows
         self._seed, self._share, self._reading = seed, share, reading
-        groups = list_groups(directory)
-        self._group_rows = np.array([group.rows for group in groups], np.int64)
-        self._group_starts = np.cumsum(self._group_rows) - self._group_rows
         self.skipped: dict[str, str] = {}
         """What cannot be read, and why."""
+        self._group_rows = np.array([group.rows for group in list_groups(directory)], np.int64)
         token_bytes = np.dtype(directory.metadata.token_type).itemsize
         self._window = choose_window(self._group_rows, directory.metadata.num_tokens * token_bytes, mixed)
         active = self._window.groups * self._window.lanes // gcd(self._window.lanes, share.modulus)
         ahead = max(active // _AHEAD, reading.decode_threads)
-        self._num_slots = min(active + ahead, len(groups))
+        self._num_slots = min(active + ahead, 2 * len(self._group_rows))
         self._orders: dict[int, tuple[EpochOrder, Needs]] = {}
         self._ahead = _Ahead(-1, 0, 0, 0)
-        self._reader = RowGroupReader(
-            directory, ShardFiles(directory, reading.cache), self._num_slots, reading.decode_threads, length
-        )
+        files = ShardFiles(directory, reading.cache)
+        self._reader = RowGroupReader(directory, files, choice, self._num_slots, reading.decode_threads)
 
     def draw(self, positions: np.ndarray) -> Iterator[Drawn]:
         """Yield the rows at these ascending positions, int64 (N,), in one or several pieces.
@@ -107,6 +103,11 @@ class TokenRows:
             yield self._draw(epoch, asked, positions[start:end] - epoch * self.num_rows)
             start = end
 
+    @property
+    def slots(self) -> RowSlots:
+        """The memory in which drawn rows lie."""
+        return self._reader.slots
+
     def close(self) -> None:
         """Let go of the threads."""
         self._reader.close()
@@ -117,41 +118,36 @@ class TokenRows:
             return self._ahead.reached
         needs = self._order(epoch)[1]
         coming = np.flatnonzero(needs.last > position)
-        later = self._order(epoch + 1)[1]
         wanted, reached = dict.fromkeys(needs.groups[coming[: self._num_slots]].tolist()), self.num_rows
         for number in coming[self._num_slots :].tolist():  # those before may name a group twice that two lanes share
             if len(wanted) == self._num_slots and int(needs.groups[number]) not in wanted:
                 reached = int(needs.first[number])
                 break
             wanted[int(needs.groups[number])] = None
-        for group in later.groups[: 2 * self._num_slots].tolist():
-            if len(wanted) < self._num_slots:
-                wanted[group] = None
-        self._reader.want(wanted)
+        later = dict.fromkeys(self._order(epoch + 1)[1].groups[: 2 * self._num_slots].tolist())
+        both = [Wanted(epoch, group) for group in wanted] + [Wanted(epoch + 1, group) for group in later]
+        self._reader.want(both[: self._num_slots])
         self._ahead = _Ahead(epoch, position, min(reached, int(needs.last[coming].min())), reached)
         return reached
 
     def _draw(self, epoch: int, asked: np.ndarray, positions: np.ndarray) -> Drawn:
-        numbers, rows = self._order(epoch)[0].places(positions)
-        firsts, groups, missing = np.zeros(len(positions), np.int64), [], [np.empty(0, np.int64)]
-        sorting = np.argsort(numbers, kind="stable")
-        for here in np.split(sorting, np.flatnonzero(np.diff(numbers[sorting])) + 1):
-            number = int(numbers[here[0]])
-            try:
-                held = self._reader.get(number)
-            except ShardError as error:
-                if self._reading.on_bad_shard == "raise":
-                    raise
-                self.skipped[self._reader.path(number)] = str(error)
-                missing.append(here)
-            else:
-                firsts[here] = held.first
-                groups.append((held.texts, here))
-        lost = np.concatenate(missing)
-        drawn = Drawn(
-            epoch, asked, self._reader.slots, firsts + rows, self._group_starts[numbers] + rows, groups, asked[lost]
-        )
-        return _without(drawn, lost) if len(lost) else drawn
+        groups, rows = self._order(epoch)[0].places(positions)
+        found, which = np.unique(groups, return_inverse=True)
+        firsts = np.array([self._first_row(Wanted(epoch, group)) for group in found.tolist()])[which]
+        is_lost = firsts < 0
+        if is_lost.any():
+            return Drawn(asked[~is_lost], self._reader.slots, (firsts + rows)[~is_lost], asked[is_lost])
+        return Drawn(asked, self._reader.slots, firsts + rows, asked[:0])
+
+    def _first_row(self, wanted: Wanted) -> int:
+        """Return where in the slots a row group begins, or -1 where it cannot be read and is to be skipped."""
+        try:
+            return self._reader.first_row(wanted)
+        except ShardError as error:
+            if self._reading.on_bad_shard == "raise":
+                raise
+            self.skipped[self._reader.path(wanted.group)] = str(error)
+            return -1
 
     def _order(self, epoch: int) -> tuple[EpochOrder, Needs]:
         if epoch not in self._orders:
@@ -161,14 +157,3 @@ class TokenRows:
             residue = (self._share.residue - epoch * self.num_rows) % self._share.modulus
             self._orders[epoch] = order, order.needs(residue, self._share.modulus)
         return self._orders[epoch]
-
-
-def _without(drawn: Drawn, lost: np.ndarray) -> Drawn:
-    """Return what was drawn without some of the rows."""
-    kept = np.delete(np.arange(len(drawn.asked)), lost)
-    return drawn._replace(
-        asked=drawn.asked[kept],
-        places=drawn.places[kept],
-        numbers=drawn.numbers[kept],
-        groups=[(texts, np.searchsorted(kept, here)) for texts, here in drawn.groups],
-    )

@@ -4,41 +4,62 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from parti_data.caption_ids import CaptionTokenizer, TextReading, choose_captions, pad_lines, text_rows
+from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading, choose_captions, pad_lines
 from parti_data.text import END, PAD, TextTokenizer
 
 IDS = [[[5, 6, 2], [7, 2]], [], [[8, 9, 10, 11, 12, 2]]]
 CAPTIONS = [["a", "b"], [], ["c"]]
 
 
-def rows(length: int):
-    ids = pa.array(IDS, pa.list_(pa.list_(pa.uint16())))
-    return text_rows(pa.array(CAPTIONS, pa.list_(pa.string())), ids, length)
+def choose(length: int, epoch: int = 0, captions: list = CAPTIONS, ids: list = IDS):
+    lists = pa.array(ids, pa.list_(pa.list_(pa.uint16())))
+    choice = CaptionChoice(TextReading(length=length), 7)
+    return choice.choose(pa.array(captions, pa.list_(pa.string())), lists, epoch, 100)
 
 
-def test_captions_stand_with_their_ids_and_a_row_without_one_has_an_empty_one():
-    found = rows(8)
-    assert found.starts.tolist() == [0, 2, 3, 4]
-    assert found.captions.tolist() == ["a", "b", "", "c"]
-    assert found.lines.tolist() == [
-        [3, 5, 6, 2, 0, 0, 0], [2, 7, 2, 0, 0, 0, 0], [1, END, 0, 0, 0, 0, 0], [6, 8, 9, 10, 11, 12, 2]
-    ]  # fmt: skip
-    assert found.lines.dtype == np.uint16
+def test_a_caption_stands_with_its_ids_and_a_row_without_one_has_an_empty_one():
+    lines = {"a": [3, 5, 6, 2, 0, 0, 0, 0, 0], "b": [2, 7, 2, 0, 0, 0, 0, 0, 0], "c": [6, 8, 9, 10, 11, 12, 2, 0, 0]}
+    seen = set()
+    for epoch in range(20):
+        found = choose(8, epoch)
+        first, empty, last = found.captions.tolist()
+        seen.add(first)
+        assert (empty, last) == ("", "c")
+        assert found.lines.tolist() == [lines[first], [1, END, 0, 0, 0, 0, 0, 0, 0], lines["c"]]
+        assert found.lines.dtype == np.uint16
+    assert seen == {"a", "b"}
+
+
+def test_rows_without_any_caption_have_empty_ones():
+    found = choose(3, captions=[[], []], ids=[[], []])
+    assert found.captions.tolist() == ["", ""]
+    assert found.lines.tolist() == [[1, END, 0, 0]] * 2
 
 
 def test_what_is_cut_ends_with_end_and_says_how_long_it_was():
-    assert rows(4).lines.tolist() == [[3, 5, 6, 2, 0], [2, 7, 2, 0, 0], [1, END, 0, 0, 0], [6, 8, 9, 10, END]]
+    assert choose(4).lines.tolist()[2] == [6, 8, 9, 10, END]
+    assert choose(1).lines.tolist()[2] == [6, END]
+
+
+def test_the_choice_is_of_the_row_s_number_and_the_epoch_alone():
+    captions, ids = [["a", "b", "c"]] * 50, [[[5, 2], [6, 2], [7, 2]]] * 50
+    whole = choose(4, 3, captions, ids).captions.tolist()
+    assert choose(4, 3, captions[:20], ids[:20]).captions.tolist() == whole[:20]
+    assert choose(4, 4, captions, ids).captions.tolist() != whole
 
 
 @pytest.mark.parametrize("length", [1, 3, 20])
 def test_padding_is_what_a_plain_loop_gives(length):
     generator = np.random.default_rng(0)
     lists = [generator.integers(3, 99, size=generator.integers(0, 9)).tolist() for _ in range(40)]
-    starts = np.concatenate([[0], np.cumsum([len(line) for line in lists])])
-    found = pad_lines(starts, np.concatenate(lists).astype(np.uint32), length)
-    for line, row in zip(lists, found.tolist(), strict=True):
+    sizes = np.array([len(line) for line in lists])
+    order = generator.permutation(40)
+    starts = (np.cumsum(sizes) - sizes)[order]
+    found = pad_lines(starts, sizes[order], np.concatenate(lists).astype(np.uint32), length)
+    for number, row in zip(order, found.tolist(), strict=True):
+        line = lists[number] or [END]
         cut = line if len(line) <= length else [*line[: length - 1], END]
-        assert row == [len(line), *cut, *[PAD] * (found.shape[1] - 1 - len(cut))]
+        assert row == [len(line), *cut, *[PAD] * (length - len(cut))]
 
 
 @pytest.mark.parametrize(
