@@ -1,6 +1,10 @@
-"""Row groups of token shards, decoded into slots of memory by threads ahead of whoever draws rows from them."""
+"""Row groups of token shards, decoded by threads, ahead of whoever draws rows, into slots of memory for pieces of them.
 
-from collections.abc import Iterable
+A piece is what one round draws of a row group; once the round is over its slot takes another. So of the row groups in
+the window little more than half lies in memory, and the next ones have room beside them.
+"""
+
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
@@ -11,13 +15,14 @@ import pyarrow.parquet as pq
 
 from parti_data.caption_ids import CaptionChoice
 from parti_data.errors import ShardError
+from parti_data.row_order import Lane
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
 from parti_data.token_shard import BROKEN, check_footer, say_broken
 
 DECODED_ROWS = 256
-"""Tokens are decoded so many rows at a time, half a MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9 where
-a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
+"""Tokens are decoded so many rows at a time, half a MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9
+where a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
 BUFFER_BYTES = 1 << 18
 """A column is read so much at a time; whole, its bytes would take 7 MB in each thread."""
 NAMES = ("key", "source", "source_key", "caption")
@@ -36,7 +41,7 @@ class Group(NamedTuple):
 
 
 class RowSlots(NamedTuple):
-    """Memory for the rows of several row groups; those of slot s begin at s * capacity."""
+    """Memory for rows; those of slot s begin at s times the capacity of a slot."""
 
     image_tokens: np.ndarray
     """uint16 or uint32 (N, I)."""
@@ -49,10 +54,44 @@ class RowSlots(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A row group with the captions of an epoch."""
+    """A part of a lane of an epoch's order, from one of its pieces on."""
 
     epoch: int
+    lane: int
+    part: int
+    first_piece: int
+
+
+class Memory(NamedTuple):
+    """Slots for pieces of row groups."""
+
+    num_slots: int
+    capacity: int
+    """Rows of a slot, as many as the largest piece has."""
+
+
+class _Held(NamedTuple):
+    """A part of which some pieces are in memory, or will be."""
+
+    ends: np.ndarray
+    """The rank with which each piece begins, and the one behind the last."""
+    slots: list[int]
+    """Of its last pieces; those before have passed."""
+    decoding: Future[None]
+
+    @property
+    def first_piece(self) -> int:
+        """The first piece that has not passed."""
+        return len(self.ends) - 1 - len(self.slots)
+
+
+class _Job(NamedTuple):
+    """What a thread decodes."""
+
     group: int
+    epoch: int
+    to: np.ndarray
+    """Where each row of the row group goes in the slots, -1 for nowhere, int64."""
 
 
 def list_groups(directory: TokenDirectory) -> list[Group]:
@@ -69,48 +108,61 @@ class RowGroupReader:
     """Row groups held in memory, as many as there are slots; threads decode those that are wanted next."""
 
     def __init__(
-        self, directory: TokenDirectory, files: ShardFiles, choice: CaptionChoice, num_slots: int, num_threads: int
+        self, directory: TokenDirectory, files: ShardFiles, choice: CaptionChoice, memory: Memory, num_threads: int
     ):
-        self._directory, self._files, self._choice = directory, files, choice
+        self._directory, self._files, self._choice, self._memory = directory, files, choice, memory
         self.groups = list_groups(directory)
         sizes = np.array([group.rows for group in self.groups], np.int64)
         self.group_starts = np.cumsum(sizes) - sizes
         """The number of each row group's first row among all rows, int64 (G,)."""
-        self._capacity = int(sizes.max(initial=0))
-        rows, metadata = num_slots * self._capacity, directory.metadata
+        rows, metadata = memory.num_slots * memory.capacity, directory.metadata
         self.slots = RowSlots(
             np.empty((rows, metadata.num_tokens), metadata.token_type),
             np.empty((rows, 6), np.int32),
             np.empty((rows, len(NAMES)), object),
             np.empty((rows, 1 + choice.length), metadata.text_type),
         )
-        self._free = list(range(num_slots))
-        self._held: dict[Wanted, tuple[int, Future[None]]] = {}
+        self._free = list(range(memory.num_slots))
+        self._held: dict[tuple[int, int, int], _Held] = {}
         self._broken: dict[int, ShardError] = {}
         self._checked: set[int] = set()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="row-groups")
 
-    def want(self, wanted: Iterable[Wanted]) -> None:
-        """Have these decoded, in this order, and let go of all others; no more than there are slots."""
-        wanted = dict.fromkeys(wanted)
-        for other in [held for held in self._held if held not in wanted]:
-            slot, decoding = self._held.pop(other)
-            if not decoding.cancel():
-                wait([decoding])
-            self._free.append(slot)
-        for one in wanted:
-            if one not in self._held:
-                slot = self._free.pop()
-                self._held[one] = slot, self._pool.submit(self._decode, one, slot)
+    def want(self, wanted: list[Wanted], lanes: Callable[[int], list[Lane]]) -> None:
+        """Have these decoded, in this order, and let go of all others; no more pieces than there are slots.
 
-    def first_row(self, wanted: Wanted) -> int:
-        """Return with which row of the slots one that is wanted begins, once it is decoded.
-
-        Raises ShardError where its shard cannot be read.
+        `lanes` gives those of an epoch.
         """
-        slot, decoding = self._held[wanted]
-        decoding.result()
-        return slot * self._capacity
+        first_pieces = {one[:3]: one.first_piece for one in wanted}
+        for name, held in list(self._held.items()):
+            passed = first_pieces.get(name, -1) - held.first_piece
+            if passed < 0 or (passed and held.decoding.cancel()):  # then it is begun anew, with fewer pieces
+                del self._held[name]
+                passed = len(held.slots)
+            self._let_go(held, passed)
+        for name, first_piece in first_pieces.items():
+            if name not in self._held:
+                epoch, number, part = name
+                lane = lanes(epoch)[number]
+                ends, slots = lane.piece_ends(part), [self._free.pop() for _ in range(first_piece, lane.window)]
+                decoding = self._pool.submit(self._decode, lane, part, epoch, self._addresses(ends, slots))
+                self._held[name] = _Held(ends, slots, decoding)
+
+    def addresses(self, epoch: int, number: int, part: int) -> np.ndarray:
+        """Return where in the slots each row of a wanted part lies, by its rank, int64 (N,); -1 for what has passed.
+
+        Waits until it is decoded; raises ShardError where its shard cannot be read.
+        """
+        held = self._held[epoch, number, part]
+        held.decoding.result()
+        return self._addresses(held.ends, held.slots)
+
+    def _let_go(self, held: _Held, count: int) -> None:
+        """Give back the slots of so many pieces, to which nobody writes any more."""
+        if count and not held.decoding.cancel():
+            wait([held.decoding])
+        self._free += held.slots[:count]
+        del held.slots[:count]
 
     def path(self, group: int) -> str:
         """Return where the shard of a row group lies."""
@@ -120,60 +172,79 @@ class RowGroupReader:
         """Let go of the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, wanted: Wanted, slot: int) -> None:
-        shard = self.groups[wanted.group].shard
+    def _addresses(self, ends: np.ndarray, slots: list[int]) -> np.ndarray:
+        """Return where each row of a part goes, by its rank, where its last pieces have these slots."""
+        passed = len(ends) - 1 - len(slots)
+        begins = np.array(slots, np.int64) * self._memory.capacity - ends[passed:-1]
+        kept = np.repeat(begins, np.diff(ends)[passed:]) + np.arange(ends[passed], ends[-1])
+        return np.concatenate([np.full(ends[passed], -1), kept])
+
+    def _decode(self, lane: Lane, part: int, epoch: int, addresses: np.ndarray) -> None:
+        group = int(lane.groups[part])
+        shard, rows = self.groups[group].shard, self.groups[group].rows
         if shard not in self._broken:
+            to = np.full(rows, -1)
+            to[lane.rows(part)] = addresses
             try:
-                self._read_twice(wanted, slot)
+                self._read_twice(_Job(group, epoch, to))
             except ShardError as error:
                 self._broken[shard] = error
         if shard in self._broken:
             raise self._broken[shard]
 
-    def _read_twice(self, wanted: Wanted, slot: int) -> None:
+    def _read_twice(self, job: _Job) -> None:
         """Read a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
-        group = self.groups[wanted.group]
+        group = self.groups[job.group]
         with self._files.open(group.shard) as file, suppress(*BROKEN):
-            self._read(file, wanted, slot)
+            self._read(file, job)
             return
-        self._checked.discard(wanted.group)
+        self._checked.discard(job.group)
         with self._files.open(group.shard, is_anew=True) as file:
             try:
-                self._read(file, wanted, slot)
+                self._read(file, job)
             except BROKEN as error:
                 raise ShardError(
-                    f"{self.path(wanted.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
+                    f"{self.path(job.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
                     "stage again"
                 ) from None
 
-    def _read(self, file: BinaryIO, wanted: Wanted, slot: int) -> None:
-        group, here = self.groups[wanted.group], slot * self._capacity
+    def _read(self, file: BinaryIO, job: _Job) -> None:
+        group = self.groups[job.group]
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
-        is_first = wanted.group not in self._checked
+        is_first = job.group not in self._checked
         options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES}
         with pq.ParquetFile(native, **options) as shard:
             if is_first:
-                footer = check_footer(self.path(wanted.group), shard)
+                footer = check_footer(self.path(job.group), shard)
                 refuse_unlike_manifest(self._directory, group.shard, *footer)
             batches = shard.iter_batches(DECODED_ROWS, [group.number], [*_COLUMNS, _TOKENS], use_threads=False)
             others = []
-            for start, batch in zip(range(here, here + group.rows, DECODED_ROWS), batches, strict=True):
-                tokens = batch.column(_TOKENS).flatten().to_numpy()
-                self.slots.image_tokens[start : start + len(batch)] = tokens.reshape(len(batch), -1)
+            for start, batch in zip(range(0, group.rows, DECODED_ROWS), batches, strict=True):
+                tokens = batch.column(_TOKENS).flatten().to_numpy().reshape(len(batch), -1)
+                _put(self.slots.image_tokens, job.to[start : start + len(batch)], tokens)
                 others.append(batch.select(_COLUMNS))
-        self._keep(pa.Table.from_batches(others), wanted, here)
-        self._checked.add(wanted.group)
+        self._keep(pa.Table.from_batches(others), job)
+        self._checked.add(job.group)
 
-    def _keep(self, table: pa.Table, wanted: Wanted, here: int) -> None:
+    def _keep(self, table: pa.Table, job: _Job) -> None:
         column = {name: table.column(name).combine_chunks() for name in table.column_names}
-        rows = slice(here, here + len(table))
-        text = self._choice.choose(
-            column["captions"], column["text_ids"], wanted.epoch, int(self.group_starts[wanted.group])
-        )
-        names, numbers = self.slots.names[rows], self.slots.numbers[rows]
+        first = int(self.group_starts[job.group])
+        text = self._choice.choose(column["captions"], column["text_ids"], job.epoch, first)
+        names = np.empty((len(table), len(NAMES)), object)
         for index, name in enumerate(NAMES[:3]):
             names[:, index] = column[name].to_numpy(zero_copy_only=False)
-        names[:, 3], self.slots.lines[rows] = text
+        names[:, 3] = text.captions
+        numbers = np.empty((len(table), 6), np.int32)
         for index, name in enumerate(("view", "flipped")):
             numbers[:, index] = column[name].to_numpy(zero_copy_only=False)
         numbers[:, 2:] = column["box"].flatten().to_numpy().reshape(-1, 4)
+        for slots, rows in zip(self.slots[1:], (numbers, names, text.lines), strict=True):
+            _put(slots, job.to, rows)
+
+
+def _put(slots: np.ndarray, to: np.ndarray, rows: np.ndarray) -> None:
+    """Write rows to their places in the slots, but for those that have none."""
+    if (has_place := to >= 0).all():
+        slots[to] = rows
+    else:
+        slots[to[has_place]] = rows[has_place]

@@ -10,14 +10,11 @@ from pydantic import Field, PositiveInt
 from parti_data.caption_ids import CaptionChoice
 from parti_data.config import StrictModel
 from parti_data.errors import ShardError
-from parti_data.row_groups import RowGroupReader, RowSlots, Wanted, list_groups
-from parti_data.row_order import EpochOrder, Needs, choose_window
+from parti_data.row_groups import Memory, RowGroupReader, RowSlots, Wanted, list_groups
+from parti_data.row_order import EpochOrder, choose_window
 from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory
-
-_AHEAD = 5
-"""One row group is decoded ahead for so many that rows are drawn from, and one a thread at least."""
 
 
 class ShardReading(StrictModel):
@@ -50,15 +47,16 @@ class Drawn(NamedTuple):
     """The positions, beside these, whose rows cannot be read, int64."""
 
 
-class _Ahead(NamedTuple):
-    """Which row groups the reader was told of last: those of an epoch that are needed from one position on."""
+class _Round(NamedTuple):
+    """A round of a lane that rows are drawn from now."""
 
     epoch: int
-    first: int
-    last: int
-    """The position from which on one of them is needed no more."""
-    reached: int
-    """The position before which no other one is needed."""
+    number: int
+    start: int
+    """The draw of the lane with which it starts."""
+    end: int
+    addresses: np.ndarray
+    """Where in the slots each of its rows lies, in the order in which they are drawn; -1 where it cannot be read."""
 
 
 class TokenRows:
@@ -81,13 +79,12 @@ class TokenRows:
         self._group_rows = np.array([group.rows for group in list_groups(directory)], np.int64)
         token_bytes = np.dtype(directory.metadata.token_type).itemsize
         self._window = choose_window(self._group_rows, directory.metadata.num_tokens * token_bytes, mixed)
-        active = self._window.groups * self._window.lanes // gcd(self._window.lanes, share.modulus)
-        ahead = max(active // _AHEAD, reading.decode_threads)
-        self._num_slots = min(active + ahead, 2 * len(self._group_rows))
-        self._orders: dict[int, tuple[EpochOrder, Needs]] = {}
-        self._ahead = _Ahead(-1, 0, 0, 0)
+        self._orders: dict[int, EpochOrder] = {}
+        self._rounds: dict[int, _Round] = {}
+        memory = self._memory(gcd(self._window.lanes, share.modulus))
         files = ShardFiles(directory, reading.cache)
-        self._reader = RowGroupReader(directory, files, choice, self._num_slots, reading.decode_threads)
+        self._reader = RowGroupReader(directory, files, choice, memory, reading.decode_threads)
+        self._num_slots = memory.num_slots
 
     def draw(self, positions: np.ndarray) -> Iterator[Drawn]:
         """Yield the rows at these ascending positions, int64 (N,), in one or several pieces.
@@ -97,10 +94,17 @@ class TokenRows:
         start = 0
         while start < len(positions):
             epoch, first = divmod(int(positions[start]), self.num_rows)
-            stop = epoch * self.num_rows + self._read_ahead(epoch, first)
-            end = int(np.searchsorted(positions, stop))
-            asked = np.arange(start, end)
-            yield self._draw(epoch, asked, positions[start:end] - epoch * self.num_rows)
+            self._turn_to(epoch, first)
+            count = self._window.lanes
+            reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
+            end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
+            within = positions[start:end] - epoch * self.num_rows
+            addresses = np.empty(len(within), np.int64)
+            for lane, round_ in self._rounds.items():
+                here = within % count == lane
+                addresses[here] = round_.addresses[within[here] // count - round_.start]
+            asked, is_there = np.arange(start, end), addresses >= 0
+            yield Drawn(asked[is_there], self._reader.slots, addresses[is_there], asked[~is_there])
             start = end
 
     @property
@@ -112,48 +116,75 @@ class TokenRows:
         """Let go of the threads."""
         self._reader.close()
 
-    def _read_ahead(self, epoch: int, position: int) -> int:
-        """Have the row groups read that come next; return up to which position of the epoch they reach."""
-        if self._ahead.epoch == epoch and self._ahead.first <= position < self._ahead.last:
-            return self._ahead.reached
-        needs = self._order(epoch)[1]
-        coming = np.flatnonzero(needs.last > position)
-        wanted, reached = dict.fromkeys(needs.groups[coming[: self._num_slots]].tolist()), self.num_rows
-        for number in coming[self._num_slots :].tolist():  # those before may name a group twice that two lanes share
-            if len(wanted) == self._num_slots and int(needs.groups[number]) not in wanted:
-                reached = int(needs.first[number])
+    def _memory(self, sharing: int) -> Memory:
+        """Return the slots for a rank that has one of so many shares of the lanes.
+
+        A window that is full, as an epoch's first is, fits in, and one row group a thread; later the pieces of a window
+        take little more than half of that, and row groups are decoded as far ahead as the rest allows.
+        """
+        lanes, groups = self._window.lanes // sharing, self._window.groups
+        ahead = 1 + self._reading.decode_threads
+        most = 2 * len(self._group_rows) * groups  # this epoch and all of the next
+        return Memory(min((lanes * groups + ahead) * groups, most), -(-int(self._group_rows.max()) // groups))
+
+    def _turn_to(self, epoch: int, position: int) -> None:
+        """Have the rounds at hand in which the positions from this one on lie."""
+        lanes, count = self._order(epoch).lanes, self._window.lanes
+        step = gcd(count, self._share.modulus)
+        mine = range((self._share.residue - epoch * self.num_rows) % step, count, step)
+        numbers = {lane: lanes[lane].round_of(max(position - lane + count - 1, 0) // count) for lane in mine}
+        now = {lane: (round_.epoch, round_.number) for lane, round_ in self._rounds.items()}
+        if now == {lane: (epoch, number) for lane, number in numbers.items()}:
+            return
+        self._read_ahead(epoch, numbers)
+        for lane, number in numbers.items():
+            if now.get(lane) != (epoch, number):
+                self._rounds[lane] = self._resolve(epoch, lane, number)
+        for lane in [lane for lane in self._rounds if lane not in numbers]:
+            del self._rounds[lane]
+
+    def _read_ahead(self, epoch: int, numbers: dict[int, int]) -> None:
+        """Have read what these rounds of an epoch's lanes and those behind them need, as far as there is room."""
+        order, later = self._order(epoch), self._order(epoch + 1)
+        coming = []
+        for number, current in numbers.items():
+            lane = order.lanes[number]
+            for part in range(current, min(current + lane.window + self._num_slots, len(lane.groups))):
+                need = int(lane.starts[max(part - lane.window + 1, 0)])
+                coming.append((need, Wanted(epoch, number, part, lane.first_piece(part, current))))
+        step = gcd(self._window.lanes, self._share.modulus)
+        first = (self._share.residue - (epoch + 1) * self.num_rows) % step
+        for number in range(first, self._window.lanes, step):
+            lane = later.lanes[number]
+            for part in range(min(self._num_slots, len(lane.groups))):
+                need = int(lane.starts[max(part - lane.window + 1, 0)])
+                coming.append((self.num_rows + need, Wanted(epoch + 1, number, part, 0)))
+        wanted, room = [], self._num_slots
+        for _, one in sorted(coming):
+            room -= self._window.groups - one.first_piece
+            if room < 0:
                 break
-            wanted[int(needs.groups[number])] = None
-        later = dict.fromkeys(self._order(epoch + 1)[1].groups[: 2 * self._num_slots].tolist())
-        both = [Wanted(epoch, group) for group in wanted] + [Wanted(epoch + 1, group) for group in later]
-        self._reader.want(both[: self._num_slots])
-        self._ahead = _Ahead(epoch, position, min(reached, int(needs.last[coming].min())), reached)
-        return reached
+            wanted.append(one)
+        self._reader.want(wanted, lambda which: self._order(which).lanes)
 
-    def _draw(self, epoch: int, asked: np.ndarray, positions: np.ndarray) -> Drawn:
-        groups, rows = self._order(epoch)[0].places(positions)
-        found, which = np.unique(groups, return_inverse=True)
-        firsts = np.array([self._first_row(Wanted(epoch, group)) for group in found.tolist()])[which]
-        is_lost = firsts < 0
-        if is_lost.any():
-            return Drawn(asked[~is_lost], self._reader.slots, (firsts + rows)[~is_lost], asked[is_lost])
-        return Drawn(asked, self._reader.slots, firsts + rows, asked[:0])
+    def _resolve(self, epoch: int, number: int, round_: int) -> _Round:
+        """Return a round of a lane once its rows are in memory."""
+        lane = self._order(epoch).lanes[number]
+        drawn = lane.draws(round_)
+        addresses = np.full(len(drawn.parts), -1)
+        for part in lane.parts_of(round_):
+            here = drawn.parts == part
+            try:
+                addresses[here] = self._reader.addresses(epoch, number, part)[drawn.ranks[here]]
+            except ShardError as error:
+                if self._reading.on_bad_shard == "raise":
+                    raise
+                self.skipped[self._reader.path(int(lane.groups[part]))] = str(error)
+        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), addresses)
 
-    def _first_row(self, wanted: Wanted) -> int:
-        """Return where in the slots a row group begins, or -1 where it cannot be read and is to be skipped."""
-        try:
-            return self._reader.first_row(wanted)
-        except ShardError as error:
-            if self._reading.on_bad_shard == "raise":
-                raise
-            self.skipped[self._reader.path(wanted.group)] = str(error)
-            return -1
-
-    def _order(self, epoch: int) -> tuple[EpochOrder, Needs]:
+    def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:
             while len(self._orders) > 1:
                 del self._orders[next(iter(self._orders))]
-            order = EpochOrder(self._group_rows, self._seed, epoch, self._window)
-            residue = (self._share.residue - epoch * self.num_rows) % self._share.modulus
-            self._orders[epoch] = order, order.needs(residue, self._share.modulus)
+            self._orders[epoch] = EpochOrder(self._group_rows, self._seed, epoch, self._window)
         return self._orders[epoch]

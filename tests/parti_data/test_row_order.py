@@ -43,38 +43,34 @@ def test_any_position_is_known_without_those_before(sizes, window):
 
 
 @pytest.mark.parametrize(("sizes", "window"), list(cases()))
-@pytest.mark.parametrize("modulus", [1, 2, 3, 4])
-def test_needs_hold_what_every_share_of_the_positions_takes(sizes, window, modulus):
-    order = EpochOrder(sizes, 0, 0, window)
-    for residue in range(modulus):
-        mine = np.arange(residue, sizes.sum(), modulus)
-        groups = order.places(mine).groups
-        needs = order.needs(residue, modulus)
-        assert (np.diff(needs.first) >= 0).all()
-        for position, group in zip(mine, groups, strict=True):
-            here = needs.groups == group
-            assert ((needs.first[here] <= position) & (position < needs.last[here])).any()
+def test_each_piece_of_each_part_is_drawn_in_one_round(sizes, window):
+    for lane in EpochOrder(sizes, 0, 0, window).lanes:
+        seen = {part: [] for part in range(len(lane.groups))}
+        for number in range(len(lane.starts) - 1):
+            drawn = lane.draws(number)
+            assert len(drawn.parts) == lane.starts[number + 1] - lane.starts[number]
+            assert set(drawn.parts.tolist()) <= set(lane.parts_of(number))
+            for part in lane.parts_of(number):
+                ranks = sorted(drawn.ranks[drawn.parts == part].tolist())
+                first = lane.piece_ends(part)[lane.first_piece(part, number)]
+                assert ranks == list(range(first, first + len(ranks)))
+                seen[part] += ranks
+        for part, ranks in seen.items():
+            assert sorted(ranks) == list(range(len(lane.rows(part))))
 
 
 @pytest.mark.parametrize("name", ["equal", "short_last"])
-def test_no_more_row_groups_are_needed_at_a_time_than_the_window_holds(name):
-    sizes, window = np.array(SIZES[name]), Window(1, 4)
-    needs = EpochOrder(sizes, 0, 0, window).needs(0, 1)
-    for position in range(sizes.sum()):
-        assert ((needs.first <= position) & (position < needs.last)).sum() <= window.groups
+def test_each_row_group_is_read_once_where_there_is_one_lane(name):
+    sizes = np.array(SIZES[name])
+    (lane,) = EpochOrder(sizes, 0, 0, Window(1, 4)).lanes
+    assert sorted(lane.groups.tolist()) == list(range(len(sizes)))
 
 
-def test_each_row_group_is_read_once_where_there_is_one_lane():
-    needs = EpochOrder(np.array(SIZES["short_last"]), 0, 0, Window(1, 4)).needs(0, 1)
-    assert sorted(needs.groups.tolist()) == list(range(28))
-
-
-def test_a_rank_needs_the_row_groups_of_its_lanes_alone():
-    sizes = np.full(64, 16)
-    order = EpochOrder(sizes, 0, 0, Window(8, 2))
-    needed = [set(order.needs(rank, 8).groups.tolist()) for rank in range(8)]
-    assert all(len(groups) == 8 for groups in needed)
-    assert set.union(*needed) == set(range(64))
+def test_a_lane_has_its_share_of_the_row_groups_alone():
+    lanes = EpochOrder(np.full(64, 16), 0, 0, Window(8, 2)).lanes
+    groups = [set(lane.groups.tolist()) for lane in lanes]
+    assert all(len(mine) == 8 for mine in groups)
+    assert set.union(*groups) == set(range(64))
 
 
 def test_seeds_and_epochs_have_orders_of_their_own_that_never_change():
@@ -109,4 +105,3 @@ def test_the_window_fits_the_rows_and_the_memory():
     assert choose_window(many[:-1], 2048) == Window(1, 18)
     assert choose_window(many[:-1], 8192) == Window(1, 5)
     assert choose_window(many[:-1], 2048, share=0.25) == Window(1, 4)
-    assert choose_window(np.array([3]), 2048).groups > 1
