@@ -71,6 +71,16 @@ class Manifest(Beginning):
     versions: dict[str, str] = Field(default_factory=dict)
     shards: list[ShardRecord] = Field(default_factory=list)
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Where source and tokenizers were, by name, as far as the manifest tells."""
+        places = self.details.get("places")
+        return (
+            {name: place for name, place in places.items() if isinstance(place, str)}
+            if isinstance(places, dict)
+            else {}
+        )
+
 
 class StageDirectory(NamedTuple):
     """A directory that a stage fills."""

@@ -183,7 +183,7 @@ def _outside(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
     """Yield the inputs of changed stages that lie elsewhere, where the rows stay."""
     for change in changes:
         stage = change.stage
-        place = stage.manifest.details.get("places", {}).get("source", "its source")
+        place = stage.manifest.places.get("source", "its source")
         if stage.kind in ("shard", "tokenize") and "source" not in chain.inputs_of(stage):
             yield f"left as it is: {place}, of which {stage.name} was made and which may still hold the rows"
         if stage.path == chain.directory:

@@ -278,6 +278,14 @@ def test_another_tokenizer_or_none_is_refused(tokens, tmp_path, make_image_file)
         draw_rows(alone.shards, alone.spread_rows, "")
 
 
+def test_a_manifest_that_tells_no_reading_is_refused(tokens):
+    found = inspect_shards(tokens, 1, False)
+    assert found.shards.manifest
+    found.shards.manifest.details["tokenizer"] = {"luck": 1}
+    with pytest.raises(ShardError, match="expected a manifest that tells how its tokenizer is read, found Extra inp"):
+        draw_rows(found.shards, found.spread_rows, "")
+
+
 def test_the_command_prints_and_draws(tokens, tmp_path, image_file, capsys):
     shard = f"{tokens}/{read_manifest(tokens).shards[0].name}"
     picture = tmp_path / "rows.png"
