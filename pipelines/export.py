@@ -222,7 +222,7 @@ def metadata_json(tokens: TokenDirectory, kind: Format) -> bytes:
     made["details"].pop("places", None)
     content = {"metadata": tokens.metadata.model_dump(mode="json"), "manifest": made, "manifest_sha256": tokens.digest}
     if kind == "webdataset":
-        integers = "uint16" if tokens.metadata.codebook_size <= 1 << 16 else "uint32"
+        integers = tokens.metadata.token_type.__name__
         shape = ", ".join(str(size) for size in token_shape(tokens.metadata))
         content["members"] = {
             "npy": f"image tokens in raster order, {integers} ({shape})",
