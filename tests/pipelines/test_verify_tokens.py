@@ -330,3 +330,11 @@ def test_a_config_that_is_none_is_a_fault(copy, config, fault):
 def test_places_that_are_none_are_told_to_be_missing(copy, places):
     edit_manifest(copy, lambda manifest: manifest["details"].update(places=places))
     assert "expected a manifest that tells the places of" in verify(str(copy), 0)[-1]
+
+
+def test_a_manifest_that_claims_more_rows_than_can_be_listed_is_refused(copy):
+    edit_manifest(copy, lambda manifest: manifest["shards"][0].update(rows=10**12))
+    with pytest.raises(
+        ShardError, match="expected a manifest with at most 16777216 row groups, found 244140627; write"
+    ):
+        open_token_directory(str(copy))
