@@ -219,7 +219,10 @@ def metadata_json(tokens: TokenDirectory, kind: Format) -> bytes:
     Of WebDataset tars it says too what their members are.
     """
     made = tokens.manifest.model_dump(mode="json")
-    made["details"].pop("places", None)
+    for name in ("places", "examples"):
+        made["details"].pop(name, None)
+    if isinstance(source := made["config"].get("source"), dict):  # of imported tokens
+        made["config"]["source"] = {"kind": source.get("kind")}
     content = {"metadata": tokens.metadata.model_dump(mode="json"), "manifest": made, "manifest_sha256": tokens.digest}
     if kind == "webdataset":
         integers = tokens.metadata.token_type.__name__

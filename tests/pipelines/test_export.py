@@ -15,7 +15,7 @@ from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import Beginning, StageDirectory, begin, read_manifest, record_shard
 from parti_data.token_directory import open_token_directory, read_rows
 from parti_data.token_shard import ShardMetadata, TokenRow, read_metadata, to_table, write_token_shard
-from pipelines.export import ExportConfig, export_tokens, plan_files
+from pipelines.export import ExportConfig, export_tokens, metadata_json, plan_files
 from pipelines.verify import verify
 
 
@@ -207,6 +207,17 @@ def test_nothing_of_what_made_the_tokens_is_lost_but_this_machines_paths(kind, d
     assert content["manifest"] == made
     text = "".join(path.read_text() for path in Path(directories[kind]).glob("*.json") if path.name != "metrics.json")
     assert tokens not in text
+
+
+def test_places_that_imported_tokens_came_from_are_left_out(tmp_path):
+    path = Path(make_directory(tmp_path / "tokens", [3]), "manifest.json")
+    made = json.loads(path.read_text())
+    made["config"] = {"source": {"kind": "rar", "path": "/home/me/a.jsonl", "class_names": "/home/me/names"}}
+    made["details"]["examples"] = {"unreadable": "/home/me/a.jsonl 00000001: a line that is no JSON"}
+    path.write_text(json.dumps(made))
+    content = metadata_json(open_token_directory(str(tmp_path / "tokens")), "webdataset")
+    assert b"/home/me" not in content
+    assert json.loads(content)["manifest"]["config"] == {"source": {"kind": "rar"}}
 
 
 def test_the_card_names_the_tokenizer_and_the_person_who_publishes(tmp_path, tokens, export):
