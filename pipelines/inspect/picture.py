@@ -21,6 +21,8 @@ def draw_rows(shards: ShardSet, rows: list[dict[str, Any]], tokenizer: str) -> b
     """
     from model.tokenizers import Reading, open_tokenizer
 
+    if not rows:
+        raise ShardError(f"{shards.path}: expected rows to draw, found none; leave --picture out")
     path = tokenizer or (shards.manifest.places.get("image_tokenizer", "") if shards.manifest else "")
     if not path:
         raise ConfigError(f"--picture: expected a tokenizer for {shards.path}, found none; add --tokenizer=FILE")

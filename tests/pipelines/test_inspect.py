@@ -286,6 +286,12 @@ def test_a_manifest_that_tells_no_reading_is_refused(tokens):
         draw_rows(found.shards, found.spread_rows, "")
 
 
+def test_a_picture_of_no_rows_is_refused(tmp_path):
+    found = inspect_shards(make_directory(tmp_path / "tokens", [0]), 1, False)
+    with pytest.raises(ShardError, match="tokens: expected rows to draw, found none; leave --picture out"):
+        draw_rows(found.shards, found.spread_rows, "")
+
+
 def test_the_command_prints_and_draws(tokens, tmp_path, image_file, capsys):
     shard = f"{tokens}/{read_manifest(tokens).shards[0].name}"
     picture = tmp_path / "rows.png"
