@@ -64,8 +64,7 @@ def size_category(num_rows: int) -> str:
 
 def feature_lines(metadata: ShardMetadata) -> list[str]:
     """Return the types of the columns, in the words of `datasets`, which its versions 3 to 5 read alike."""
-    tokens = "uint16" if metadata.codebook_size <= 1 << 16 else "uint32"
-    text_ids = "uint16" if metadata.text_vocabulary_size <= 1 << 16 else "uint32"
+    tokens, text_ids = metadata.token_type.__name__, metadata.text_type.__name__
     types = {
         "key": ["dtype: string"],
         "view": ["dtype: uint8"],

@@ -9,9 +9,9 @@ import json
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from parti_data.errors import ShardError
 from parti_data.storage import (
@@ -34,12 +34,22 @@ FORMAT_VERSION = 1
 _VERSIONED = ("parti", "numpy", "pillow", "pyarrow", "sentencepiece", "py3langid", "apache-beam", "torch")
 
 
+def _refuse_outside(name: str) -> str:
+    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+        raise ValueError(f"a file named {name[:80]!r}, which is no path below its directory")
+    return name
+
+
+NameInside = Annotated[str, AfterValidator(_refuse_outside)]
+"""A path from a directory on; who wrote it may be anyone, so never one that leads out of it."""
+
+
 class ShardRecord(BaseModel):
     """One file of a finished directory."""
 
-    name: str
-    rows: int
-    bytes: int
+    name: NameInside
+    rows: int = Field(ge=0)
+    bytes: int = Field(ge=0)
     sha256: str
 
 
@@ -60,6 +70,16 @@ class Manifest(Beginning):
     details: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     shards: list[ShardRecord] = Field(default_factory=list)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where source and tokenizers were, by name, as far as the manifest tells."""
+        places = self.details.get("places")
+        return (
+            {name: place for name, place in places.items() if isinstance(place, str)}
+            if isinstance(places, dict)
+            else {}
+        )
 
 
 class StageDirectory(NamedTuple):

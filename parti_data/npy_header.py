@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 MAGIC = b"\x93NUMPY"
 _HEADER = re.compile(
-    r"\{'descr': '([<>|]([fiub])(\d))', 'fortran_order': (True|False), "
+    r"\{'descr': '([<>|](?:[iu][1248]|f[248]|b1))', 'fortran_order': (True|False), "
     r"'shape': \(((?:\d{1,18}L?, ?){0,32}(?:\d{1,18}L?)?)\),? ?\}\s*"
 )
 """Numbers with a comma between them, always: without, digits may be divided in more ways than can be tried."""
@@ -52,5 +52,5 @@ def read_npy_header(file: BinaryIO) -> NpyHeader:
     found = _HEADER.fullmatch(header)
     if found is None:
         raise MalformedNpy(header)
-    shape = tuple(int(side) for side in re.findall(r"\d+", found[5]))
-    return NpyHeader(found[1], found[4] == "True", shape, file.tell())
+    shape = tuple(int(side) for side in re.findall(r"\d+", found[3]))
+    return NpyHeader(found[1], found[2] == "True", shape, file.tell())

@@ -5,6 +5,7 @@ Thrift's compact protocol, both as published by Apache.
 """
 
 from collections.abc import Iterator
+from operator import index
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import pyarrow.parquet as pq
@@ -50,10 +51,10 @@ def _read_page(path: str, file: BinaryIO, start: int, end: int) -> tuple[Page, i
     header = _Struct(file.read(min(_HEADER_BYTES, end - start)))
     try:
         fields = header.read()
-        size = fields[_COMPRESSED_SIZE]
-        kind: Kind = _KINDS.get(fields[_KIND], "other")
+        size = index(fields[_COMPRESSED_SIZE])
+        kind: Kind = _KINDS.get(index(fields[_KIND]), "other")
         own = next((fields[name], place) for name, place in _PAGE_ENCODING.items() if name in fields)
-        encoding = own[0][own[1]]
+        encoding = index(own[0][own[1]])
     except (IndexError, KeyError, StopIteration, TypeError):
         raise ShardError(f"{path}: expected a page at byte {start}, found other bytes; run tokenize again") from None
     if size < 0:

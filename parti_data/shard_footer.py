@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from parti_data.errors import ShardError
 from parti_data.storage import open_file
+from parti_data.token_shard import BROKEN, say_broken
 
 TOKENS = "image_tokens"
 
@@ -48,8 +49,8 @@ def read_footer(path: str) -> Footer:
         with open_file(path) as file:
             parquet = pq.ParquetFile(file)
             footer, schema = parquet.metadata, parquet.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path}: expected a Parquet file, found {error}; check the path") from None
+    except BROKEN as error:
+        raise ShardError(f"{path}: expected a Parquet file, found {say_broken(error)}; check the path") from None
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     columns = [
         _stored(footer.schema.column(number), [group.column(number) for group in groups])

@@ -16,6 +16,8 @@ STAGES = ("tokenize", "import_tokens")
 METADATA, ROW_GROUP = "metadata", "row_group_rows"
 """What such a stage's manifest has among its details."""
 _SHOWN_GROUPS = 8
+_MOST_GROUPS = 1 << 24
+"""Sixty-nine billion rows of ours; who claims more would fill the memory of whoever lists them."""
 
 
 class TokenDirectory(NamedTuple):
@@ -65,6 +67,11 @@ def open_token_directory(path: str) -> TokenDirectory:
         raise ShardError(
             f"{path}: expected a manifest with {ROW_GROUP} of at least 1, found {row_group_rows!r}; run "
             f"{manifest.stage} again"
+        )
+    if (num_groups := sum(-(-shard.rows // row_group_rows) for shard in manifest.shards)) > _MOST_GROUPS:
+        raise ShardError(
+            f"{path}: expected a manifest with at most {_MOST_GROUPS} row groups, found {num_groups}; write shards "
+            "with larger ones"
         )
     return TokenDirectory(path, manifest_digest(path), manifest, metadata, row_group_rows)
 

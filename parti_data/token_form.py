@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from parti_data.errors import ShardError
 from parti_data.parquet_pages import read_pages
 from parti_data.storage import open_file
-from parti_data.token_shard import BROKEN, TOKEN_ITEMS, ShardMetadata, token_encoding
+from parti_data.token_shard import BROKEN, TOKEN_ITEMS, ShardMetadata, say_broken, token_encoding
 
 
 def form_faults(path: str, metadata: ShardMetadata, row_group_rows: int) -> Iterator[str]:
@@ -16,7 +16,7 @@ def form_faults(path: str, metadata: ShardMetadata, row_group_rows: int) -> Iter
         with open_file(path) as file:
             footer = pq.ParquetFile(file).metadata
     except BROKEN as error:
-        yield f"expected a token shard, found {error}"
+        yield f"expected a token shard, found {say_broken(error)}"
         return
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     yield from _size_faults([group.num_rows for group in groups], row_group_rows)

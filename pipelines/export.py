@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, model_validator
 
 from parti_data.config import StageConfig, StrictModel
 from parti_data.dataset_card import FOLDER, SPLIT, CardText, ExportedShards, write_card
-from parti_data.errors import ShardError
+from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, record_shard, shard_name
 from parti_data.metrics import ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
@@ -58,7 +58,7 @@ class ExportConfig(StageConfig):
     def _refuse_what_does_not_go_with_the_format(self) -> Self:
         for name, kind in (("rows_per_tar", "webdataset"), ("card", "huggingface")):
             if self.format != kind and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} goes with format {kind}, not with {self.format}")
+                raise ConfigError(f"{name}: expected it with format {kind} alone, found {self.format}; leave it out")
         return self
 
 
@@ -219,10 +219,13 @@ def metadata_json(tokens: TokenDirectory, kind: Format) -> bytes:
     Of WebDataset tars it says too what their members are.
     """
     made = tokens.manifest.model_dump(mode="json")
-    made["details"].pop("places", None)
+    for name in ("places", "examples"):
+        made["details"].pop(name, None)
+    if isinstance(source := made["config"].get("source"), dict):  # of imported tokens
+        made["config"]["source"] = {"kind": source.get("kind")}
     content = {"metadata": tokens.metadata.model_dump(mode="json"), "manifest": made, "manifest_sha256": tokens.digest}
     if kind == "webdataset":
-        integers = "uint16" if tokens.metadata.codebook_size <= 1 << 16 else "uint32"
+        integers = tokens.metadata.token_type.__name__
         shape = ", ".join(str(size) for size in token_shape(tokens.metadata))
         content["members"] = {
             "npy": f"image tokens in raster order, {integers} ({shape})",

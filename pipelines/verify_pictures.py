@@ -80,16 +80,17 @@ def _open_maker(directory: TokenDirectory) -> Maker:
     manifest, places = directory.manifest, read_places(directory)
     try:
         reading = Reading.model_validate(manifest.details.get("tokenizer", {}))
+        execution = Execution.model_validate(manifest.config.get("execution", {}))
+        views = Views.model_validate(manifest.config.get("views", {}))
     except ValidationError as error:
         raise ShardError(
             f"{directory.path}: expected a manifest that tells how its tokenizer is read, found "
             f"{error.errors()[0]['msg']}"
         ) from None
     if manifest.stage == "tokenize":
-        execution = Execution.model_validate(manifest.config.get("execution", {}))
         pairs = PairDirectory(places["source"])
         opened = open_tokenizers(places["image_tokenizer"], places["text_tokenizer"], execution, reading)
-        return Maker(*opened, pairs, Views.model_validate(manifest.config.get("views", {})))
+        return Maker(*opened, pairs, views)
     if not places["image_tokenizer"]:
         raise TokenizerError("it was declared, and no file given")
     return Maker(open_tokenizer(places["image_tokenizer"], reading), None, None, Views())

@@ -57,17 +57,21 @@ def manifest_faults(directory: TokenDirectory) -> Iterator[str]:
     """Yield what the manifest states that does not fit together, and files that it does not know."""
     manifest, metadata = directory.manifest, directory.metadata
     tokenizers = {name: manifest.inputs.get(name) for name in ("image_tokenizer", "text_tokenizer")}
-    stated: dict[str, Any] = tokenizers | manifest.config.get("execution", {})
+    execution = manifest.config.get("execution", {})
+    stated: dict[str, Any] = tokenizers | (execution if isinstance(execution, dict) else {"execution": execution})
     for name, expected in stated.items():
-        if (found := getattr(metadata, name)) != expected:
+        if (found := metadata.model_dump().get(name)) != expected:
             yield f"{directory.path}: expected {name} {expected!r} as the run was configured, found {found!r}"
     rows = manifest.counts.get("rows")
     if rows != directory.num_rows:
         yield f"{directory.path}: expected {rows} rows as the manifest counts, found shards of {directory.num_rows}"
-    num_views = Views.model_validate(manifest.config.get("views", {})).num_views
     pairs = manifest.counts.get("pairs")
-    if pairs is not None and pairs * num_views != rows:
-        yield f"{directory.path}: expected {num_views} rows of each of {pairs} pairs, found {rows} rows"
+    try:
+        num_views = Views.model_validate(manifest.config.get("views", {})).num_views
+        if pairs is not None and pairs * num_views != rows:
+            yield f"{directory.path}: expected {num_views} rows of each of {pairs} pairs, found {rows} rows"
+    except ValidationError as error:
+        yield f"{directory.path}: expected a config that tells views, found {error.errors()[0]['msg']}"
     known = {shard.name for shard in directory.shards}
     for name in list_directory(directory.path):
         if name.endswith(".parquet") and name not in known:
@@ -211,8 +215,8 @@ def _open_text_tokenizer(directory: TokenDirectory, findings: Findings) -> TextT
 
 def read_places(directory: TokenDirectory) -> dict[str, str]:
     """Return where a directory's source and tokenizers were; raises ShardError where its manifest does not tell."""
-    places = directory.manifest.details.get("places")
-    if not isinstance(places, dict) or not all(isinstance(places.get(name), str) for name in _PLACES):
+    places = directory.manifest.places
+    if not places.keys() >= set(_PLACES):
         raise ShardError(f"{directory.path}: expected a manifest that tells the places of {_PLACES}, found none")
     return places
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from math import prod
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -49,6 +50,7 @@ _MIRRORED = {2: (False, True), 10: (False,) * 5 + (True,) * 5}
 """Which views are mirrored, by how many there are."""
 _FILES_AT_ONCE = 16
 """Files on their way from an object store, each some 30 ms."""
+_MOST_DIGITS = 15
 
 
 class Folder(NamedTuple):
@@ -112,12 +114,12 @@ class LlamaGenSource(StrictModel):
         captions = self._captions(part)
         codes = _read_each(join(part.path, name) for name in part.names)
         for name, tokens, texts in zip(part.names, codes, captions, strict=True):
-            views = tokens.size // tokens.shape[-1] if isinstance(tokens, np.ndarray) and tokens.size else 0
-            yield TokenizedImage(name.removesuffix(".npy"), tokens, texts, _MIRRORED.get(views, ()))
+            flipped = () if isinstance(tokens, Fault) else _MIRRORED.get(prod(tokens.shape[:-1]), ())
+            yield TokenizedImage(name.removesuffix(".npy"), tokens, texts, flipped)
 
     def _captions(self, part: TokenSlice) -> Iterator[list[str] | Fault | None]:
         if self.captions:
-            numbers = [int(stem) if (stem := _stem(name)).isdecimal() else -1 for name in part.names]
+            numbers = [_line_number(name) for name in part.names]
             found = _read_captions(self._captions_of(part.path), set(numbers), self.caption_key)
             missing = Fault(NO_CAPTION, "no line with a caption")
             yield from (found.get(number, missing) for number in numbers)
@@ -155,6 +157,12 @@ def _is_labels(folder: str) -> bool:
 def _stem(name: str) -> str:
     """Return a name up to the first dot, by which LlamaGen names the folder of a .jsonl."""
     return name.partition(".")[0]
+
+
+def _line_number(name: str) -> int:
+    """Return which line has the captions of a file, -1 where its name tells none that a file could have."""
+    stem = _stem(name)
+    return int(stem) if stem.isdecimal() and len(stem) <= _MOST_DIGITS else -1
 
 
 def _read_each(paths: Iterable[str]) -> Iterator[np.ndarray | Fault]:

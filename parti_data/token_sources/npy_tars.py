@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 
 from parti_data.config import StrictModel
 from parti_data.sources.listing import digest_splits, list_splits
+from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, open_tar
 from parti_data.sources.webdataset import index_members, member_captions, read_member
 from parti_data.token_sources.npy_tokens import read_npy_tokens
@@ -41,11 +42,10 @@ class NpyTarsSource(StrictModel):
     def slices(self, images_a_slice: int) -> Listing:
         """Return slices of about so many samples; raises SourceError.
 
-        Samples are counted in the first tar alone; the others are taken for as densely filled.
+        Samples are counted in the first tar that has any; the others are taken for as densely filled.
         """
         splits = list_splits(self.path, TAR_ENDINGS, "tar files")
-        with closing(open_tar(splits[0].path, self.max_tar_bytes)) as file:
-            density = len(index_members(file, splits[0].path)) / int(splits[0].marker[0])
+        density = next(filter(None, map(self._density, splits)), 0)
         parts = []
         for split in splits:
             num_samples = max(round(density * int(split.marker[0])), 1)
@@ -53,6 +53,11 @@ class NpyTarsSource(StrictModel):
             for first, end in pairwise(bounds):
                 parts.append(TokenSlice(split.path, first, end if end < num_samples else 0, end - first))
         return Listing(parts, digest_splits(splits))
+
+    def _density(self, split: SourceSplit) -> float:
+        """Return samples a byte of a tar."""
+        with closing(open_tar(split.path, self.max_tar_bytes)) as file:
+            return len(index_members(file, split.path)) / int(split.marker[0])
 
     def read(self, part: TokenSlice) -> Iterator[TokenizedImage]:
         """Yield the samples of a slice in the order of their first member."""

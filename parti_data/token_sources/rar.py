@@ -87,9 +87,16 @@ class RarSource(StrictModel):
         if not isinstance(codes, list):
             return Fault(NO_TOKENS, f"no list under {self.tokens_key!r}")
         try:
+            if _has_text(codes):  # as an array each of them would be as wide as the longest
+                return Fault(NOT_INTEGERS, "a list with text in it")
             return np.array(codes, None if codes else np.int64)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Fault(NOT_INTEGERS, "a list that is no array")
+
+
+def _has_text(codes: list) -> bool:
+    kinds = set(map(type, codes))
+    return str in kinds or (list in kinds and any(_has_text(part) for part in codes if isinstance(part, list)))
 
 
 class _Stretch:

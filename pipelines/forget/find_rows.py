@@ -30,6 +30,7 @@ from parti_data.progress import show_progress
 from parti_data.rules import Rules, judge_row
 from parti_data.storage import join, open_file
 from parti_data.token_directory import STAGES as TOKEN_STAGES
+from parti_data.token_shard import BROKEN, say_broken
 from pipelines.forget.chain import Chain, Stage
 from pipelines.forget.names import Names, match_addresses
 from pipelines.fragments import fragment_name, read_repeated
@@ -37,6 +38,7 @@ from pipelines.fragments import fragment_name, read_repeated
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where pyright sees none
 
 _GROUPS_AT_ONCE = 32
+_MAY_LACK = "attributes"
 _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: columns are small and far apart."""
 
@@ -180,10 +182,13 @@ def _read_groups(
     try:
         with open_file(path, block_size=_BLOCK_BYTES) as file:
             parquet = pq.ParquetFile(file)
+            needed = [name for name in columns if name != _MAY_LACK]
+            parquet.schema_arrow.empty_table().select(needed)  # raises KeyError, where reading would leave one out
             for first, groups in _runs(parquet.metadata, is_read):
                 yield first, parquet.read_row_groups(groups, columns=columns, use_threads=False)
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise ShardError(f"{path}: expected a Parquet file with rows, found {error}; run its stage again") from None
+    except (*BROKEN, KeyError) as error:
+        found = say_broken(error)
+        raise ShardError(f"{path}: expected a Parquet file with rows, found {found}; run its stage again") from None
 
 
 def _runs(footer: Any, is_read: Callable[[Any, range], bool]) -> Iterator[tuple[int, list[int]]]:

@@ -167,6 +167,7 @@ def warnings(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
     if len(sources) > _SHOWN:
         yield f"still in the source: {_say(len(sources) - _SHOWN, 'more file')}"
     yield from _outside(chain, changes)
+    yield from _imported(chain, changes)
     used = {change.stage.path for change in changes if _lost_kept(change)}
     by_themselves = [change.stage for change in changes if change.stage.path in used and change.stage.kind in _MODELS]
     after = [stage for stage in chain.after(used) if stage not in by_themselves]
@@ -183,11 +184,26 @@ def _outside(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
     """Yield the inputs of changed stages that lie elsewhere, where the rows stay."""
     for change in changes:
         stage = change.stage
-        place = stage.manifest.details.get("places", {}).get("source", "its source")
+        place = stage.manifest.places.get("source", "its source")
         if stage.kind in ("shard", "tokenize") and "source" not in chain.inputs_of(stage):
             yield f"left as it is: {place}, of which {stage.name} was made and which may still hold the rows"
         if stage.path == chain.directory:
             yield f"left as it is: what was made of {stage.name}, if anything was; give the directory above all of it"
+
+
+def _imported(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
+    """Yield the imports of tokens that lie in a changed stage or in what was made of one."""
+    changed = {change.stage.path for change in changes}
+    makers = [stage for stage in chain.stages if stage.path in changed] + chain.after(changed)
+    for stage in chain.stages:
+        source = stage.manifest.places.get("source", "") if stage.kind == "import_tokens" else ""
+        place = join(absolute(source), "") if source else ""
+        maker = next((maker.name for maker in makers if place.startswith(join(absolute(maker.path), ""))), "")
+        if maker:
+            yield (
+                f"left as it is: {stage.name}, import_tokens of {maker}, in which images have keys of their own; "
+                "forget them by those, or remove it"
+            )
 
 
 def _lost_kept(change: StageChange) -> bool:

@@ -5,7 +5,6 @@ What is compared here is read from the files; nothing of what wrote them is used
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any
 
@@ -20,12 +19,12 @@ from parti_data.ledger import DROPPED, FORGOTTEN
 from parti_data.manifest import ShardRecord
 from parti_data.progress import show_progress
 from parti_data.storage import join, on_disk, read_bytes, sha256_file
+from parti_data.threads import map_in_threads
 from pipelines.forget.find_rows import Keys, read_columns
 from pipelines.forget.rewrite import Audited, RowChange, audited, pair_members, read_groups, read_pixels
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported, where pyright sees none
 
-_THREADS = 4
 _AT_ONCE = 4096
 
 
@@ -44,8 +43,8 @@ def check_files(files: list[tuple[str, ShardRecord]], when: str) -> None:
                 "it back as it was, or make its directory anew, then forget"
             )
 
-    with ThreadPoolExecutor(_THREADS) as pool, show_progress("check files", len(files)) as bar:
-        for number, _ in enumerate(pool.map(check, files), 1):
+    with show_progress("check files", len(files)) as bar:
+        for number, _ in enumerate(map_in_threads(check, files), 1):
             bar.update(number, "files")
 
 

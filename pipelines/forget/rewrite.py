@@ -31,7 +31,7 @@ from parti_data.ledger import (
 from parti_data.sources.tar_headers import BoundedTarFile
 from parti_data.storage import on_disk, open_file, publish, publish_bytes, read_bytes
 from parti_data.tar_members import add_member
-from parti_data.token_shard import ShardMetadata, write_tables
+from parti_data.token_shard import BROKEN, ShardMetadata, say_broken, write_tables
 
 
 class RowChange(NamedTuple):
@@ -89,8 +89,9 @@ def read_groups(path: str) -> Iterator[tuple[int, pa.Table]]:
                 table = parquet.read_row_group(group, use_threads=False)
                 yield first, table
                 first += len(table)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path}: expected a Parquet file with rows, found {error}; run its stage again") from None
+    except BROKEN as error:
+        found = say_broken(error)
+        raise ShardError(f"{path}: expected a Parquet file with rows, found {found}; run its stage again") from None
 
 
 def _schema(path: str) -> pa.Schema:

@@ -6,11 +6,12 @@ the last stages before those that they read, so that no stage is taken for finis
 they come back last, in the order of the stages, when every file has its new digest.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from parti_data.manifest import BEGUN, FORGETTING, FORGETTING_FOLDER, MANIFEST, Manifest, ShardRecord
+from parti_data.errors import ShardError
+from parti_data.manifest import BEGUN, FORGETTING, FORGETTING_FOLDER, MANIFEST, Manifest, NameInside, ShardRecord
 from parti_data.quality import read_run_quality
 from parti_data.storage import (
     canonical_json,
@@ -35,11 +36,11 @@ NEW_BEGUN = "begun.new"
 class SwapStage(BaseModel):
     """What becomes of a stage's files."""
 
-    name: str
+    name: NameInside | Literal[""]
     """Of its folder in the directory that was given, empty for that itself."""
-    files: list[str]
+    files: list[NameInside]
     """That are replaced."""
-    scratch: list[str]
+    scratch: list[NameInside]
     """Folders that go."""
 
 
@@ -48,7 +49,7 @@ class Pledge(BaseModel):
 
     names: str
     stages: list[SwapStage]
-    reports: list[str]
+    reports: list[NameInside | Literal[""]]
     """Folders with a page, which may show what is forgotten."""
 
 
@@ -64,9 +65,17 @@ class Swapped(NamedTuple):
 
 
 def read_pledge(directory: str) -> Pledge | None:
-    """Return what an earlier run has promised and not finished, None where there is nothing."""
+    """Return what an earlier run has promised and not finished, None where there is nothing; raises ShardError."""
     path = join(directory, PLEDGE)
-    return Pledge.model_validate_json(read_bytes(path)) if is_file(path) else None
+    if not is_file(path):
+        return None
+    try:
+        return Pledge.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise ShardError(
+            f"{path}: expected what forget is to do yet, found {error.errors()[0]['msg']}; nothing was changed: get "
+            "the directory from where it is whole"
+        ) from None
 
 
 def make_pledge(directory: str, pledge: Pledge) -> None:

@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from parti_data.captions import clean_caption
 from parti_data.contact_sheet import Cell, Layout, draw_contact_sheet
-from parti_data.errors import ConfigError, TokenizerError
+from parti_data.errors import ConfigError, ShardError, TokenizerError
 from pipelines.inspect.shard_set import ShardSet
 
 _LAYOUT = Layout(pictures=1, lines=4)
@@ -20,11 +21,18 @@ def draw_rows(shards: ShardSet, rows: list[dict[str, Any]], tokenizer: str) -> b
     """
     from model.tokenizers import Reading, open_tokenizer
 
-    details = shards.manifest.details if shards.manifest else {}
-    path = tokenizer or details.get("places", {}).get("image_tokenizer", "")
+    if not rows:
+        raise ShardError(f"{shards.path}: expected rows to draw, found none; leave --picture out")
+    path = tokenizer or (shards.manifest.places.get("image_tokenizer", "") if shards.manifest else "")
     if not path:
         raise ConfigError(f"--picture: expected a tokenizer for {shards.path}, found none; add --tokenizer=FILE")
-    opened = open_tokenizer(path, Reading(**details.get("tokenizer", {})))
+    try:
+        reading = Reading.model_validate(shards.manifest.details.get("tokenizer", {}) if shards.manifest else {})
+    except ValidationError as error:
+        raise ShardError(
+            f"{shards.path}: expected a manifest that tells how its tokenizer is read, found {error.errors()[0]['msg']}"
+        ) from None
+    opened = open_tokenizer(path, reading)
     expected = shards.metadata.image_tokenizer
     if opened.fingerprint != expected:
         raise TokenizerError(

@@ -139,3 +139,23 @@ def test_shard_names_sort_as_their_numbers():
     names = [shard_name("tokens", number, 42, "parquet") for number in range(42)]
     assert names[7] == "tokens-00007-of-00042.parquet"
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/passwd", "", ".", "a//b", "a\0b", "s3://bucket/a"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path, name):
+    finished(tmp_path)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    content["shards"][0]["name"] = name
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ShardError, match="found Value error, a file named .*, which is no path below its directory"):
+        read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("field", ["rows", "bytes"])
+def test_a_manifest_that_counts_less_than_nothing_is_refused(tmp_path, field):
+    finished(tmp_path)
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    content["shards"][0][field] = -1
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ShardError, match="expected a manifest, found Input should be greater than or equal to 0"):
+        read_manifest(str(tmp_path))

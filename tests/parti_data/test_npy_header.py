@@ -31,6 +31,7 @@ def test_a_size_is_told_however_large():
         (npy_bytes(np.array([{}], object)), "'descr': '|O'"),
         (npy_bytes(np.zeros(2, [("a", "<i4")])), "'descr': [('a', '<i4')]"),
         (npy_bytes(np.array(["text"])), "'descr': '<U4'"),
+        (npy_claiming("(1,)", b"\0" * 3).replace(b"<i8", b"<i3"), "'descr': '<i3'"),
         (b"\x80\x04N.", r"\x80\x04N."),
         (b"\x93NUMPY\1\0", "the end of the file"),
         (b"", ""),

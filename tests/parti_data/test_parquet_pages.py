@@ -61,3 +61,21 @@ def test_other_bytes_are_refused_and_nothing_else_happens(tmp_path):
     path.write_bytes(whole[:10])
     with pytest.raises(ShardError, match="expected a page at byte 4, found other bytes; run tokenize again"):
         list(read_pages(str(path), column))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x15\x00\x15\x00\x18\x00\x2c\x15\x00\x15\x00\x00\x00",  # a size that is text
+        b"\x15\x00\x15\x00\x15\x08\x2c\x15\x00\x1c\x00\x00\x00",  # an encoding that is a struct
+        b"\x1c\x00\x15\x00\x15\x08\x2c\x15\x00\x15\x00\x00\x00",  # a kind that is one
+    ],
+)
+def test_numbers_of_other_types_are_refused(tmp_path, header):
+    path = tmp_path / "t"
+    column = write(path)
+    content = bytearray(path.read_bytes())
+    content[4 : 4 + len(header)] = header
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="expected a page at byte 4, found other bytes; run tokenize again"):
+        list(read_pages(str(path), column))

@@ -15,7 +15,7 @@ from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import Beginning, StageDirectory, begin, read_manifest, record_shard
 from parti_data.token_directory import open_token_directory, read_rows
 from parti_data.token_shard import ShardMetadata, TokenRow, read_metadata, to_table, write_token_shard
-from pipelines.export import ExportConfig, export_tokens, plan_files
+from pipelines.export import ExportConfig, export_tokens, metadata_json, plan_files
 from pipelines.verify import verify
 
 
@@ -209,6 +209,17 @@ def test_nothing_of_what_made_the_tokens_is_lost_but_this_machines_paths(kind, d
     assert tokens not in text
 
 
+def test_places_that_imported_tokens_came_from_are_left_out(tmp_path):
+    path = Path(make_directory(tmp_path / "tokens", [3]), "manifest.json")
+    made = json.loads(path.read_text())
+    made["config"] = {"source": {"kind": "rar", "path": "/home/me/a.jsonl", "class_names": "/home/me/names"}}
+    made["details"]["examples"] = {"unreadable": "/home/me/a.jsonl 00000001: a line that is no JSON"}
+    path.write_text(json.dumps(made))
+    content = metadata_json(open_token_directory(str(tmp_path / "tokens")), "webdataset")
+    assert b"/home/me" not in content
+    assert json.loads(content)["manifest"]["config"] == {"source": {"kind": "rar"}}
+
+
 def test_the_card_names_the_tokenizer_and_the_person_who_publishes(tmp_path, tokens, export):
     output = export(tokens, tmp_path / "out", "huggingface", card={"title": 'My "tokens"', "license": "cc-by-4.0"})
     card = Path(output, "README.md").read_text()
@@ -250,7 +261,8 @@ def test_what_does_not_go_with_the_format_is_refused():
         ("rows_per_tar=5", "huggingface", "webdataset"),
         ("card.title=x", "webdataset", "huggingface"),
     ):
-        message = f"{option[:4]}.* goes with format {other}, not with {kind}"
+        name = option.partition("=")[0].partition(".")[0]
+        message = f"^{name}: expected it with format {other} alone, found {kind}; leave it out"
         with pytest.raises(ConfigError, match=message):
             ExportConfig.load(None, ["source=a", "output=b", f"format={kind}", option])
 

@@ -324,6 +324,27 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
     assert manifest_digest(str(runs / "prior")) == prior
 
 
+def test_imports_of_an_export_are_told(runs, kept):
+    from parti_data.manifest import Beginning, StageDirectory
+
+    digest = manifest_digest(str(runs / "tokens"))
+    for name, stage, inputs, source in (
+        ("tars", "export", {"source": digest}, ""),
+        ("again", "import_tokens", {}, f"{runs}/tars/*.tar"),
+        ("others", "import_tokens", {}, f"{runs}/tars_of_others"),
+    ):
+        beginning = Beginning(stage=stage, config={}, inputs=inputs)
+        StageDirectory(str(runs / name), beginning).finish([], {}, {"places": {"source": source}})
+    lines: list[str] = []
+    forget(str(runs), by_key(kept[0].key), lines.append, Options(dry_run=True))
+    told = [line for line in lines if line.startswith("left as it is")]
+    assert told == [
+        "left as it is: again, import_tokens of tars, in which images have keys of their own; forget them by those, or "
+        "remove it",
+        "left as it is: tars, export of what was made with the rows; remove it or make it anew",
+    ]
+
+
 def test_the_command_writes_the_page_anew(runs, kept, capsys):
     page = runs / "report.html"
     page.write_text("old")

@@ -15,9 +15,10 @@ from parti_data.errors import ShardError
 from parti_data.images import image_key, to_png
 from parti_data.ledger import LedgerRow, read_ledger, write_ledger, write_measures
 from parti_data.manifest import Beginning, StageDirectory, manifest_digest, read_manifest, record_shard
+from parti_data.shard_footer import read_footer
 from parti_data.storage import publish_bytes
 from pipelines.forget import forget, prove, read_names, rewrite
-from pipelines.forget.find_rows import Keys
+from pipelines.forget.find_rows import Keys, read_columns
 from pipelines.forget.rewrite import RowChange, drop_captions, regroup
 
 EMPTY = LedgerRow("", "s", "", "kept", "", "", "", [], 1, 1, 1, "PNG", "", {}, {}, "", 0, 0)
@@ -285,3 +286,12 @@ def test_grey_is_as_large_as_the_picture(tmp_path):
     (tmp_path / "old.png").write_bytes(to_png(np.zeros((5, 9, 3), np.uint8)))
     rewrite.blank_picture(f"{tmp_path}/old.png", f"{tmp_path}/new.png")
     assert rewrite.read_pixels(f"{tmp_path}/new.png").shape == (5, 9, 3)
+
+
+def test_a_file_without_a_column_that_is_read_is_refused(tmp_path):
+    pq.write_table(pa.table({"kez": ["a"]}), tmp_path / "t.parquet")
+    with pytest.raises(ShardError, match='t.parquet: expected a Parquet file with rows, found \'Field "key" does not'):
+        list(read_columns(f"{tmp_path}/t.parquet", ["key", "attributes"]))
+    (tmp_path / "t.parquet").write_bytes(b"PAR1" * 9)
+    with pytest.raises(ShardError, match="t.parquet: expected a Parquet file, found .*; check the path"):
+        read_footer(f"{tmp_path}/t.parquet")

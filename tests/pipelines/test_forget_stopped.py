@@ -1,5 +1,6 @@
 """Forgetting that is stopped at any moment: never read as good, and done by the same command."""
 
+import json
 import multiprocessing
 import runpy
 import shutil
@@ -162,3 +163,14 @@ def test_another_run_in_the_directory_is_refused(setup, tmp_path, name, contents
     ):
         forget(str(runs), by_key(*setup.keys), silent)
     assert contents(runs) == contents(setup.before)
+
+
+@pytest.mark.parametrize("stage", [{"name": ".."}, {"files": ["../kept"]}, {"scratch": ["../kept"]}, {"scratch": "x"}])
+def test_a_pledge_that_leads_elsewhere_is_refused_and_nothing_removed(tmp_path, stage):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "runs").mkdir()
+    pledge = {"names": "0", "stages": [{"name": "", "files": [], "scratch": []} | stage], "reports": []}
+    (tmp_path / "runs" / PLEDGE).write_text(json.dumps(pledge))
+    with pytest.raises(ShardError, match="expected what forget is to do yet, found .*; nothing was changed: get the"):
+        forget(str(tmp_path / "runs"), by_key("0" * 32), silent)
+    assert (tmp_path / "kept").is_dir()

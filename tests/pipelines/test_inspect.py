@@ -278,6 +278,20 @@ def test_another_tokenizer_or_none_is_refused(tokens, tmp_path, make_image_file)
         draw_rows(alone.shards, alone.spread_rows, "")
 
 
+def test_a_manifest_that_tells_no_reading_is_refused(tokens):
+    found = inspect_shards(tokens, 1, False)
+    assert found.shards.manifest
+    found.shards.manifest.details["tokenizer"] = {"luck": 1}
+    with pytest.raises(ShardError, match="expected a manifest that tells how its tokenizer is read, found Extra inp"):
+        draw_rows(found.shards, found.spread_rows, "")
+
+
+def test_a_picture_of_no_rows_is_refused(tmp_path):
+    found = inspect_shards(make_directory(tmp_path / "tokens", [0]), 1, False)
+    with pytest.raises(ShardError, match="tokens: expected rows to draw, found none; leave --picture out"):
+        draw_rows(found.shards, found.spread_rows, "")
+
+
 def test_the_command_prints_and_draws(tokens, tmp_path, image_file, capsys):
     shard = f"{tokens}/{read_manifest(tokens).shards[0].name}"
     picture = tmp_path / "rows.png"

@@ -21,6 +21,7 @@ from spoiled_tokens import (
 
 from parti_data.errors import ShardError
 from parti_data.manifest import read_manifest
+from parti_data.storage import digest_json
 from parti_data.token_directory import open_token_directory
 from parti_data.token_shard import order_hash, read_metadata, read_row_group
 from pipelines.verify import verify
@@ -305,3 +306,35 @@ def test_what_an_import_keeps_of_its_shards_is_checked(imported, kept):
 def test_what_is_wrong_with_imported_tokens_is_found(imported):
     rewrite(imported, lambda table, metadata: (with_tokens(table, codes_of(table) + 64), metadata))
     assert "expected image tokens from 0 to 63" in faults_of(imported)[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        ({"views": {"kind": 3}}, "expected a config that tells views, found Input should be 'center'"),
+        ({"views": None}, "expected a config that tells views, found Input should be"),
+        ({"execution": 1.5}, "expected execution 1.5 as the run was configured, found None"),
+        ({"execution": {"luck": 1}}, "expected luck 1 as the run was configured, found None"),
+    ],
+)
+def test_a_config_that_is_none_is_a_fault(copy, config, fault):
+    def change(manifest: dict) -> None:
+        manifest["config"].update(config)
+        manifest["details"]["metadata"]["config_digest"] = digest_json(manifest["config"])
+
+    edit_manifest(copy, change)
+    assert fault in "\n".join(faults_of(copy))
+
+
+@pytest.mark.parametrize("places", [None, 3, "../x", {"source": 3}])
+def test_places_that_are_none_are_told_to_be_missing(copy, places):
+    edit_manifest(copy, lambda manifest: manifest["details"].update(places=places))
+    assert "expected a manifest that tells the places of" in verify(str(copy), 0)[-1]
+
+
+def test_a_manifest_that_claims_more_rows_than_can_be_listed_is_refused(copy):
+    edit_manifest(copy, lambda manifest: manifest["shards"][0].update(rows=10**12))
+    with pytest.raises(
+        ShardError, match="expected a manifest with at most 16777216 row groups, found 244140627; write"
+    ):
+        open_token_directory(str(copy))

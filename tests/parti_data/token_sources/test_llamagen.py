@@ -103,6 +103,15 @@ def test_hostile_files_are_faults_and_their_neighbours_are_read(tmp_path):
     assert len(details) == 4
 
 
+def test_an_array_without_a_side_and_a_name_of_many_digits_are_met(tmp_path):
+    path, captions = write_llamagen_texts(tmp_path, "00", TOKENS[:1], [["zero"]])
+    (tmp_path / "codes/00/1.npy").write_bytes(npy_bytes(np.array(7)))
+    (tmp_path / f"codes/00/{'9' * 40}.npy").write_bytes(npy_bytes(TOKENS[1]))
+    _, alone, far = read(source(path, captions=captions))
+    assert alone.tokens.shape == ()  # type: ignore[union-attr]
+    assert far.captions == Fault("no_caption", "no line with a caption")
+
+
 def test_no_folders_are_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none", tmp_path / "*"):
         with pytest.raises(SourceError, match="expected folders of .npy files, found none; check source.path"):

@@ -33,6 +33,15 @@ def test_slices_hold_every_sample_once_however_wrong_the_guess(tmp_path, images_
     assert [image.captions for image in images[15:]] == [[caption] for caption in CAPTIONS[15:]]
 
 
+def test_an_empty_tar_does_not_make_one_slice_of_the_others(tmp_path):
+    write_tar(tmp_path / "a.tar", [])
+    write_npy_tar(tmp_path / "b.tar", TOKENS, CAPTIONS)
+    listing = source(tmp_path).slices(10)
+    assert len(listing.slices) > 3
+    assert listing.num_images > 20
+    assert len(read(source(tmp_path), 10)) == 50
+
+
 def test_members_come_in_any_order_and_captions_in_json(tmp_path):
     write_tar(
         tmp_path / "a.tar",

@@ -63,6 +63,11 @@ def test_captions_are_names_of_classes_or_stand_in_the_line(tmp_path):
 HOSTILE = {
     b'{"tokens": [1, 2.5]}': Fault("not_integers", "tokens of type float64"),
     b'{"tokens": [1, [2]]}': Fault("not_integers", "a list that is no array"),
+    b'{"tokens": ["' + b"1" * 2_000_000 + b'"' + b', ""' * 500_000 + b"]}": Fault(
+        "not_integers", "a list with text in it"
+    ),
+    b'{"tokens": [[1], ["2"]]}': Fault("not_integers", "a list with text in it"),
+    b'{"tokens": ' + b"[" * 700 + b"]" * 700 + b"}": Fault("not_integers", "a list that is no array"),
     b'{"tokens": {"1": 2}}': Fault("no_tokens", "no list under 'tokens'"),
     b'{"class_id": 3}': Fault("no_tokens", "no list under 'tokens'"),
     b"[1, 2]": Fault("unreadable", "a line that is no JSON object"),
