@@ -1,10 +1,10 @@
 """From all captions of rows to one padded array of text ids: which caption is taken, and how it is cut."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from parti_data.config import StrictModel
 from parti_data.keyed_random import stream_key, uniform
@@ -27,6 +27,12 @@ class TextReading(StrictModel):
     bpe_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of merges that are left out at random, anew each epoch; with `tokenizer` alone. 0.1 in BPE-dropout.
     Source: Provilkov et al., BPE-Dropout (2020), section 5."""
+
+    @model_validator(mode="after")
+    def _refuse_dropout_of_ids(self) -> Self:
+        if self.bpe_dropout and not self.tokenizer:
+            raise ValueError("bpe_dropout goes with tokenizer: ids of the shards are whole")
+        return self
 
 
 class ChosenText(NamedTuple):

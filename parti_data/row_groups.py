@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from parti_data.caption_ids import CaptionChoice
-from parti_data.errors import ShardError
+from parti_data.errors import ShardError, StorageError
 from parti_data.row_order import Lane
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
@@ -29,6 +29,8 @@ NAMES = ("key", "source", "source_key", "caption")
 """Columns of `RowSlots.names`."""
 _COLUMNS = ["key", "source", "source_key", "view", "flipped", "box", "captions", "text_ids"]
 _TOKENS = "image_tokens"
+_MISREAD = (*BROKEN, ValueError)
+"""What a damaged row group raises: ValueError where it has other numbers of rows than the footer says."""
 
 
 class Group(NamedTuple):
@@ -154,7 +156,12 @@ class RowGroupReader:
         Waits until it is decoded; raises ShardError where its shard cannot be read.
         """
         held = self._held[epoch, number, part]
-        held.decoding.result()
+        try:
+            held.decoding.result()
+        except StorageError:  # which may pass
+            del self._held[epoch, number, part]
+            self._let_go(held, len(held.slots))
+            raise
         return self._addresses(held.ends, held.slots)
 
     def _let_go(self, held: _Held, count: int) -> None:
@@ -195,14 +202,14 @@ class RowGroupReader:
     def _read_twice(self, job: _Job) -> None:
         """Read a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
         group = self.groups[job.group]
-        with self._files.open(group.shard) as file, suppress(*BROKEN):
+        with self._files.open(group.shard) as file, suppress(*_MISREAD):
             self._read(file, job)
             return
         self._checked.discard(job.group)
         with self._files.open(group.shard, is_anew=True) as file:
             try:
                 self._read(file, job)
-            except BROKEN as error:
+            except _MISREAD as error:
                 raise ShardError(
                     f"{self.path(job.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
                     "stage again"
@@ -228,6 +235,11 @@ class RowGroupReader:
 
     def _keep(self, table: pa.Table, job: _Job) -> None:
         column = {name: table.column(name).combine_chunks() for name in table.column_names}
+        if not np.array_equal(*(np.diff(column[name].offsets.to_numpy()) for name in ("captions", "text_ids"))):
+            raise ShardError(
+                f"{self.path(job.group)}: expected text ids for each caption, found others in row group "
+                f"{self.groups[job.group].number}; run its stage into a new directory"
+            )
         first = int(self.group_starts[job.group])
         text = self._choice.choose(column["captions"], column["text_ids"], job.epoch, first)
         names = np.empty((len(table), len(NAMES)), object)

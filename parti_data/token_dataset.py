@@ -8,7 +8,7 @@ are the same for any number of ranks and threads, and resuming is starting at a 
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -75,7 +75,9 @@ class TokenDataset:
     ):
         weights = {source: 1.0} if isinstance(source, str) else dict(source)
         self.path = " + ".join(weights)
-        if batch_size % world_size or not 0 <= rank < world_size:
+        if exhausted not in get_args(Exhausted):
+            raise ShardError(f"{self.path}: expected for exhausted one of {get_args(Exhausted)}, found {exhausted!r}")
+        if min(batch_size, world_size) < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ShardError(
                 f"{self.path}: expected a batch size that {world_size} ranks share evenly and a rank below that, found "
                 f"{batch_size} and {rank}; change batch_size"
@@ -162,10 +164,14 @@ class TokenDataset:
                     f"{self.path}: expected a state with {name} {mine[name]}, found {state.get(name)}; "
                     "resume with what the run was begun with"
                 )
+        if not isinstance(state.get("step"), int) or state["step"] < 0:
+            raise ShardError(f"{self.path}: expected a state with a step from 0 on, found {state.get('step')!r}")
         self.step = state["step"]
 
     def batch(self, step: int) -> TokenBatch:
         """Return this rank's slice of global batch number `step`."""
+        if step < 0:
+            raise ShardError(f"{self.path}: expected a step from 0 on, found {step}")
         first = step * self.batch_size
         return self._gather(step, np.arange(first + self._share.residue, first + self.batch_size, self._share.modulus))
 

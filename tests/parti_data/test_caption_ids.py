@@ -110,3 +110,8 @@ def test_bpe_dropout_draws_as_sentencepiece_does(text_file):
     apart = Counter(len(tokenizer.encode_with_dropout(caption, 0.999, number)) for number in range(10))
     assert max(apart) == len(caption) + 2  # a mark before the first word, and END
     assert tokenizer.encode_with_dropout(caption, 1e-9, 0) == tokenizer.encode(caption)
+
+
+def test_dropout_without_a_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="bpe_dropout goes with tokenizer: ids of the shards are whole"):
+        TextReading(bpe_dropout=0.1)

@@ -243,7 +243,21 @@ def test_the_state_of_another_order_is_refused(path):
         dataset.load_state_dict(state)
 
 
-@pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(10, 0, 4), (8, 4, 4), (8, -1, 4)])
+@pytest.mark.parametrize("step", [-1, None, "3"])
+def test_a_state_without_a_step_is_refused(path, step):
+    dataset = TokenDataset(path, 16)
+    with pytest.raises(ShardError, match=f"expected a state with a step from 0 on, found {step!r}"):
+        dataset.load_state_dict(dataset.state_dict() | {"step": step})
+
+
+def test_steps_before_the_first_and_other_ends_are_refused(path):
+    with pytest.raises(ShardError, match="expected a step from 0 on, found -1"):
+        TokenDataset(path, 16).batch(-1)
+    with pytest.raises(ShardError, match=r"expected for exhausted one of \('repeat', .*\), found 'never'"):
+        TokenDataset(path, 16, exhausted="never")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch_size", "rank", "world_size"), [(10, 0, 4), (8, 4, 4), (8, -1, 4), (0, 0, 4)])
 def test_ranks_that_do_not_share_a_batch_are_refused(path, batch_size, rank, world_size):
     with pytest.raises(
         ShardError, match=f"expected a batch size that 4 ranks share evenly .*found {batch_size} and {rank}"
@@ -320,7 +334,7 @@ def test_steps_far_apart_are_what_they_are_in_order(path, mixing):
     """Row groups that are being decoded for what is skipped must not write where others lie."""
     whole = take(TokenDataset(path, 8), 120)
     dataset = TokenDataset(path, 8, reading=ShardReading(decode_threads=4))
-    for step in np.random.default_rng(0).integers(120, size=150).tolist():
+    for step in np.random.default_rng(0).integers(120, size=40).tolist():
         assert_equal([dataset.batch(step)], [whole[step]])
 
 
@@ -429,15 +443,32 @@ def test_a_page_that_is_damaged_after_it_was_hashed_is_found(tmp_path, monkeypat
         take(TokenDataset(path, 16), 10)
 
 
-def test_a_store_that_cannot_be_reached_is_no_bad_shard(tmp_path, monkeypatch):
+def test_a_store_that_cannot_be_reached_is_no_bad_shard_and_is_asked_again(tmp_path, monkeypatch):
     path = write_dataset(f"{tmp_path}/d", [METADATA])
 
     def fail(*_: object) -> None:
         raise StorageError("s3://bucket: expected to read it, found none")
 
-    monkeypatch.setattr("parti_data.shard_files.ShardFiles.open", fail)
-    with pytest.raises(StorageError):
-        TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")).batch(0)
+    dataset = TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip"))
+    with monkeypatch.context() as patch:
+        patch.setattr("parti_data.shard_files.ShardFiles.open", fail)
+        with pytest.raises(StorageError):
+            dataset.batch(0)
+    for _ in range(100):  # each row group that failed says so once
+        try:
+            found = dataset.batch(0)
+            break
+        except StorageError:
+            continue
+    assert_equal([found], [TokenDataset(path, 16).batch(0)])
+
+
+def test_a_shard_with_other_numbers_of_captions_and_text_ids_is_refused(tmp_path, monkeypatch):
+    broken = make_row(0)._replace(captions=["one", "two"], text_ids=[[5, 2]])
+    monkeypatch.setattr(f"{__name__}.make_row", lambda number: broken)
+    path = write_dataset(f"{tmp_path}/d", [METADATA], 1)
+    with pytest.raises(ShardError, match="expected text ids for each caption, found others in row group 0; run its st"):
+        TokenDataset(path, 1).batch(0)
 
 
 def test_a_dataset_is_read_from_an_object_store(path, s3, tmp_path, monkeypatch):
