@@ -26,7 +26,7 @@ where a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
 BUFFER_BYTES = 1 << 18
 """A column is read so much at a time; whole, its bytes would take 7 MB in each thread."""
 NAMES = ("key", "source", "source_key", "caption")
-"""Columns of `RowSlots.names`."""
+"""What is text of a row; the last is the caption that was chosen."""
 _COLUMNS = ["key", "source", "source_key", "view", "flipped", "box", "captions", "text_ids"]
 _TOKENS = "image_tokens"
 _MISREAD = (*BROKEN, ValueError)
@@ -49,8 +49,6 @@ class RowSlots(NamedTuple):
     """uint16 or uint32 (N, I)."""
     numbers: np.ndarray
     """int32 (N, 6): view, flipped, the four of box."""
-    names: np.ndarray
-    """str (N, 4), of type object: key, source, source_key, the caption that was chosen."""
     lines: np.ndarray
     """uint16 or uint32 (N, 1 + T): how many ids the caption has, then the first of them, padded."""
 
@@ -72,6 +70,15 @@ class Memory(NamedTuple):
     """Rows of a slot, as many as the largest piece has."""
 
 
+class PartNames(NamedTuple):
+    """The texts of a part. They stay together, so that freeing them goes through memory in order."""
+
+    names: np.ndarray
+    """str (rows of the row group, 4), of type object, by `NAMES`."""
+    rows: np.ndarray
+    """Which row of the row group each rank is, int64 (N,)."""
+
+
 class _Held(NamedTuple):
     """A part of which some pieces are in memory, or will be."""
 
@@ -79,7 +86,7 @@ class _Held(NamedTuple):
     """The rank with which each piece begins, and the one behind the last."""
     slots: list[int]
     """Of its last pieces; those before have passed."""
-    decoding: Future[None]
+    decoding: Future[PartNames]
 
     @property
     def first_piece(self) -> int:
@@ -121,7 +128,6 @@ class RowGroupReader:
         self.slots = RowSlots(
             np.empty((rows, metadata.num_tokens), metadata.token_type),
             np.empty((rows, 6), np.int32),
-            np.empty((rows, len(NAMES)), object),
             np.empty((rows, 1 + choice.length), metadata.text_type),
         )
         self._free = list(range(memory.num_slots))
@@ -150,19 +156,19 @@ class RowGroupReader:
                 decoding = self._pool.submit(self._decode, lane, part, epoch, self._addresses(ends, slots))
                 self._held[name] = _Held(ends, slots, decoding)
 
-    def addresses(self, epoch: int, number: int, part: int) -> np.ndarray:
-        """Return where in the slots each row of a wanted part lies, by its rank, int64 (N,); -1 for what has passed.
+    def get(self, epoch: int, number: int, part: int) -> tuple[np.ndarray, PartNames]:
+        """Return where in the slots each row of a wanted part lies, by its rank, int64 (N,), and the part's texts.
 
-        Waits until it is decoded; raises ShardError where its shard cannot be read.
+        The place of what has passed is -1. Waits until it is decoded; raises ShardError where its shard cannot be read.
         """
         held = self._held[epoch, number, part]
         try:
-            held.decoding.result()
+            names = held.decoding.result()
         except StorageError:  # which may pass
             del self._held[epoch, number, part]
             self._let_go(held, len(held.slots))
             raise
-        return self._addresses(held.ends, held.slots)
+        return self._addresses(held.ends, held.slots), names
 
     def _let_go(self, held: _Held, count: int) -> None:
         """Give back the slots of so many pieces, to which nobody writes any more."""
@@ -186,36 +192,34 @@ class RowGroupReader:
         kept = np.repeat(begins, np.diff(ends)[passed:]) + np.arange(ends[passed], ends[-1])
         return np.concatenate([np.full(ends[passed], -1), kept])
 
-    def _decode(self, lane: Lane, part: int, epoch: int, addresses: np.ndarray) -> None:
+    def _decode(self, lane: Lane, part: int, epoch: int, addresses: np.ndarray) -> PartNames:
         group = int(lane.groups[part])
-        shard, rows = self.groups[group].shard, self.groups[group].rows
+        shard, rows = self.groups[group].shard, lane.rows(part)
         if shard not in self._broken:
-            to = np.full(rows, -1)
-            to[lane.rows(part)] = addresses
+            to = np.full(self.groups[group].rows, -1)
+            to[rows] = addresses
             try:
-                self._read_twice(_Job(group, epoch, to))
+                return PartNames(self._read_twice(_Job(group, epoch, to)), rows)
             except ShardError as error:
                 self._broken[shard] = error
-        if shard in self._broken:
-            raise self._broken[shard]
+        raise self._broken[shard]
 
-    def _read_twice(self, job: _Job) -> None:
-        """Read a row group; where it is damaged, from a copy that is hashed, and perhaps fetched, anew."""
+    def _read_twice(self, job: _Job) -> np.ndarray:
+        """Read a row group and return its texts; where it is damaged, from a copy that is hashed or fetched anew."""
         group = self.groups[job.group]
         with self._files.open(group.shard) as file, suppress(*_MISREAD):
-            self._read(file, job)
-            return
+            return self._read(file, job)
         self._checked.discard(job.group)
         with self._files.open(group.shard, is_anew=True) as file:
             try:
-                self._read(file, job)
+                return self._read(file, job)
             except _MISREAD as error:
                 raise ShardError(
                     f"{self.path(job.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
                     "stage again"
                 ) from None
 
-    def _read(self, file: BinaryIO, job: _Job) -> None:
+    def _read(self, file: BinaryIO, job: _Job) -> np.ndarray:
         group = self.groups[job.group]
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
         is_first = job.group not in self._checked
@@ -230,10 +234,11 @@ class RowGroupReader:
                 tokens = batch.column(_TOKENS).flatten().to_numpy().reshape(len(batch), -1)
                 _put(self.slots.image_tokens, job.to[start : start + len(batch)], tokens)
                 others.append(batch.select(_COLUMNS))
-        self._keep(pa.Table.from_batches(others), job)
+        names = self._keep(pa.Table.from_batches(others), job)
         self._checked.add(job.group)
+        return names
 
-    def _keep(self, table: pa.Table, job: _Job) -> None:
+    def _keep(self, table: pa.Table, job: _Job) -> np.ndarray:
         column = {name: table.column(name).combine_chunks() for name in table.column_names}
         if not np.array_equal(*(np.diff(column[name].offsets.to_numpy()) for name in ("captions", "text_ids"))):
             raise ShardError(
@@ -250,8 +255,9 @@ class RowGroupReader:
         for index, name in enumerate(("view", "flipped")):
             numbers[:, index] = column[name].to_numpy(zero_copy_only=False)
         numbers[:, 2:] = column["box"].flatten().to_numpy().reshape(-1, 4)
-        for slots, rows in zip(self.slots[1:], (numbers, names, text.lines), strict=True):
-            _put(slots, job.to, rows)
+        _put(self.slots.numbers, job.to, numbers)
+        _put(self.slots.lines, job.to, text.lines)
+        return names
 
 
 def _put(slots: np.ndarray, to: np.ndarray, rows: np.ndarray) -> None:

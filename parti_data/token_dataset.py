@@ -16,7 +16,7 @@ from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading
 from parti_data.errors import ShardError
 from parti_data.keyed_random import draw, stream_key
 from parti_data.mixture import BLOCK, Mixture
-from parti_data.row_groups import RowSlots
+from parti_data.row_groups import NAMES, RowSlots
 from parti_data.storage import digest_json
 from parti_data.token_directory import TokenDirectory, open_token_directory
 from parti_data.token_rows import Drawn, ShardReading, Share, TokenRows
@@ -249,19 +249,21 @@ class _Opened(NamedTuple):
 class _Rows(NamedTuple):
     """The arrays of a batch while they are filled."""
 
+    names: np.ndarray
     image_tokens: np.ndarray
     numbers: np.ndarray
-    names: np.ndarray
     lines: np.ndarray
 
     @classmethod
     def make(cls, size: int, slots: RowSlots) -> "_Rows":
         """Return arrays for so many rows, otherwise like those of the slots."""
-        return cls(*(np.empty((size, *array.shape[1:]), array.dtype) for array in slots))
+        arrays = [np.empty((size, *array.shape[1:]), array.dtype) for array in slots]
+        return cls(np.empty((size, len(NAMES)), object), *arrays)
 
     def take(self, where: np.ndarray, drawn: Drawn) -> None:
         """Put the drawn rows where they belong."""
-        for mine, theirs in zip(self, drawn.slots, strict=True):
+        self.names[where] = drawn.names
+        for mine, theirs in zip(self[1:], drawn.slots, strict=True):
             if len(where) == len(mine):
                 np.take(theirs, drawn.places, 0, mine, "clip")  # clip: without a copy
             else:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from parti_data.caption_ids import CaptionChoice
 from parti_data.config import StrictModel
 from parti_data.errors import ShardError
-from parti_data.row_groups import Memory, RowGroupReader, RowSlots, Wanted, list_groups
+from parti_data.row_groups import NAMES, Memory, RowGroupReader, RowSlots, Wanted, list_groups
 from parti_data.row_order import EpochOrder, choose_window
 from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
@@ -43,6 +43,8 @@ class Drawn(NamedTuple):
     slots: RowSlots
     places: np.ndarray
     """Where in the slots each row lies, int64 (N,)."""
+    names: np.ndarray
+    """The texts of each row, str (N, 4), of type object, by `NAMES`."""
     missing: np.ndarray
     """The positions, beside these, whose rows cannot be read, int64."""
 
@@ -57,6 +59,8 @@ class _Round(NamedTuple):
     end: int
     addresses: np.ndarray
     """Where in the slots each of its rows lies, in the order in which they are drawn; -1 where it cannot be read."""
+    names: np.ndarray
+    """Their texts."""
 
 
 class TokenRows:
@@ -99,12 +103,13 @@ class TokenRows:
             reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
             end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
             within = positions[start:end] - epoch * self.num_rows
-            addresses = np.empty(len(within), np.int64)
+            addresses, names = np.empty(len(within), np.int64), np.empty((len(within), len(NAMES)), object)
             for lane, round_ in self._rounds.items():
                 here = within % count == lane
-                addresses[here] = round_.addresses[within[here] // count - round_.start]
+                drawn = within[here] // count - round_.start
+                addresses[here], names[here] = round_.addresses[drawn], round_.names[drawn]
             asked, is_there = np.arange(start, end), addresses >= 0
-            yield Drawn(asked[is_there], self._reader.slots, addresses[is_there], asked[~is_there])
+            yield Drawn(asked[is_there], self._reader.slots, addresses[is_there], names[is_there], asked[~is_there])
             start = end
 
     @property
@@ -171,16 +176,18 @@ class TokenRows:
         """Return a round of a lane once its rows are in memory."""
         lane = self._order(epoch).lanes[number]
         drawn = lane.draws(round_)
-        addresses = np.full(len(drawn.parts), -1)
+        addresses, names = np.full(len(drawn.parts), -1), np.empty((len(drawn.parts), len(NAMES)), object)
         for part in lane.parts_of(round_):
             here = drawn.parts == part
             try:
-                addresses[here] = self._reader.addresses(epoch, number, part)[drawn.ranks[here]]
+                places, texts = self._reader.get(epoch, number, part)
+                ranks = drawn.ranks[here]
+                addresses[here], names[here] = places[ranks], texts.names[texts.rows[ranks]]
             except ShardError as error:
                 if self._reading.on_bad_shard == "raise":
                     raise
                 self.skipped[self._reader.path(int(lane.groups[part]))] = str(error)
-        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), addresses)
+        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), addresses, names)
 
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:

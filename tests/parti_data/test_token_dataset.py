@@ -320,7 +320,7 @@ def test_no_more_is_held_than_there_is_memory_for_and_what_was_drawn_makes_room(
     dataset = TokenDataset(path, 8)
     (rows,) = dataset._opened.rows
     num_slots = (4 + 1 + 2) * 4  # four row groups in the window and one a thread beside it, in four pieces each
-    assert len(rows.slots.names) == num_slots * -(-GROUP_ROWS // 4)
+    assert len(rows.slots.numbers) == num_slots * -(-GROUP_ROWS // 4)
     most_held = 0
     for batch in islice(dataset, 40):
         assert batch.keys
