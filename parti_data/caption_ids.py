@@ -4,6 +4,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from parti_data.config import StrictModel
@@ -58,7 +59,7 @@ class CaptionChoice:
         chosen = starts[:-1] + choose_captions(counts, luck, self._weights)
         bare = counts == 0
         chosen[bare] = 0
-        texts = captions.values.take(pa.array(chosen, mask=bare)).fill_null("").to_numpy(zero_copy_only=False)
+        texts = pc.fill_null(pc.take(captions.values, pa.array(chosen, mask=bare)), "").to_numpy(zero_copy_only=False)
         lists = text_ids.values
         line_starts = lists.offsets.to_numpy()
         if not len(lists):
