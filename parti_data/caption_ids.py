@@ -74,11 +74,11 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
     What is cut ends with END; a line without ids is END alone, which stands for no text.
     """
     kept = np.minimum(sizes, length)
-    firsts = np.cumsum(kept) - kept
-    within = np.arange(kept.sum()) - np.repeat(firsts, kept)
     lines = np.full((len(starts), 1 + length), PAD, ids.dtype)
     lines[:, 0] = np.minimum(sizes, _MAX_LENGTH)
-    lines[np.repeat(np.arange(len(starts)), kept), 1 + within] = ids[np.repeat(starts, kept) + within]
+    each, firsts = np.arange(kept.sum()), np.cumsum(kept) - kept
+    places = np.arange(len(starts)) * (1 + length) + 1 - firsts
+    lines.ravel()[np.repeat(places, kept) + each] = ids[np.repeat(starts - firsts, kept) + each]
     lines[sizes > length, length] = END
     lines[sizes == 0, :2] = 1, END
     return lines
