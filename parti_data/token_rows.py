@@ -48,6 +48,10 @@ class Drawn(NamedTuple):
     missing: np.ndarray
     """The positions, beside these, whose rows cannot be read, int64."""
 
+    def only(self, which: np.ndarray) -> "Drawn":
+        """Return some of the rows, bool (N,)."""
+        return self._replace(asked=self.asked[which], places=self.places[which], names=self.names[which])
+
 
 class _Round(NamedTuple):
     """A round of a lane that rows are drawn from now."""
@@ -106,10 +110,11 @@ class TokenRows:
             addresses, names = np.empty(len(within), np.int64), np.empty((len(within), len(NAMES)), object)
             for lane, round_ in self._rounds.items():
                 here = within % count == lane
-                drawn = within[here] // count - round_.start
-                addresses[here], names[here] = round_.addresses[drawn], round_.names[drawn]
+                draws = within[here] // count - round_.start
+                addresses[here], names[here] = round_.addresses[draws], round_.names[draws]
             asked, is_there = np.arange(start, end), addresses >= 0
-            yield Drawn(asked[is_there], self._reader.slots, addresses[is_there], names[is_there], asked[~is_there])
+            drawn = Drawn(asked, self._reader.slots, addresses, names, asked[~is_there])
+            yield drawn if is_there.all() else drawn.only(is_there)
             start = end
 
     @property
@@ -151,17 +156,18 @@ class TokenRows:
     def _read_ahead(self, epoch: int, numbers: dict[int, int]) -> None:
         """Have read what these rounds of an epoch's lanes and those behind them need, as far as there is room."""
         order, later = self._order(epoch), self._order(epoch + 1)
+        most = self._num_slots // self._window.groups  # parts of which no piece has passed
         coming = []
         for number, current in numbers.items():
             lane = order.lanes[number]
-            for part in range(current, min(current + lane.window + self._num_slots, len(lane.groups))):
+            for part in range(current, min(current + lane.window + most, len(lane.groups))):
                 need = int(lane.starts[max(part - lane.window + 1, 0)])
                 coming.append((need, Wanted(epoch, number, part, lane.first_piece(part, current))))
         step = gcd(self._window.lanes, self._share.modulus)
         first = (self._share.residue - (epoch + 1) * self.num_rows) % step
         for number in range(first, self._window.lanes, step):
             lane = later.lanes[number]
-            for part in range(min(self._num_slots, len(lane.groups))):
+            for part in range(min(most, len(lane.groups))):
                 need = int(lane.starts[max(part - lane.window + 1, 0)])
                 coming.append((self.num_rows + need, Wanted(epoch + 1, number, part, 0)))
         wanted, room = [], self._num_slots
