@@ -17,8 +17,9 @@ from parti_data.token_dataset import TokenBatch, TokenDataset
 class TokenBatches(IterableDataset):
     """The batches of a `TokenDataset` in order, for a DataLoader with `batch_size=None`; n workers take turns.
 
-    Its threads decode without worker processes; take some only where what follows is heavy. `state_dict` and `load_state_dict` are what StatefulDataLoader asks each worker for; without
-    it the dataset's own state does, for any number of workers.
+    Its threads decode without worker processes; take some only where what follows is heavy. `state_dict` and
+    `load_state_dict` are what StatefulDataLoader asks each worker for; without it the dataset's own state does, for any
+    number of workers.
     """
 
     def __init__(self, dataset: TokenDataset):
