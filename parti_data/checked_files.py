@@ -49,13 +49,10 @@ class CheckedFiles:
 
         Its size is compared each time, its SHA-256 where there is no marker, or `is_anew`.
         """
-        with _naming(path):
-            file = _open_at_once(path)
-            try:
-                self._check(file, path, shard, is_anew)
-            except BaseException:
-                file.close()
-                raise
+        with _naming(path), ExitStack() as closing:
+            file = closing.enter_context(_open_at_once(path))
+            self._check(file, path, shard, is_anew)
+            closing.pop_all()
             return file
 
     def remember(self, file: BinaryIO, path: str, shard: ShardRecord) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -86,14 +87,13 @@ class _Source:
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, none at the end."""
-        try:
+        with ExitStack() as closing:
+            closing.callback(self.close)
             if self._file is None:
                 self._file = open_file(self._path, cache_type="none")
             self._file.seek(self.place)
             block = self._file.read(size)
-        except BaseException:
-            self.close()
-            raise
+            closing.pop_all()
         self.place += len(block)
         return block
 

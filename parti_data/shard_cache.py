@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -87,15 +87,14 @@ class ShardCache:
             yield part
 
     def _keep(self, part: BinaryIO, kept: Path, shard: ShardRecord) -> BinaryIO:
-        file = _open_as(kept, f"/dev/fd/{part.fileno()}")  # by number: whatever becomes of the name
-        try:
+        with ExitStack() as closing:
+            place = f"/dev/fd/{part.fileno()}"  # by number: whatever becomes of the name
+            file = closing.enter_context(_open_as(kept, place))
             with suppress(FileNotFoundError), _locked(self._folder):  # else who counts might miss it under both names
                 os.replace(part.name, kept)
             self._checked.remember(file, str(kept), shard)
-        except BaseException:
-            file.close()
-            raise
-        return file
+            closing.pop_all()
+            return file
 
     def _reserve(self, path: str, size: int, part: BinaryIO) -> None:
         """Give a file its size once there is room for it, for which the least recently opened shards go."""
