@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -31,6 +32,8 @@ _MARKS = ("md5Hash", "ETag", "etag", "blob_id")
 """What storages call the mark of a file's content: GCS, S3 and HTTP, Azure, Hugging Face."""
 _CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
 _STOPPED: dict[str, ShardError] = {}
+_BEGINNING = threading.RLock()
+"""Held while a file is begun. A signal's handler may take it from the very thread that holds it."""
 _NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -309,10 +312,16 @@ def _publish_local(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
+def begin_no_file() -> None:
+    """Have no thread of this process begin another file on disk; those that try wait for its end."""
+    _BEGINNING.acquire()
+
+
 def _open_aside(path: Path) -> BinaryIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
+        with _BEGINNING:
+            return path.open("wb")
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise

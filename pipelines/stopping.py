@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from parti_data.claim import give_back_leases
-from parti_data.storage import is_local, sweep
+from parti_data.storage import begin_no_file, is_local, sweep
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
@@ -30,6 +30,7 @@ def stop_in_one_line(directory: str) -> Iterator[None]:
         for again in _STOPS:
             signal.signal(again, signal.SIG_IGN)
         threading.excepthook = lambda _: None  # threads that find their files gone have nothing to tell
+        begin_no_file()
         _sweep_all(directory)
         give_back_leases()
         line = "stopped; run the same command again to go on, what is finished is kept\n"

@@ -1,6 +1,8 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -235,3 +237,24 @@ def test_files_at_the_root_of_a_storage_have_sizes():
     assert storage.file_sizes(["memory://parti-root-a", "memory://parti-root-b"]) == [12, 12]
     for name in ("parti-root-a", "parti-root-b"):
         storage.remove(f"memory://{name}")
+
+
+WRITES_UNTIL_IT_ENDS = """
+import os, sys, threading, time
+from parti_data.storage import begin_no_file, publish_bytes, sweep
+def write(path):
+    while True:
+        publish_bytes(path, b"whole")
+for name in "ab":
+    threading.Thread(target=write, args=[f"{sys.argv[1]}/{name}"], daemon=True).start()
+time.sleep(0.2)
+begin_no_file()
+sweep(sys.argv[1])
+time.sleep(0.2)
+os._exit(0)
+"""
+
+
+def test_a_process_that_begins_no_more_files_leaves_none_half_written_whatever_its_threads_do(tmp_path, contents):
+    subprocess.run([sys.executable, "-c", WRITES_UNTIL_IT_ENDS, tmp_path], check=True, cwd=Path(__file__).parents[2])
+    assert contents(tmp_path) == {"a": b"whole", "b": b"whole"}

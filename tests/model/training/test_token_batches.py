@@ -30,12 +30,13 @@ def assert_equal(found: list, expected: list[TokenBatch]) -> None:
             np.testing.assert_array_equal(tensor.numpy(), getattr(theirs, name))
 
 
-@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (1, "fork"), (2, "fork"), (2, "spawn")])
-def test_a_data_loader_gives_the_batches_in_order_whatever_its_workers(tokens, whole, num_workers, start):
-    dataset = make(tokens)
+@pytest.mark.parametrize(("num_workers", "start"), [(0, None), (1, "fork"), (2, "fork"), (1, "spawn")])
+def test_a_data_loader_gives_the_batches_in_order_to_the_last_whatever_its_workers(tokens, whole, num_workers, start):
+    dataset = make(tokens, exhausted="stop_at_first")
     dataset.batch(0)  # threads of this process do not reach a worker
     loader = DataLoader(TokenBatches(dataset), batch_size=None, num_workers=num_workers, multiprocessing_context=start)
-    assert_equal(list(islice(loader, 12)), whole[:12])
+    # to the last: where torch ends a spawned worker that is still sending, that one may abort
+    assert_equal(list(loader), whole[: len(dataset)])
 
 
 def test_a_data_loader_goes_on_from_the_dataset_s_state_with_other_workers(tokens, whole):
@@ -43,12 +44,6 @@ def test_a_data_loader_goes_on_from_the_dataset_s_state_with_other_workers(token
     dataset.load_state_dict(make(tokens).state_dict() | {"step": 5})
     loader = DataLoader(TokenBatches(dataset), batch_size=None, num_workers=2)
     assert_equal(list(islice(loader, 6)), whole[5:11])
-
-
-def test_a_finite_dataset_ends_under_a_data_loader(tokens, whole):
-    dataset = make(tokens, exhausted="stop_at_first")
-    loader = DataLoader(TokenBatches(dataset), batch_size=None, num_workers=2)
-    assert_equal(list(loader), whole[: len(dataset)])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
