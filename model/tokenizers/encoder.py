@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.one_dnn import pack
 from model.tokenizers.execution import Execution
 from model.tokenizers.network import TokenizerNetwork
-from model.tokenizers.openvino_encoder import OpenVinoEncoder, import_openvino
+from model.tokenizers.openvino_encoder import OpenVinoEncoder, can_bfloat16, import_openvino
 from parti_data.errors import TokenizerError
 
 Encoder = Callable[[Tensor], Tensor]
@@ -49,13 +49,18 @@ class LatentsOf(nn.Module):
 
 
 def refuse_missing(execution: Execution) -> None:
-    """Raise TokenizerError where this machine lacks what an execution needs: a GPU, or its library."""
+    """Raise TokenizerError where this machine lacks what an execution needs: a GPU, a library, a processor's bf16."""
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError(
             "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
         )
     if execution.backend == "openvino":
         import_openvino()
+        if execution.precision == "bfloat16" and not can_bfloat16():
+            raise TokenizerError(
+                "execution.precision=bfloat16: expected a processor that OpenVINO can do bfloat16 on, found one where "
+                "it takes float32; set precision=float32 or backend=torch"
+            )
 
 
 def make_encoder(network: TokenizerNetwork, execution: Execution) -> Encoder:

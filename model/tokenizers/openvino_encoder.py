@@ -34,6 +34,11 @@ def import_openvino() -> Any:
     return openvino
 
 
+def can_bfloat16() -> bool:
+    """Whether OpenVINO works in bfloat16 on this processor; where not, it takes float32 and does not say so."""
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoEncoder:
     """Calls a module, of one tensor and one result in float32, by OpenVINO; raises TokenizerError where it is missing.
 

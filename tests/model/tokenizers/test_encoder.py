@@ -9,17 +9,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.tokenizers import RECORD, Execution, ImageTokenizer
-from model.tokenizers.encoder import make_encoder
+from model.tokenizers import RECORD, Execution, ImageTokenizer, encoder
+from model.tokenizers.encoder import make_encoder, refuse_missing
 from model.tokenizers.families.convolutional import ConvolutionalShape
 from model.tokenizers.families.vqgan import VQGAN, Autoencoder, Use
 from model.tokenizers.network import TokenizerNetwork
+from model.tokenizers.openvino_encoder import can_bfloat16
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGAN, ViTVQGANShape
 from parti_data.errors import TokenizerError
 
 BF16 = Execution(precision="bfloat16")
 OPENVINO = Execution(backend="openvino")
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
+needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
+needs_openvino_bf16 = pytest.mark.skipif(
+    not (HAS_OPENVINO and can_bfloat16()), reason="openvino cannot do bfloat16 on this processor"
+)
 
 
 def vit() -> ViTVQGAN:
@@ -119,8 +124,15 @@ def test_openvino_that_is_not_there_is_refused(network, monkeypatch):
         ImageTokenizer(network, OPENVINO)
 
 
+@needs_openvino
+def test_openvino_on_a_processor_without_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr(encoder, "can_bfloat16", lambda: False)
+    with pytest.raises(TokenizerError, match=r"bfloat16: expected a processor that OpenVINO can do"):
+        refuse_missing(Execution(backend="openvino", precision="bfloat16"))
+
+
 @pytest.mark.parametrize(
-    "execution", [BF16, pytest.param(Execution(backend="openvino", precision="bfloat16"), marks=needs_openvino)]
+    "execution", [BF16, pytest.param(Execution(backend="openvino", precision="bfloat16"), marks=needs_openvino_bf16)]
 )
 def test_bf16_is_used_for_the_encoder_and_never_for_the_quantizer(network, images, execution, monkeypatch):
     seen: list[Tensor] = []
