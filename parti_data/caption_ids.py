@@ -1,5 +1,6 @@
 """From all captions of rows to one padded array of text ids: which caption is taken, and how it is cut."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
@@ -39,8 +40,7 @@ class TextReading(StrictModel):
 class ChosenText(NamedTuple):
     """One caption of each of some rows."""
 
-    captions: np.ndarray
-    """str (N,), of type object."""
+    captions: pa.StringArray
     lines: np.ndarray
     """uint16 or uint32 (N, 1 + T): how many ids the caption has, then the first of them, padded."""
 
@@ -59,7 +59,7 @@ class CaptionChoice:
         chosen = starts[:-1] + choose_captions(counts, luck, self._weights)
         bare = counts == 0
         chosen[bare] = 0
-        texts = pc.fill_null(pc.take(captions.values, pa.array(chosen, mask=bare)), "").to_numpy(zero_copy_only=False)
+        texts = pc.fill_null(pc.take(captions.values, pa.array(chosen, mask=bare)), "")
         lists = text_ids.values
         line_starts = lists.offsets.to_numpy()
         if not len(lists):
@@ -108,7 +108,7 @@ class CaptionTokenizer:
         self._dropout, self._length = text.bpe_dropout, text.length
         self.vocabulary_size, self.fingerprint = self._tokenizer.vocabulary_size, self._tokenizer.fingerprint
 
-    def lines(self, captions: list[str], numbers: np.ndarray) -> np.ndarray:
+    def lines(self, captions: Iterable[str], numbers: np.ndarray) -> np.ndarray:
         """Return (C, 1 + T) as `pad_lines` does; `numbers`, uint64 (C,), decide what is left out of each caption."""
         if self._dropout:
             ids = [

@@ -25,9 +25,10 @@ DECODED_ROWS = 256
 where a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
 BUFFER_BYTES = 1 << 18
 """A column is read so much at a time; whole, its bytes would take 7 MB in each thread."""
-NAMES = ("key", "source", "source_key", "caption")
-"""What is text of a row; the last is the caption that was chosen."""
-_COLUMNS = ["key", "source", "source_key", "view", "flipped", "box", "captions", "text_ids"]
+_TEXTS = ["key", "source", "source_key"]
+CAPTION = "caption"
+"""The name of the captions that were chosen among the texts of rows; the others have their columns' names."""
+_COLUMNS = [*_TEXTS, "view", "flipped", "box", "captions", "text_ids"]
 _TOKENS = "image_tokens"
 _MISREAD = (*BROKEN, ValueError)
 """What a damaged row group raises: ValueError where it has other numbers of rows than the footer says."""
@@ -70,11 +71,11 @@ class Memory(NamedTuple):
     """Rows of a slot, as many as the largest piece has."""
 
 
-class PartNames(NamedTuple):
-    """The texts of a part. They stay together, so that freeing them goes through memory in order."""
+class PartTexts(NamedTuple):
+    """The texts of a part."""
 
-    names: np.ndarray
-    """str (rows of the row group, 4), of type object, by `NAMES`."""
+    table: pa.RecordBatch
+    """Those of its row group."""
     rows: np.ndarray
     """Which row of the row group each rank is, int64 (N,)."""
 
@@ -86,7 +87,7 @@ class _Held(NamedTuple):
     """The rank with which each piece begins, and the one behind the last."""
     slots: list[int]
     """Of its last pieces; those before have passed."""
-    decoding: Future[PartNames]
+    decoding: Future[PartTexts]
 
     @property
     def first_piece(self) -> int:
@@ -156,19 +157,19 @@ class RowGroupReader:
                 decoding = self._pool.submit(self._decode, lane, part, epoch, self._addresses(ends, slots))
                 self._held[name] = _Held(ends, slots, decoding)
 
-    def get(self, epoch: int, number: int, part: int) -> tuple[np.ndarray, PartNames]:
+    def get(self, epoch: int, number: int, part: int) -> tuple[np.ndarray, PartTexts]:
         """Return where in the slots each row of a wanted part lies, by its rank, int64 (N,), and the part's texts.
 
         The place of what has passed is -1. Waits until it is decoded; raises ShardError where its shard cannot be read.
         """
         held = self._held[epoch, number, part]
         try:
-            names = held.decoding.result()
+            texts = held.decoding.result()
         except StorageError:  # which may pass
             del self._held[epoch, number, part]
             self._let_go(held, len(held.slots))
             raise
-        return self._addresses(held.ends, held.slots), names
+        return self._addresses(held.ends, held.slots), texts
 
     def _let_go(self, held: _Held, count: int) -> None:
         """Give back the slots of so many pieces, to which nobody writes any more."""
@@ -192,19 +193,19 @@ class RowGroupReader:
         kept = np.repeat(begins, np.diff(ends)[passed:]) + np.arange(ends[passed], ends[-1])
         return np.concatenate([np.full(ends[passed], -1), kept])
 
-    def _decode(self, lane: Lane, part: int, epoch: int, addresses: np.ndarray) -> PartNames:
+    def _decode(self, lane: Lane, part: int, epoch: int, addresses: np.ndarray) -> PartTexts:
         group = int(lane.groups[part])
         shard, rows = self.groups[group].shard, lane.rows(part)
         if shard not in self._broken:
             to = np.full(self.groups[group].rows, -1)
             to[rows] = addresses
             try:
-                return PartNames(self._read_twice(_Job(group, epoch, to)), rows)
+                return PartTexts(self._read_twice(_Job(group, epoch, to)), rows)
             except ShardError as error:
                 self._broken[shard] = error
         raise self._broken[shard]
 
-    def _read_twice(self, job: _Job) -> np.ndarray:
+    def _read_twice(self, job: _Job) -> pa.RecordBatch:
         """Read a row group and return its texts; where it is damaged, from a copy that is hashed or fetched anew."""
         group = self.groups[job.group]
         with self._files.open(group.shard) as file, suppress(*_MISREAD):
@@ -219,7 +220,7 @@ class RowGroupReader:
                     "stage again"
                 ) from None
 
-    def _read(self, file: BinaryIO, job: _Job) -> np.ndarray:
+    def _read(self, file: BinaryIO, job: _Job) -> pa.RecordBatch:
         group = self.groups[job.group]
         native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
         is_first = job.group not in self._checked
@@ -234,11 +235,14 @@ class RowGroupReader:
                 tokens = batch.column(_TOKENS).flatten().to_numpy().reshape(len(batch), -1)
                 _put(self.slots.image_tokens, job.to[start : start + len(batch)], tokens)
                 others.append(batch.select(_COLUMNS))
-        names = self._keep(pa.Table.from_batches(others), job)
+        table = pa.Table.from_batches(others)
+        if is_first:
+            table.validate(full=True)  # that texts are UTF-8
+        texts = self._keep(table, job)
         self._checked.add(job.group)
-        return names
+        return texts
 
-    def _keep(self, table: pa.Table, job: _Job) -> np.ndarray:
+    def _keep(self, table: pa.Table, job: _Job) -> pa.RecordBatch:
         column = {name: table.column(name).combine_chunks() for name in table.column_names}
         if not np.array_equal(*(np.diff(column[name].offsets.to_numpy()) for name in ("captions", "text_ids"))):
             raise ShardError(
@@ -247,17 +251,13 @@ class RowGroupReader:
             )
         first = int(self.group_starts[job.group])
         text = self._choice.choose(column["captions"], column["text_ids"], job.epoch, first)
-        names = np.empty((len(table), len(NAMES)), object)
-        for index, name in enumerate(NAMES[:3]):
-            names[:, index] = column[name].to_numpy(zero_copy_only=False)
-        names[:, 3] = text.captions
         numbers = np.empty((len(table), 6), np.int32)
         for index, name in enumerate(("view", "flipped")):
             numbers[:, index] = column[name].to_numpy(zero_copy_only=False)
         numbers[:, 2:] = column["box"].flatten().to_numpy().reshape(-1, 4)
         _put(self.slots.numbers, job.to, numbers)
         _put(self.slots.lines, job.to, text.lines)
-        return names
+        return pa.RecordBatch.from_arrays([*(column[name] for name in _TEXTS), text.captions], [*_TEXTS, CAPTION])
 
 
 def _put(slots: np.ndarray, to: np.ndarray, rows: np.ndarray) -> None:

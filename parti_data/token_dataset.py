@@ -16,7 +16,8 @@ from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading
 from parti_data.errors import ShardError
 from parti_data.keyed_random import draw, stream_key
 from parti_data.mixture import BLOCK, Mixture
-from parti_data.row_groups import NAMES, RowSlots
+from parti_data.row_groups import CAPTION, RowSlots
+from parti_data.row_texts import TextPlaces, Texts
 from parti_data.storage import digest_json
 from parti_data.token_directory import TokenDirectory, open_token_directory
 from parti_data.token_rows import Drawn, ShardReading, Share, TokenRows
@@ -32,14 +33,14 @@ class TokenBatch(NamedTuple):
     """One rank's slice of a global batch: B rows."""
 
     step: int
-    keys: list[str]
+    keys: Texts
     views: np.ndarray
     """int32 (B,)."""
     flipped: np.ndarray
     """bool (B,)."""
     boxes: np.ndarray
     """int32 (B, 4): x, y, width, height in source pixels."""
-    captions: list[str]
+    captions: Texts
     """The one of each row that was taken."""
     text_ids: np.ndarray
     """uint16 (B, T), uint32 for vocabularies beyond 65,536; padded with PAD."""
@@ -49,8 +50,8 @@ class TokenBatch(NamedTuple):
     """Rows whose caption had more ids than T may be."""
     image_tokens: np.ndarray
     """uint16 (B, I), uint32 for codebooks beyond 65,536."""
-    sources: list[str]
-    source_keys: list[str]
+    sources: Texts
+    source_keys: Texts
 
 
 class TokenDataset:
@@ -233,7 +234,7 @@ class TokenDataset:
             self.skipped_rows += len(gone)
         if self._tokenizer:
             luck = draw(positions, stream_key(self.seed, _DROPOUT))
-            return rows.batch(step, self._text, self._tokenizer.lines(rows.names[:, 3].tolist(), luck))
+            return rows.batch(step, self._text, self._tokenizer.lines(rows.texts.column(CAPTION), luck))
         return rows.batch(step, self._text, rows.lines)
 
 
@@ -249,7 +250,7 @@ class _Opened(NamedTuple):
 class _Rows(NamedTuple):
     """The arrays of a batch while they are filled."""
 
-    names: np.ndarray
+    texts: TextPlaces
     image_tokens: np.ndarray
     numbers: np.ndarray
     lines: np.ndarray
@@ -258,24 +259,26 @@ class _Rows(NamedTuple):
     def make(cls, size: int, slots: RowSlots) -> "_Rows":
         """Return arrays for so many rows, otherwise like those of the slots."""
         arrays = [np.empty((size, *array.shape[1:]), array.dtype) for array in slots]
-        return cls(np.empty((size, len(NAMES)), object), *arrays)
+        return cls(TextPlaces([], np.empty((size, 2), np.int64)), *arrays)
 
     def take(self, where: np.ndarray, drawn: Drawn) -> None:
         """Put the drawn rows where they belong."""
-        self.names[where] = drawn.names
+        self.texts.numbers[where] = drawn.places[:, 1:] + (len(self.texts.tables), 0)
+        self.texts.tables.extend(drawn.tables)
+        addresses = drawn.places[:, 0].copy()
         for mine, theirs in zip(self[1:], drawn.slots, strict=True):
             if len(where) == len(mine):
-                np.take(theirs, drawn.places, 0, mine, "clip")  # clip: without a copy
+                np.take(theirs, addresses, 0, mine, "clip")  # clip: without a copy
             else:
-                mine[where] = theirs[drawn.places]
+                mine[where] = theirs[addresses]
 
     def replace(self, missing: np.ndarray, path: str) -> None:
         """Put others of the rows where some are missing; raises ShardError where all are."""
-        good = np.setdiff1d(np.arange(len(self.names)), missing)
+        good = np.setdiff1d(np.arange(len(self.lines)), missing)
         if not len(good):
             raise ShardError(f"{path}: expected some rows of a batch that can be read, found none; run parti verify")
         others = np.resize(good, len(missing))
-        for array in self:
+        for array in (self.texts.numbers, *self[1:]):
             array[missing] = array[others]
 
     def batch(self, step: int, text: TextReading, lines: np.ndarray) -> TokenBatch:
@@ -283,12 +286,12 @@ class _Rows(NamedTuple):
         lengths = np.minimum(lines[:, 0], text.length).astype(np.int32)
         width = text.length if text.pad_to == "length" else max(int(lengths.max()), 1)
         text_ids = lines[:, 1 : 1 + width].copy()
-        keys, sources, source_keys, captions = self.names.T.tolist()
+        text_of = self.texts.column
         return TokenBatch(
-            step=step, keys=keys, views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
-            boxes=self.numbers[:, 2:6], captions=captions, text_ids=text_ids, text_lengths=lengths,
-            num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens, sources=sources,
-            source_keys=source_keys,
+            step=step, keys=text_of("key"), views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
+            boxes=self.numbers[:, 2:6], captions=text_of(CAPTION), text_ids=text_ids, text_lengths=lengths,
+            num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens, sources=text_of("source"),
+            source_keys=text_of("source_key"),
         )  # fmt: skip
 
 

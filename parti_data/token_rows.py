@@ -5,12 +5,13 @@ from math import gcd
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, PositiveInt
 
 from parti_data.caption_ids import CaptionChoice
 from parti_data.config import StrictModel
 from parti_data.errors import ShardError
-from parti_data.row_groups import NAMES, Memory, RowGroupReader, RowSlots, Wanted, list_groups
+from parti_data.row_groups import Memory, RowGroupReader, RowSlots, Wanted, list_groups
 from parti_data.row_order import EpochOrder, choose_window
 from parti_data.shard_cache import CacheOptions
 from parti_data.shard_files import ShardFiles
@@ -42,15 +43,15 @@ class Drawn(NamedTuple):
     """Which of the positions these are, int64 (N,)."""
     slots: RowSlots
     places: np.ndarray
-    """Where in the slots each row lies, int64 (N,)."""
-    names: np.ndarray
-    """The texts of each row, str (N, 4), of type object, by `NAMES`."""
+    """Where in the slots each row lies, which of the tables has its texts, and in which row, int64 (N, 3)."""
+    tables: list[pa.RecordBatch]
+    """Texts of row groups."""
     missing: np.ndarray
     """The positions, beside these, whose rows cannot be read, int64."""
 
     def only(self, which: np.ndarray) -> "Drawn":
         """Return some of the rows, bool (N,)."""
-        return self._replace(asked=self.asked[which], places=self.places[which], names=self.names[which])
+        return self._replace(asked=self.asked[which], places=self.places[which])
 
 
 class _Round(NamedTuple):
@@ -61,10 +62,9 @@ class _Round(NamedTuple):
     start: int
     """The draw of the lane with which it starts."""
     end: int
-    addresses: np.ndarray
-    """Where in the slots each of its rows lies, in the order in which they are drawn; -1 where it cannot be read."""
-    names: np.ndarray
-    """Their texts."""
+    places: np.ndarray
+    """Of its rows in the order in which they are drawn, as those of `Drawn`; -1 where one cannot be read."""
+    tables: list[pa.RecordBatch]
 
 
 class TokenRows:
@@ -107,13 +107,13 @@ class TokenRows:
             reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
             end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
             within = positions[start:end] - epoch * self.num_rows
-            addresses, names = np.empty(len(within), np.int64), np.empty((len(within), len(NAMES)), object)
+            places, tables = np.empty((len(within), 3), np.int64), []
             for lane, round_ in self._rounds.items():
                 here = within % count == lane
-                draws = within[here] // count - round_.start
-                addresses[here], names[here] = round_.addresses[draws], round_.names[draws]
-            asked, is_there = np.arange(start, end), addresses >= 0
-            drawn = Drawn(asked, self._reader.slots, addresses, names, asked[~is_there])
+                places[here] = round_.places[within[here] // count - round_.start] + (0, len(tables), 0)
+                tables += round_.tables
+            asked, is_there = np.arange(start, end), places[:, 0] >= 0
+            drawn = Drawn(asked, self._reader.slots, places, tables, asked[~is_there])
             yield drawn if is_there.all() else drawn.only(is_there)
             start = end
 
@@ -181,19 +181,20 @@ class TokenRows:
     def _resolve(self, epoch: int, number: int, round_: int) -> _Round:
         """Return a round of a lane once its rows are in memory."""
         lane = self._order(epoch).lanes[number]
-        drawn = lane.draws(round_)
-        addresses, names = np.full(len(drawn.parts), -1), np.empty((len(drawn.parts), len(NAMES)), object)
+        drawn, tables = lane.draws(round_), []
+        places = np.full((len(drawn.parts), 3), -1)
         for part in lane.parts_of(round_):
             here = drawn.parts == part
             try:
-                places, texts = self._reader.get(epoch, number, part)
+                addresses, texts = self._reader.get(epoch, number, part)
                 ranks = drawn.ranks[here]
-                addresses[here], names[here] = places[ranks], texts.names[texts.rows[ranks]]
+                places[here] = np.stack([addresses[ranks], np.full(len(ranks), len(tables)), texts.rows[ranks]], 1)
+                tables.append(texts.table)
             except ShardError as error:
                 if self._reading.on_bad_shard == "raise":
                     raise
                 self.skipped[self._reader.path(int(lane.groups[part]))] = str(error)
-        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), addresses, names)
+        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), places, tables)
 
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:

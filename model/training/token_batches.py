@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from parti_data.coming_batches import ComingBatches
+from parti_data.row_texts import Texts
 from parti_data.token_dataset import TokenBatch, TokenDataset
 
 
@@ -53,7 +54,7 @@ class TokenBatches(IterableDataset):
 class TensorBatch(NamedTuple):
     """What a prior learns from, on its device."""
 
-    keys: list[str]
+    keys: Texts
     text_ids: Tensor
     """int64 (B, T)."""
     image_tokens: Tensor

@@ -84,7 +84,7 @@ class _PriorTrainee:
 
     def keys(self, step: int) -> list[str]:
         """Return the keys of the step's rows."""
-        return self._batches.get(step).keys
+        return list(self._batches.get(step).keys)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: model, optimizer and step are all of the state."""
