@@ -76,9 +76,13 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
     kept = np.minimum(sizes, length)
     lines = np.full((len(starts), 1 + length), PAD, ids.dtype)
     lines[:, 0] = np.minimum(sizes, _MAX_LENGTH)
-    each, firsts = np.arange(kept.sum()), np.cumsum(kept) - kept
-    places = np.arange(len(starts)) * (1 + length) + 1 - firsts
-    lines.ravel()[np.repeat(places, kept) + each] = ids[np.repeat(starts - firsts, kept) + each]
+    skipped = starts - (np.cumsum(kept) - kept)  # how many ids before each line are in none
+    if (skipped == skipped[:1]).all():
+        ids = ids[skipped[:1].sum() :][: kept.sum()]
+    else:
+        ids = ids[np.repeat(skipped, kept) + np.arange(kept.sum())]
+    widest = int(kept.max(initial=0))
+    lines[:, 1 : 1 + widest][np.arange(widest) < kept[:, None]] = ids
     lines[sizes > length, length] = END
     lines[sizes == 0, :2] = 1, END
     return lines

@@ -83,16 +83,17 @@ class PartTexts(NamedTuple):
 class _Held(NamedTuple):
     """A part of which some pieces are in memory, or will be."""
 
-    ends: np.ndarray
-    """The rank with which each piece begins, and the one behind the last."""
+    num_pieces: int
     slots: list[int]
     """Of its last pieces; those before have passed."""
+    addresses: np.ndarray
+    """Where in the slots each row goes, by its rank, -1 for nowhere, int64 (N,)."""
     decoding: Future[PartTexts]
 
     @property
     def first_piece(self) -> int:
         """The first piece that has not passed."""
-        return len(self.ends) - 1 - len(self.slots)
+        return self.num_pieces - len(self.slots)
 
 
 class _Job(NamedTuple):
@@ -153,14 +154,16 @@ class RowGroupReader:
             if name not in self._held:
                 epoch, number, part = name
                 lane = lanes(epoch)[number]
-                ends, slots = lane.piece_ends(part), [self._free.pop() for _ in range(first_piece, lane.window)]
-                decoding = self._pool.submit(self._decode, lane, part, epoch, self._addresses(ends, slots))
-                self._held[name] = _Held(ends, slots, decoding)
+                slots = [self._free.pop() for _ in range(first_piece, lane.window)]
+                addresses = self._addresses(lane.piece_ends(part), slots)
+                decoding = self._pool.submit(self._decode, lane, part, epoch, addresses)
+                self._held[name] = _Held(lane.window, slots, addresses, decoding)
 
     def get(self, epoch: int, number: int, part: int) -> tuple[np.ndarray, PartTexts]:
         """Return where in the slots each row of a wanted part lies, by its rank, int64 (N,), and the part's texts.
 
-        The place of what has passed is -1. Waits until it is decoded; raises ShardError where its shard cannot be read.
+        Of what has passed it says where it lay. Waits until all is decoded; raises ShardError where its shard cannot be
+        read.
         """
         held = self._held[epoch, number, part]
         try:
@@ -169,7 +172,7 @@ class RowGroupReader:
             del self._held[epoch, number, part]
             self._let_go(held, len(held.slots))
             raise
-        return self._addresses(held.ends, held.slots), texts
+        return held.addresses, texts
 
     def _let_go(self, held: _Held, count: int) -> None:
         """Give back the slots of so many pieces, to which nobody writes any more."""
@@ -229,13 +232,14 @@ class RowGroupReader:
             if is_first:
                 footer = check_footer(self.path(job.group), shard)
                 refuse_unlike_manifest(self._directory, group.shard, *footer)
-            batches = shard.iter_batches(DECODED_ROWS, [group.number], [*_COLUMNS, _TOKENS], use_threads=False)
-            others = []
+            table = shard.read_row_group(group.number, _COLUMNS, use_threads=False)
+            if len(table) != group.rows:
+                raise ValueError(f"{len(table)} rows where the footer says {group.rows}")
+            batches = shard.iter_batches(DECODED_ROWS, [group.number], [_TOKENS], use_threads=False)
             for start, batch in zip(range(0, group.rows, DECODED_ROWS), batches, strict=True):
                 tokens = batch.column(_TOKENS).flatten().to_numpy().reshape(len(batch), -1)
                 _put(self.slots.image_tokens, job.to[start : start + len(batch)], tokens)
-                others.append(batch.select(_COLUMNS))
-        table = pa.Table.from_batches(others)
+                del tokens, batch  # so that the next ones take the same memory, which is in the cache
         if is_first:
             table.validate(full=True)  # that texts are UTF-8
         texts = self._keep(table, job)

@@ -45,12 +45,12 @@ class Places(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The rows of a round in the order in which they are drawn, int64 (N,) both."""
+    """The rows of a round."""
 
-    parts: np.ndarray
-    """The parts of the lane, from 0."""
-    ranks: np.ndarray
-    """Which rows of them, in each part's own order, from 0."""
+    ranks: list[tuple[int, range]]
+    """By part of the lane, from 0, which of its rows, in each part's own order, from 0."""
+    order: np.ndarray
+    """In which order they are drawn: the places of the first, second, … in the above, int64 (N,)."""
 
 
 def choose_window(group_rows: np.ndarray, row_bytes: int, share: float = 1.0) -> Window:
@@ -84,8 +84,9 @@ class EpochOrder:
         for place, position in enumerate(positions.tolist()):
             lane, draw = self.lanes[position % len(self.lanes)], position // len(self.lanes)
             number = lane.round_of(draw)
-            drawn = lane.draws(number)
-            part, rank = (int(array[draw - lane.starts[number]]) for array in drawn)
+            draws = lane.draws(number)
+            rows_drawn = [(part, rank) for part, ranks in draws.ranks for rank in ranks]
+            part, rank = rows_drawn[draws.order[draw - lane.starts[number]]]
             groups[place], rows[place] = lane.groups[part], lane.rows(part)[rank]
         return Places(groups, rows)
 
@@ -134,14 +135,13 @@ class Lane:
 
     def draws(self, number: int) -> Draws:
         """Return what a round draws."""
+        parts, is_last = self.parts_of(number), number == len(self.starts) - 2
         ranks = []
-        for part in self.parts_of(number):
-            ends, is_last = self.piece_ends(part), number == len(self.starts) - 2
-            behind = self.window if is_last else self.first_piece(part, number + 1)
-            ranks.append(np.arange(ends[self.first_piece(part, number)], ends[behind]))
+        for part in parts:
+            ends, behind = self.piece_ends(part), self.window if is_last else self.first_piece(part, number + 1)
+            ranks.append(range(int(ends[self.first_piece(part, number)]), int(ends[behind])))
         order = permutation(sum(map(len, ranks)), stream_key(*self._name, _ROUNDS, number))
-        parts = np.repeat(np.array(self.parts_of(number)), [len(drawn) for drawn in ranks])
-        return Draws(parts[order], np.concatenate(ranks)[order])
+        return Draws(list(zip(parts, ranks, strict=True)), order)
 
     def _round_starts(self) -> np.ndarray:
         parts = np.arange(len(self.groups))

@@ -106,11 +106,12 @@ class TokenRows:
             count = self._window.lanes
             reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
             end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
-            within = positions[start:end] - epoch * self.num_rows
-            places, tables = np.empty((len(within), 3), np.int64), []
+            draws, lanes = np.divmod(positions[start:end] - epoch * self.num_rows, count)
+            places, tables = np.empty((len(draws), 3), np.int64), []
             for lane, round_ in self._rounds.items():
-                here = within % count == lane
-                places[here] = round_.places[within[here] // count - round_.start] + (0, len(tables), 0)
+                here = lanes == lane if len(self._rounds) > 1 else slice(None)
+                places[here] = round_.places[draws[here] - round_.start]
+                places[here, 1] += len(tables)
                 tables += round_.tables
             asked, is_there = np.arange(start, end), places[:, 0] >= 0
             drawn = Drawn(asked, self._reader.slots, places, tables, asked[~is_there])
@@ -181,20 +182,22 @@ class TokenRows:
     def _resolve(self, epoch: int, number: int, round_: int) -> _Round:
         """Return a round of a lane once its rows are in memory."""
         lane = self._order(epoch).lanes[number]
-        drawn, tables = lane.draws(round_), []
-        places = np.full((len(drawn.parts), 3), -1)
-        for part in lane.parts_of(round_):
-            here = drawn.parts == part
+        draws, places, tables = lane.draws(round_), [], []
+        for part, ranks in draws.ranks:
+            found = np.full((len(ranks), 3), -1)
             try:
                 addresses, texts = self._reader.get(epoch, number, part)
-                ranks = drawn.ranks[here]
-                places[here] = np.stack([addresses[ranks], np.full(len(ranks), len(tables)), texts.rows[ranks]], 1)
-                tables.append(texts.table)
             except ShardError as error:
                 if self._reading.on_bad_shard == "raise":
                     raise
                 self.skipped[self._reader.path(int(lane.groups[part]))] = str(error)
-        return _Round(epoch, round_, int(lane.starts[round_]), int(lane.starts[round_ + 1]), places, tables)
+            else:
+                among = slice(ranks.start, ranks.stop)
+                found[:, 0], found[:, 1], found[:, 2] = addresses[among], len(tables), texts.rows[among]
+                tables.append(texts.table)
+            places.append(found)
+        start, end = lane.starts[round_ : round_ + 2].tolist()
+        return _Round(epoch, round_, start, end, np.concatenate(places)[draws.order], tables)
 
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:

@@ -47,13 +47,12 @@ def test_each_piece_of_each_part_is_drawn_in_one_round(sizes, window):
     for lane in EpochOrder(sizes, 0, 0, window).lanes:
         seen = {part: [] for part in range(len(lane.groups))}
         for number in range(len(lane.starts) - 1):
-            drawn = lane.draws(number)
-            assert len(drawn.parts) == lane.starts[number + 1] - lane.starts[number]
-            assert set(drawn.parts.tolist()) <= set(lane.parts_of(number))
-            for part in lane.parts_of(number):
-                ranks = sorted(drawn.ranks[drawn.parts == part].tolist())
-                first = lane.piece_ends(part)[lane.first_piece(part, number)]
-                assert ranks == list(range(first, first + len(ranks)))
+            draws = lane.draws(number)
+            assert sorted(draws.order.tolist()) == list(range(lane.starts[number + 1] - lane.starts[number]))
+            assert sum(len(ranks) for _, ranks in draws.ranks) == len(draws.order)
+            assert [part for part, _ in draws.ranks] == list(lane.parts_of(number))
+            for part, ranks in draws.ranks:
+                assert ranks.start == lane.piece_ends(part)[lane.first_piece(part, number)]
                 seen[part] += ranks
         for part, ranks in seen.items():
             assert sorted(ranks) == list(range(len(lane.rows(part))))
