@@ -1,37 +1,21 @@
 """The job that samples images for prompts and writes them with everything that made them."""
 
-from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field, PositiveInt
 
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.generate import Sampling, generate, uniform_numbers
+from model.sampling.prompts import Prompt, encode_prompts, read_prompts
+from model.sampling.sample_files import GRID, TABLE, Place, is_drawn, join_parts, write_batch, write_grid
 from model.tokenizers import ImageTokenizer, Reading, open_tokenizer
 from parti_data.config import StageConfig
-from parti_data.errors import ConfigError, TokenizerError
-from parti_data.images import to_png
+from parti_data.errors import TokenizerError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.progress import show_progress
-from parti_data.storage import (
-    canonical_json,
-    digest_json,
-    join,
-    publish,
-    publish_bytes,
-    read_bytes,
-    sha256_file,
-)
-from parti_data.text import PAD, TextTokenizer
-
-TABLE = "samples.parquet"
-GRID = "grid.png"
-_GRID_COLUMNS = 8
-_GRID_IMAGES = 64
+from parti_data.storage import canonical_json, digest_json, sha256_file
+from parti_data.text import TextTokenizer
 
 
 class SampleConfig(StageConfig):
@@ -45,7 +29,7 @@ class SampleConfig(StageConfig):
     text_tokenizer: str
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
-    """A .tsv with a column Prompt and perhaps Category, as PartiPrompts.tsv; or any other text, a prompt a line."""
+    """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line."""
     samples_per_prompt: PositiveInt = 4
     sampling: Sampling = Field(default_factory=Sampling)
     batch_size: PositiveInt = 64
@@ -54,47 +38,9 @@ class SampleConfig(StageConfig):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"prior", "image_tokenizer", "text_tokenizer", "prompts_file"})
 
 
-class Prompt(NamedTuple):
-    """A text to draw, and the group that it counts in."""
-
-    text: str
-    category: str
-
-
-def read_prompts(config: SampleConfig) -> list[Prompt]:
-    """Return the config's prompts and those of its file; raises ConfigError where there is none."""
-    prompts = [Prompt(text, "") for text in config.prompts]
-    if config.prompts_file:
-        try:
-            lines = read_bytes(config.prompts_file).decode().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{config.prompts_file}: expected prompts as UTF-8 text, found {error}; check prompts_file"
-            ) from None
-        prompts += list(_parse_table(lines, config) if config.prompts_file.endswith(".tsv") else _parse_lines(lines))
-    if not prompts:
-        raise ConfigError('sample: expected prompts, found none; give prompts=["…"] or prompts_file=…')
-    return prompts
-
-
-def _parse_lines(lines: list[str]) -> Iterator[Prompt]:
-    return (Prompt(line.strip(), "") for line in lines if line.strip())
-
-
-def _parse_table(lines: list[str], config: SampleConfig) -> Iterator[Prompt]:
-    """Yield the prompts of tab-separated lines; quotes are text there."""
-    header = lines[0].split("\t") if lines else []
-    if "Prompt" not in header:
-        raise ConfigError(f"{config.prompts_file}: expected a column 'Prompt', found {header}; add the header")
-    for line in lines[1:]:
-        row = dict(zip(header, line.split("\t"), strict=False))
-        if text := row.get("Prompt", "").strip():
-            yield Prompt(text, row.get("Category", ""))
-
-
 def sample(config: SampleConfig) -> Manifest:
-    """Sample and write PNGs, a grid and a table of tokens; return the manifest."""
-    prompts = read_prompts(config)
+    """Sample and write PNGs, a grid and a table of tokens, a batch after the other; return the manifest."""
+    prompts = read_prompts(config.prompts, config.prompts_file)
     prior, tokenizer, text_tokenizer = _open(config)
     inputs = {
         "prior": sha256_file(config.prior),
@@ -105,18 +51,21 @@ def sample(config: SampleConfig) -> Manifest:
     begun = begin(config.output, Beginning(stage="sample", config=config.deciding(), inputs=inputs))
     if isinstance(begun, Manifest):
         return begun
-    places = [(number, copy) for number in range(len(prompts)) for copy in range(config.samples_per_prompt)]
-    tokens, pictures = [], []
+    places = [Place(number, copy) for number in range(len(prompts)) for copy in range(config.samples_per_prompt)]
+    batches = [places[start : start + config.batch_size] for start in range(0, len(places), config.batch_size)]
+    drawn = 0
     with show_progress("sample", len(places)) as bar:
-        for start in range(0, len(places), config.batch_size):
-            batch = places[start : start + config.batch_size]
-            drawn = _draw(config, prior, text_tokenizer, [prompts[number] for number, _ in batch], batch)
-            tokens.append(drawn)
-            pictures.append(tokenizer.decode(drawn).numpy())
-            bar.update(start + len(batch), "images")
-    names = _write(config, prompts, places, torch.cat(tokens), np.concatenate(pictures))
+        for number, batch in enumerate(batches):
+            if not is_drawn(config.output, number):
+                asked = [prompts[place.prompt] for place in batch]
+                tokens = _draw(config, prior, text_tokenizer, asked, batch)
+                write_batch(config.output, number, asked, batch, tokens, tokenizer.decode(tokens).numpy())
+            drawn += len(batch)
+            bar.update(drawn, "images")
+    join_parts(config.output, len(batches), canonical_json(begun.beginning.model_dump(mode="json")))
+    write_grid(config.output, places)
     return begun.finish(
-        [record_shard(config.output, name, 0) for name in names],
+        [record_shard(config.output, name, 0) for name in [*(place.picture for place in places), TABLE, GRID]],
         {"prompts": len(prompts), "images": len(places)},
         {"sampling": config.sampling.model_dump(mode="json")},
     )
@@ -144,48 +93,8 @@ def _draw(
     prior: LoadedPrior,
     text_tokenizer: TextTokenizer,
     prompts: list[Prompt],
-    places: list[tuple[int, int]],
+    places: list[Place],
 ) -> torch.Tensor:
-    length = prior.model.shape.max_text_length
-    ids = [text_tokenizer.encode(prompt.text)[:length] for prompt in prompts]
-    longest = max(len(row) for row in ids)
-    text_ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in ids])
+    text_ids = encode_prompts(prompts, text_tokenizer, prior.model.shape.max_text_length)
     uniform = uniform_numbers([(config.seed, *place) for place in places], prior.model.shape.num_tokens)
     return generate(prior.model, text_ids, uniform, config.sampling)
-
-
-def _write(
-    config: SampleConfig,
-    prompts: list[Prompt],
-    places: list[tuple[int, int]],
-    tokens: torch.Tensor,
-    pictures: np.ndarray,
-) -> list[str]:
-    """Write all files; return their names."""
-    names = [f"sample-{number:05d}-{copy:03d}.png" for number, copy in places]
-    for name, picture in zip(names, pictures, strict=True):
-        publish_bytes(join(config.output, name), to_png(picture))
-    table = pa.table(
-        {
-            "prompt": [prompts[number].text for number, _ in places],
-            "category": [prompts[number].category for number, _ in places],
-            "sample": [copy for _, copy in places],
-            "picture": names,
-            "image_tokens": tokens.tolist(),
-        }
-    ).replace_schema_metadata({"parti": canonical_json(config.model_dump(mode="json"))})
-    with publish(join(config.output, TABLE)) as file:
-        pq.write_table(table, file)
-    publish_bytes(join(config.output, GRID), to_png(make_grid(pictures[:_GRID_IMAGES])))
-    return [*names, TABLE, GRID]
-
-
-def make_grid(pictures: np.ndarray) -> np.ndarray:
-    """Return pictures (N, S, S, 3) as one, eight a row, on white."""
-    count, side = pictures.shape[:2]
-    rows = -(-count // _GRID_COLUMNS)
-    grid = np.full((rows * (side + 2), _GRID_COLUMNS * (side + 2), 3), 255, np.uint8)
-    for number, picture in enumerate(pictures):
-        top, left = (side + 2) * (number // _GRID_COLUMNS), (side + 2) * (number % _GRID_COLUMNS)
-        grid[top : top + side, left : left + side] = picture
-    return grid

@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 
 from model.evaluation.evaluate import EvaluateConfig, evaluate
-from model.sampling.sample import SampleConfig, read_prompts, sample
+from model.sampling import sample as sample_module
+from model.sampling.generate import generate
+from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import load_tokenizer
 from model.training.loop import Schedule
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
 from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
 from parti_data import TokenDataset
-from parti_data.errors import ConfigError, ShardError, TokenizerError
+from parti_data.errors import ShardError, TokenizerError
 from parti_data.text import TextTokenizer
 from parti_data.token_directory import open_token_directory
 
@@ -136,14 +138,18 @@ def sample_config(output, prior_file, image_file, text_file, **named) -> SampleC
 
 
 def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, image_file, text_file):
-    table = 'Prompt\tCategory\na small red ring on a black background\tscenes\n"quoted" wombat\tother\n'
+    scene = "a small red ring on a black background"
+    table = f'Prompt\tCategory\tChallenge\n{scene}\tscenes\tBasic\n"quoted" wombat\tother\n'
     (tmp_path / "prompts.tsv").write_text(table)
     config = sample_config(
         tmp_path / "samples", prior_file, image_file, text_file, prompts_file=str(tmp_path / "prompts.tsv")
     )
     sample(config)
     rows = pq.read_table(tmp_path / "samples" / "samples.parquet").to_pylist()
-    assert [row["prompt"] for row in rows] == ["a small red ring on a black background"] * 2 + ['"quoted" wombat'] * 2
+    assert [row["prompt"] for row in rows] == [scene] * 2 + ['"quoted" wombat'] * 2
+    assert [(row["category"], row["challenge"]) for row in rows[1:3]] == [("scenes", "Basic"), ("other", "")]
+    metadata = pq.read_schema(tmp_path / "samples" / "samples.parquet").metadata
+    assert json.loads(metadata[b"parti"])["inputs"]["image_tokenizer"] == load_tokenizer(image_file).fingerprint
     for row in rows:
         with Image.open(tmp_path / "samples" / row["picture"]) as opened:
             picture = np.asarray(opened)
@@ -177,27 +183,43 @@ def test_a_prior_refuses_another_text_tokenizer(tmp_path, prior_file, image_file
         sample(sample_config(tmp_path / "s", prior_file, image_file, other, prompts=["x"]))
 
 
-def test_prompts_come_from_lines_too(tmp_path):
-    (tmp_path / "prompts.txt").write_text("one\n\n two \n")
-    config = sample_config(tmp_path, "p", "i", "t", prompts=["zero"], prompts_file=str(tmp_path / "prompts.txt"))
-    assert [prompt.text for prompt in read_prompts(config)] == ["zero", "one", "two"]
+def test_a_stopped_run_goes_on_behind_its_last_batch_to_the_same_bytes(
+    tmp_path, prior_file, image_file, text_file, contents, monkeypatch
+):
+    prompts = ["a small red ring", "a large blue star", "a ring"]
+    named = {"prompts": prompts, "batch_size": 2}
+    sample(sample_config(tmp_path / "whole", prior_file, image_file, text_file, **named))
+    drawn = []
+
+    def stop_at_the_third(*arguments):
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(generate(*arguments))
+        return drawn[-1]
+
+    config = sample_config(tmp_path / "stopped", prior_file, image_file, text_file, **named)
+    monkeypatch.setattr(sample_module, "generate", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        sample(config)
+    drawn.pop()
+    sample(config)
+    assert len(drawn) == 2
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert not [name for name in contents(tmp_path / "whole") if "part" in name]
 
 
-def test_parti_prompts_are_read_as_published(tmp_path, shared):
-    table = str(shared / "data" / "parti-prompts" / "PartiPrompts.tsv")
-    prompts = read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=table))
-    assert len(prompts) == 1632
-    assert len({prompt.category for prompt in prompts}) == 12
-
-
-def test_no_prompts_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="sample: expected prompts, found none"):
-        read_prompts(sample_config(tmp_path, "p", "i", "t"))
-    with pytest.raises(ConfigError, match="expected prompts as UTF-8 text, found"):
-        read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=str(tmp_path / "none.txt")))
-    (tmp_path / "bad.tsv").write_text("text\nx\n")
-    with pytest.raises(ConfigError, match="expected a column 'Prompt', found"):
-        read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=str(tmp_path / "bad.tsv")))
+@pytest.mark.parametrize("lost", ["grid.png", "manifest.json"])
+def test_a_run_that_was_stopped_behind_its_table_draws_nothing_again(
+    tmp_path, prior_file, image_file, text_file, contents, monkeypatch, lost
+):
+    config = sample_config(tmp_path / "s", prior_file, image_file, text_file, prompts=["a ring"])
+    sample(config)
+    whole = contents(tmp_path / "s")
+    (tmp_path / "s" / "manifest.json").unlink()
+    (tmp_path / "s" / lost).unlink(missing_ok=True)
+    monkeypatch.setattr(sample_module, "generate", None)
+    sample(config)
+    assert contents(tmp_path / "s") == whole
 
 
 def test_a_finished_job_does_nothing_twice(tmp_path, filtered):

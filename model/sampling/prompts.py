@@ -1,0 +1,58 @@
+"""What is to be drawn: prompts from a config, from lines of text, or from a table such as PartiPrompts.tsv."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from parti_data.errors import ConfigError
+from parti_data.storage import read_bytes
+from parti_data.text import END, PAD, TextTokenizer
+
+
+class Prompt(NamedTuple):
+    """A text to draw, the group that it counts in, and what it is to find out."""
+
+    text: str
+    category: str = ""
+    challenge: str = ""
+
+
+def read_prompts(texts: list[str], path: str) -> list[Prompt]:
+    """Return some texts and the prompts of a file, if one is named; raises ConfigError where there is none.
+
+    A .tsv has a column Prompt and perhaps Category and Challenge; of any other text each line is a prompt.
+    """
+    prompts = [Prompt(text) for text in texts]
+    if path:
+        try:
+            lines = read_bytes(path).decode().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: expected prompts as UTF-8 text, found {error}; check prompts_file") from None
+        prompts += list(_parse_table(lines, path) if path.endswith(".tsv") else _parse_lines(lines))
+    if not prompts:
+        raise ConfigError('sample: expected prompts, found none; give prompts=["…"] or prompts_file=…')
+    return prompts
+
+
+def _parse_lines(lines: list[str]) -> Iterator[Prompt]:
+    return (Prompt(line.strip()) for line in lines if line.strip())
+
+
+def _parse_table(lines: list[str], path: str) -> Iterator[Prompt]:
+    """Yield the prompts of tab-separated lines; quotes are text there."""
+    header = lines[0].split("\t") if lines else []
+    if "Prompt" not in header:
+        raise ConfigError(f"{path}: expected a column 'Prompt', found {header}; add the header")
+    for line in lines[1:]:
+        row = dict(zip(header, line.split("\t"), strict=False))
+        if text := row.get("Prompt", "").strip():
+            yield Prompt(text, row.get("Category", ""), row.get("Challenge", ""))
+
+
+def encode_prompts(prompts: list[Prompt], tokenizer: TextTokenizer, length: int) -> torch.Tensor:
+    """Return text ids int64 (B, T), padded to the longest; one of more than `length` ids is cut and ends with END."""
+    ids = [tokenizer.encode(prompt.text) for prompt in prompts]
+    ids = [line if len(line) <= length else [*line[: length - 1], END] for line in ids]
+    longest = max(map(len, ids))
+    return torch.tensor([line + [PAD] * (longest - len(line)) for line in ids])

@@ -1,0 +1,42 @@
+import pytest
+
+from model.sampling.prompts import Prompt, encode_prompts, read_prompts
+from parti_data.errors import ConfigError
+from parti_data.text import END, PAD
+
+
+class Letters:
+    """A stand-in for a text tokenizer: an id for each letter."""
+
+    def encode(self, caption: str) -> list[int]:
+        return [*map(ord, caption), END]
+
+
+def test_prompts_come_from_the_config_and_from_lines(tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\n\n two \n")
+    prompts = read_prompts(["zero"], str(tmp_path / "prompts.txt"))
+    assert prompts == [Prompt("zero"), Prompt("one"), Prompt("two")]
+
+
+def test_parti_prompts_are_read_as_published(shared):
+    prompts = read_prompts([], str(shared / "data" / "parti-prompts" / "PartiPrompts.tsv"))
+    assert len(prompts) == 1632
+    assert prompts[0] == Prompt("bond", "Abstract", "Basic")
+    assert len({prompt.category for prompt in prompts}) == 12
+    assert len({prompt.challenge for prompt in prompts}) == 11
+
+
+def test_no_prompts_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="sample: expected prompts, found none"):
+        read_prompts([], "")
+    with pytest.raises(ConfigError, match="expected prompts as UTF-8 text, found"):
+        read_prompts([], str(tmp_path / "none.txt"))
+    (tmp_path / "bad.tsv").write_text("text\nx\n")
+    with pytest.raises(ConfigError, match="expected a column 'Prompt', found"):
+        read_prompts([], str(tmp_path / "bad.tsv"))
+
+
+def test_prompts_are_padded_and_a_long_one_is_cut_with_an_end():
+    ids = encode_prompts([Prompt("a"), Prompt("abc"), Prompt("abcdef")], Letters(), 4)  # type: ignore[arg-type]
+    a, b, c = map(ord, "abc")
+    assert ids.tolist() == [[a, END, PAD, PAD], [a, b, c, END], [a, b, c, END]]
