@@ -45,7 +45,8 @@ class SampleConfig(StageConfig):
     text_tokenizer: str
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
-    """A .tsv with a column Prompt and perhaps Category, as PartiPrompts.tsv; or any other text, a prompt a line."""
+    """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or any other text, a prompt
+    a line."""
     samples_per_prompt: PositiveInt = 4
     sampling: Sampling = Field(default_factory=Sampling)
     batch_size: PositiveInt = 64
@@ -55,15 +56,16 @@ class SampleConfig(StageConfig):
 
 
 class Prompt(NamedTuple):
-    """A text to draw, and the group that it counts in."""
+    """A text to draw, and the groups that it counts in."""
 
     text: str
-    category: str
+    category: str = ""
+    challenge: str = ""
 
 
 def read_prompts(config: SampleConfig) -> list[Prompt]:
     """Return the config's prompts and those of its file; raises ConfigError where there is none."""
-    prompts = [Prompt(text, "") for text in config.prompts]
+    prompts = [Prompt(text) for text in config.prompts]
     if config.prompts_file:
         try:
             lines = read_bytes(config.prompts_file).decode().splitlines()
@@ -78,7 +80,7 @@ def read_prompts(config: SampleConfig) -> list[Prompt]:
 
 
 def _parse_lines(lines: list[str]) -> Iterator[Prompt]:
-    return (Prompt(line.strip(), "") for line in lines if line.strip())
+    return (Prompt(line.strip()) for line in lines if line.strip())
 
 
 def _parse_table(lines: list[str], config: SampleConfig) -> Iterator[Prompt]:
@@ -89,7 +91,7 @@ def _parse_table(lines: list[str], config: SampleConfig) -> Iterator[Prompt]:
     for line in lines[1:]:
         row = dict(zip(header, line.split("\t"), strict=False))
         if text := row.get("Prompt", "").strip():
-            yield Prompt(text, row.get("Category", ""))
+            yield Prompt(text, row.get("Category", ""), row.get("Challenge", ""))
 
 
 def sample(config: SampleConfig) -> Manifest:
@@ -169,6 +171,7 @@ def _write(
         {
             "prompt": [prompts[number].text for number, _ in places],
             "category": [prompts[number].category for number, _ in places],
+            "challenge": [prompts[number].challenge for number, _ in places],
             "sample": [copy for _, copy in places],
             "picture": names,
             "image_tokens": tokens.tolist(),
