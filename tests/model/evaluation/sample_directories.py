@@ -26,5 +26,6 @@ def make_samples(path: Path, prompts: list[Row], copies: int = 1, side: int = 8,
     names = ("prompt", "category", "challenge", "sample", "picture")
     table = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in names}
     pq.write_table(pa.table(table), path / "samples.parquet")
-    begun.finish([record_shard(str(path), row[4], 0) for row in rows], {"prompts": len(prompts), "images": len(rows)})
+    files = ["samples.parquet", *(row[4] for row in rows)]
+    begun.finish([record_shard(str(path), file, 0) for file in files], {"prompts": len(prompts), "images": len(rows)})
     return str(path)
