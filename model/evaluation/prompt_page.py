@@ -7,6 +7,7 @@ are strangers' and escaped; the names of files are the page's own; a policy in i
 import base64
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from model.evaluation.sample_directory import Sample, SampleDirectory
 from parti_data.figures import say_count
 from parti_data.progress import show_progress
 from parti_data.storage import join, publish_bytes
+from parti_data.threads import map_in_threads
 
 PAGE = "prompts.html"
 PICTURES = "pictures"
@@ -42,6 +44,14 @@ class Prompt(NamedTuple):
         return tier_of(self.challenge)
 
 
+class _Copy(NamedTuple):
+    """A picture that the page shows, and what it is called there."""
+
+    directory: SampleDirectory
+    sample: Sample
+    name: str
+
+
 class Option(NamedTuple):
     """What prompts can be filtered by, and how many have it."""
 
@@ -51,22 +61,20 @@ class Option(NamedTuple):
 
 def write_prompt_page(settings: PageSettings, models: dict[str, SampleDirectory], output: str) -> Measured:
     """Write the page and its pictures; raises ShardError where a picture is none."""
-    prompts: list[Prompt] = []
-    shown = gather_prompts(models, settings.samples_per_prompt)
-    with show_progress("page", len(shown)) as bar:
-        for number, (text, samples) in enumerate(shown.items()):
-            pictures = [
-                [_copy(models[model], sample, f"{PICTURES}/{place}/{number:05d}-{count:03d}.png", output)
-                 for count, sample in enumerate(samples.get(model, []))]
-                for place, model in enumerate(models)
-            ]  # fmt: skip
-            first = next(iter(samples.values()))[0]
-            prompts.append(Prompt(text, first.category, first.challenge, pictures))
-            bar.update(number + 1, "prompts")
+    prompts, copies = [], []
+    for number, (text, samples) in enumerate(gather_prompts(models, settings.samples_per_prompt).items()):
+        pictures = []
+        for place, (model, directory) in enumerate(models.items()):
+            mine = samples.get(model, [])
+            pictures.append([f"{PICTURES}/{place}/{number:05d}-{count:03d}.png" for count in range(len(mine))])
+            copies += [_Copy(directory, *copy) for copy in zip(mine, pictures[-1], strict=True)]
+        first = next(iter(samples.values()))[0]
+        prompts.append(Prompt(text, first.category, first.challenge, pictures))
+    _make_copies(copies, output)
     side_px = max(directory.side_px for directory in models.values())
     publish_bytes(join(output, PAGE), render(settings.title, list(models), prompts, side_px).encode("utf-8", "replace"))
-    names = [name for prompt in prompts for pictures in prompt.pictures for name in pictures]
-    return Measured(counts={"page_prompts": len(prompts), "page_pictures": len(names)}, files=(PAGE, *names))
+    names = (PAGE, *(copy.name for copy in copies))
+    return Measured(counts={"page_prompts": len(prompts), "page_pictures": len(copies)}, files=names)
 
 
 def gather_prompts(models: dict[str, SampleDirectory], at_most: int) -> dict[str, dict[str, list[Sample]]]:
@@ -80,10 +88,16 @@ def gather_prompts(models: dict[str, SampleDirectory], at_most: int) -> dict[str
     return found
 
 
-def _copy(directory: SampleDirectory, sample: Sample, name: str, output: str) -> str:
-    directory.pixels(sample)  # what is no picture is refused
-    publish_bytes(join(output, name), directory.content(sample))
-    return name
+def _make_copies(copies: list[_Copy], output: str) -> None:
+    """Copy pictures, several at a time: most of it is waiting for the disk."""
+
+    def copy(one: _Copy) -> None:
+        one.directory.pixels(one.sample)  # what is no picture is refused
+        publish_bytes(join(output, one.name), one.directory.content(one.sample))
+
+    with show_progress("page", len(copies)) as bar:
+        for number, _ in enumerate(map_in_threads(copy, copies), 1):
+            bar.update(number, "pictures")
 
 
 def render(title: str, models: list[str], prompts: list[Prompt], side_px: int) -> str:
@@ -113,5 +127,5 @@ def render(title: str, models: list[str], prompts: list[Prompt], side_px: int) -
     )
 
 
-def _options(values) -> list[Option]:
+def _options(values: Iterable[str]) -> list[Option]:
     return [Option(name, count) for name, count in sorted(Counter(filter(None, values)).items())]
