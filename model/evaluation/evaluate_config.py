@@ -26,7 +26,8 @@ class HeldOutLossSettings(StrictModel):
     """A directory of token shards."""
     text: TextReading = Field(default_factory=TextReading)
     """Which caption of a row is read, and its ids; no more of them than the prior takes."""
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = 8
+    """Rows at a time, whose logits are held: 32 MiB each at 1,024 tokens of 8,192 codes, and as much for their loss."""
 
 
 class FidelitySettings(StrictModel):

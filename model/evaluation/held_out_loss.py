@@ -61,6 +61,7 @@ def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: tor
             views += batch.views.tolist()
             losses.append(nats)
             bar.update(len(keys), "rows")
+    dataset.close()
     nats = np.concatenate(losses)
     found = estimate_loss(keys, nats)
     bits = prior.model.shape.num_tokens / math.log(2)
