@@ -27,7 +27,7 @@ function applyFilters() {
   const isFiltered = shown < cards.length;
   const all = cards.length.toLocaleString("en");
   document.getElementById("found").value = isFiltered ? `${shown.toLocaleString("en")} of ${all} prompts` : `${all} prompts`;
-  document.getElementById("reset").hidden = !Object.keys(chosen()).length;
+  document.getElementById("show-all").hidden = !Object.keys(chosen()).length;
   document.getElementById("nothing").hidden = shown > 0;
 }
 

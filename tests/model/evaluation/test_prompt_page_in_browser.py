@@ -108,7 +108,7 @@ def test_filters_hide_prompts_and_stand_in_the_address(browser, page):
     browser.run("document.querySelector('[name=category]').value = 'Animals'")
     browser.run("document.querySelector('[name=category]').dispatchEvent(new Event('input', {bubbles: true}))")
     assert browser.run(f"{SHOWN}.length") == 1
-    browser.click("#reset")
+    browser.click("#show-all")
     browser.wait(f"{SHOWN}.length === 31")
     browser.click("[name=q]")
     browser.type("CAT 7 number")
