@@ -13,7 +13,7 @@ from parti_data.errors import ConfigError
 
 NEIGHBOURS = 3
 """k. Source: section 4."""
-_BLOCK_BYTES = 256 << 20
+_BLOCK_BYTES = 64 << 20
 _ROUNDING = 1e-12
 """Squared distances below this share of the squared lengths are none: the difference of equal sums is not quite 0."""
 
@@ -32,24 +32,19 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Return both for features (N, D) and (M, D); both fall with more samples, so compare equally many.
 
-    Distances are Euclidean, in float64; `block_bytes` of them are held at a time. Raises ConfigError where a set has
+    Distances are Euclidean, in float64; `block_bytes` of them are held at a time, five times over. Raises ConfigError where a set has
     not more than k features.
     """
     least = min(len(real), len(generated))
     if least <= neighbours:
         raise ConfigError(f"precision and recall: expected more than {neighbours} images, found {least}; give more")
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    return PrecisionRecall(
-        _covered(generated, real, neighbours, block_bytes), _covered(real, generated, neighbours, block_bytes)
-    )
-
-
-def _covered(points: np.ndarray, manifold: np.ndarray, neighbours: int, block_bytes: int) -> float:
-    """Return the share of the points that lie in a ball of the manifold's."""
-    radii = _radii(manifold, neighbours, block_bytes)
-    return sum(
-        int((block <= radii).any(axis=1).sum()) for _, block in _squared_distances(points, manifold, block_bytes)
-    ) / len(points)
+    real_radii, generated_radii = (_radii(points, neighbours, block_bytes) for points in (real, generated))
+    is_precise, num_recalled = np.zeros(len(generated), bool), 0
+    for start, block in _squared_distances(real, generated, block_bytes):
+        is_precise |= (block <= real_radii[start : start + len(block), None]).any(axis=0)
+        num_recalled += int((block <= generated_radii).any(axis=1).sum())
+    return PrecisionRecall(float(is_precise.mean()), num_recalled / len(real))
 
 
 def _radii(manifold: np.ndarray, neighbours: int, block_bytes: int) -> np.ndarray:
