@@ -30,10 +30,10 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     real: np.ndarray, generated: np.ndarray, neighbours: int = NEIGHBOURS, block_bytes: int = _BLOCK_BYTES
 ) -> PrecisionRecall:
-    """Return both for features (N, D) and (M, D); both fall with more samples, so compare equally many.
+    """Return both for features (N, D) and (M, D); they depend on how many there are, so compare equally many.
 
-    Distances are Euclidean, in float64; `block_bytes` of them are held at a time, five times over. Raises ConfigError where a set has
-    not more than k features.
+    Distances are Euclidean, in float64; `block_bytes` of them are held at a time, five times over. Raises ConfigError
+    where a set has not more than k features.
     """
     least = min(len(real), len(generated))
     if least <= neighbours:
