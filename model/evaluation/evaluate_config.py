@@ -1,6 +1,6 @@
 """What `parti evaluate` is told: a table, or a switch, for each thing that is measured."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -11,10 +11,7 @@ from parti_data.errors import ConfigError
 from parti_data.images import ImageLimits
 
 Figure = Literal["fid", "inception_score", "precision_recall"]
-FIGURES: tuple[Figure, ...] = ("fid", "inception_score", "precision_recall")
-Preprocessing = Literal[
-    "dalle_listing_2", "resize_center", "squash", "adm", "dalle", "chameleon", "var", "taming"
-]  # fmt: skip
+Preprocessing = Literal["dalle_listing_2", "resize_center", "squash", "adm", "dalle", "chameleon", "var", "taming"]
 
 
 class HeldOutLossSettings(StrictModel):
@@ -38,7 +35,7 @@ class FidelitySettings(StrictModel):
     real: ImageSource = ""
     """Real images: a directory that filter or shard finished, or a `source` table as filter's; or a directory that
     evaluate finished with the same settings, whose features are taken. None for the Inception score alone."""
-    figures: Annotated[tuple[Figure, ...], Field(strict=False, min_length=1)] = FIGURES
+    figures: Annotated[tuple[Figure, ...], Field(strict=False, min_length=1)] = get_args(Figure)
     num_images: PositiveInt | None = None
     """So many of both, drawn at random; none: all that there are. Parti has 30,000 (section 4.2)."""
     preprocessing: Preprocessing = "resize_center"

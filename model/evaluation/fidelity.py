@@ -122,7 +122,7 @@ def _write(path: str, features: np.ndarray) -> None:
 
 def _read(path: str) -> np.ndarray:
     """Return features that an evaluation wrote; raises ShardError for an array of another kind."""
-    features = open_checkpoint(path).tensors["array"].numpy()
+    features = open_checkpoint(path).tensors.get("array", torch.empty(0)).numpy()
     if features.ndim != 2 or features.shape[1] != WIDTH or features.dtype != np.float32:
         raise ShardError(
             f"{path}: expected features float32 (N, {WIDTH}), found {features.dtype} {features.shape}; run evaluate "

@@ -156,6 +156,9 @@ def test_features_of_an_evaluation_with_the_same_real_images_are_taken(network, 
         ShardError, match=r"expected features float32 \(N, 2048\), found float32 \(3, 4\); run evaluate"
     ):
         evaluate(config(tmp_path, other, weights, "fifth", real=first))
+    torch.save({"other": torch.zeros(1)}, tmp_path / "first" / "real_features.npy")
+    with pytest.raises(ShardError, match=r"expected features float32 \(N, 2048\), found float32 \(0,\); run evaluate"):
+        evaluate(config(tmp_path, other, weights, "sixth", real=first))
 
 
 def test_a_run_that_was_stopped_goes_on_behind_the_features(network, tmp_path, samples, folder, weights, monkeypatch):

@@ -136,7 +136,9 @@ def sample_config(output, prior_file, image_file, text_file, **named) -> SampleC
 
 
 def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, image_file, text_file):
-    table = 'Prompt\tCategory\na small red ring on a black background\tscenes\n"quoted" wombat\tother\n'
+    table = (
+        'Prompt\tCategory\tChallenge\na small red ring on a black background\tscenes\tBasic\n"quoted" wombat\tother\n'
+    )
     (tmp_path / "prompts.tsv").write_text(table)
     config = sample_config(
         tmp_path / "samples", prior_file, image_file, text_file, prompts_file=str(tmp_path / "prompts.tsv")
@@ -144,6 +146,7 @@ def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, 
     sample(config)
     rows = pq.read_table(tmp_path / "samples" / "samples.parquet").to_pylist()
     assert [row["prompt"] for row in rows] == ["a small red ring on a black background"] * 2 + ['"quoted" wombat'] * 2
+    assert [(row["category"], row["challenge"]) for row in rows] == [("scenes", "Basic")] * 2 + [("other", "")] * 2
     for row in rows:
         with Image.open(tmp_path / "samples" / row["picture"]) as opened:
             picture = np.asarray(opened)
@@ -189,6 +192,7 @@ def test_parti_prompts_are_read_as_published(tmp_path, shared):
     prompts = read_prompts(sample_config(tmp_path, "p", "i", "t", prompts_file=table))
     assert len(prompts) == 1632
     assert len({prompt.category for prompt in prompts}) == 12
+    assert len({prompt.challenge for prompt in prompts}) == 11
 
 
 def test_no_prompts_are_refused(tmp_path):
