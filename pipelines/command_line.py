@@ -154,9 +154,11 @@ def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
 
 @app.command("evaluate")
 def evaluate_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Judge samples of synthetic scenes against their prompts."""
+    """Measure a prior and its samples: held-out loss, FID, CLIP score, a page, whatever the config names."""
     job = _load("model.evaluation.evaluate")
-    _run_job(context, job.evaluate, job.EvaluateConfig, arguments)
+    manifest = _run_job(context, job.evaluate, job.EvaluateConfig, arguments)
+    for line in job.figure_lines(manifest):
+        print(line)
 
 
 @app.command("verify")
@@ -319,9 +321,9 @@ def _run_job(
     job: Callable[..., Manifest],
     model: type[StageConfig],
     arguments: list[str] | None,
-) -> None:
+) -> Manifest:
     _refuse_beam_options(context)
-    _run(job, _config(model, arguments))
+    return _run(job, _config(model, arguments))
 
 
 def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:

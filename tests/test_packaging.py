@@ -16,6 +16,7 @@ def test_the_wheel_holds_every_module_and_what_they_read(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     places = {"parti_data": "*.py", "model": "*.py", "pipelines": "*.py", "pipelines/report": "*.html"}
+    places |= {"model/evaluation": "prompt_page.*"}
     wanted = {
         str(path.relative_to(ROOT)) for place, pattern in places.items() for path in (ROOT / place).rglob(pattern)
     }

@@ -1,63 +1,113 @@
-"""The job that judges the samples of synthetic scenes against their prompts."""
+"""The job that measures a prior and its samples: whatever its config names, into one directory."""
 
-import io
-from collections import defaultdict
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+import torch
 
-from model.evaluation.judge import judge
-from parti_data.config import StageConfig
-from parti_data.manifest import Beginning, Manifest, begin, manifest_digest, read_manifest, record_shard
-from parti_data.storage import join, publish, read_bytes
+from model.evaluation.clip import Clip, load_clip
+from model.evaluation.evaluate_config import EvaluateConfig
+from model.evaluation.fidelity import measure_fidelity, refuse_other_features
+from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
+from model.evaluation.measured import Measured
+from model.evaluation.prompt_fit import measure_prompt_fit
+from model.evaluation.prompt_page import write_prompt_page
+from model.evaluation.real_images import real_digest
+from model.evaluation.sample_directory import SampleDirectory
+from model.evaluation.scenes import judge_scenes
+from model.priors.prior_file import LoadedPrior
+from model.training.ranks import choose_device
+from parti_data.errors import ConfigError
+from parti_data.manifest import Beginning, Manifest, ShardRecord, begin, record_shard
+from parti_data.storage import is_file, join, publish, sha256_file
+from parti_data.token_dataset import TokenDataset
 
-VERDICTS = "verdicts.parquet"
+__all__ = ["EvaluateConfig", "evaluate", "figure_lines"]
 
 
-class EvaluateConfig(StageConfig):
-    """What `parti evaluate` is told."""
+class _Inputs(NamedTuple):
+    """What is measured, opened, and the digest of each of it."""
 
-    samples: str
-    """A directory that sample finished."""
-
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"samples"})
+    samples: SampleDirectory | None
+    held_out: tuple[LoadedPrior, TokenDataset] | None
+    clip: Clip | None
+    models: dict[str, SampleDirectory]
+    digests: dict[str, str]
 
 
 def evaluate(config: EvaluateConfig) -> Manifest:
-    """Judge every sample whose prompt is of the scenes' grammar; return the manifest with the share that is right."""
-    read_manifest(config.samples, ("sample",))
-    inputs = {"samples": manifest_digest(config.samples)}
-    begun = begin(config.output, Beginning(stage="evaluate", config=config.deciding(), inputs=inputs))
+    """Measure what the config names; return the manifest, whose details have the figures."""
+    config.refuse_nothing()
+    device = choose_device(config.device)
+    inputs = _open(config, device)
+    begun = begin(config.output, Beginning(stage="evaluate", config=config.deciding(), inputs=inputs.digests))
     if isinstance(begun, Manifest):
         return begun
-    samples = pq.read_table(join(config.samples, "samples.parquet")).to_pylist()
-    verdicts = [
-        judge(
-            np.asarray(Image.open(io.BytesIO(read_bytes(join(config.samples, row["picture"]))))),
-            row["prompt"],
-        )
-        for row in samples
-    ]
-    by_category = defaultdict(list)
-    for row, verdict in zip(samples, verdicts, strict=True):
-        if verdict:
-            by_category[row["category"] or "all"].append(verdict.is_right)
-    table = pa.table(
-        {
-            "picture": [row["picture"] for row in samples],
-            "prompt": [row["prompt"] for row in samples],
-            "category": [row["category"] for row in samples],
-            "is_right": pa.array([verdict.is_right if verdict else None for verdict in verdicts], pa.bool_()),
-            "fault": [verdict.fault if verdict else "not judged" for verdict in verdicts],
-        }
-    )
-    with publish(join(config.output, VERDICTS)) as file:
-        pq.write_table(table, file)
-    return begun.finish(
-        [record_shard(config.output, VERDICTS, len(table))],
-        {"judged": sum(map(len, by_category.values())), "not_judged": verdicts.count(None)},
-        {"accuracy": {name: round(float(np.mean(right)), 4) for name, right in sorted(by_category.items())}},
-    )
+    counts: dict[str, int] = {}
+    details: dict[str, Any] = {"figures": {}}
+    shards: list[ShardRecord] = []
+    for measured in _measure(config, inputs, device):
+        details["figures"] |= {name: round(value, 6) for name, value in measured.figures.items()}
+        counts |= measured.counts
+        details |= measured.details
+        shards += _write(config.output, measured)
+    return begun.finish(shards, counts, details)
+
+
+def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
+    """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
+    samples = SampleDirectory(config.samples) if config.samples else None
+    digests = {"samples": samples.digest} if samples else {}
+    held_out, clip, models = None, None, {}
+    if config.held_out:
+        held_out = open_held_out(config.held_out)
+        digests |= {"prior": sha256_file(config.held_out.prior), "held_out": held_out[1].digest}
+    if config.fidelity and samples:
+        digests["inception"] = _file_digest("fidelity.inception", config.fidelity.inception)
+        if config.fidelity.compares:
+            refuse_other_features(config.fidelity, digests["inception"], samples.side_px)
+            digests["real"] = real_digest(config.fidelity)
+    if config.clip:
+        digests["clip"] = _file_digest("clip.weights", config.clip.weights)
+        clip = load_clip(config.clip.model, config.clip.weights, device)
+    if config.page:
+        models = {name: SampleDirectory(path) for name, path in config.page.models.items()}
+        digests |= {f"page.{name}": directory.digest for name, directory in models.items()}
+    return _Inputs(samples, held_out, clip, models, digests)
+
+
+def _file_digest(key: str, path: str) -> str:
+    if not is_file(path):
+        raise ConfigError(f"{key}: expected a file of weights, found none at {path}; download it and name it")
+    return sha256_file(path)
+
+
+def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> Iterator[Measured]:
+    if inputs.held_out:
+        yield measure_held_out_loss(*inputs.held_out, device)
+    if inputs.samples and config.scenes:
+        yield judge_scenes(inputs.samples)
+    if inputs.samples and config.fidelity:
+        yield measure_fidelity(config.fidelity, inputs.samples, config.output, device)
+    if inputs.samples and inputs.clip and config.clip:
+        yield measure_prompt_fit(inputs.clip, inputs.samples, config.clip.batch_size)
+    if config.page:
+        models = inputs.models or ({"": inputs.samples} if inputs.samples else {})
+        yield write_prompt_page(config.page, models, config.output)
+
+
+def _write(output: str, measured: Measured) -> list[ShardRecord]:
+    """Write a measurement's tables; return the records of all its files."""
+    for name, table in measured.tables.items():
+        with publish(join(output, name)) as file:
+            pq.write_table(table, file)
+    rows = {name: len(table) for name, table in measured.tables.items()}
+    return [record_shard(output, name, rows.get(name, 0)) for name in (*rows, *measured.files)]
+
+
+def figure_lines(manifest: Manifest) -> list[str]:
+    """Return what was measured, a figure a line."""
+    figures: dict[str, float] = dict(manifest.details["figures"])
+    figures |= {f"right, {category}": share for category, share in manifest.details.get("accuracy", {}).items()}
+    return [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items()]

@@ -19,6 +19,11 @@ from pipelines.report.training import read_prior, read_tokenizer
 
 PAGE = "report.html"
 SUMMARY = "summary.json"
+_FIGURES = {
+    "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
+    "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
+}  # fmt: skip
+"""What evaluate measures, as tiles call it."""
 
 
 class Tile(NamedTuple):
@@ -135,7 +140,11 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
         case "evaluate":
             return [
                 Tile(f"right: {category}", figures.say_share(accuracy), "by the judge", accuracy)
-                for category, accuracy in details["accuracy"].items()
+                for category, accuracy in details.get("accuracy", {}).items()
+            ] + [
+                Tile(_FIGURES[name], figures.say_figure(value), "of the samples")
+                for name, value in details.get("figures", {}).items()
+                if name in _FIGURES
             ]
         case _:
             return []

@@ -52,7 +52,8 @@ class Samples(NamedTuple):
 def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samples:
     """Return a finished sample stage with the verdicts of the evaluation that judged it, if one did."""
     digest = manifest_digest(stage.path)
-    evaluation = next((found for found in evaluations if found.manifest.inputs.get("samples") == digest), None)
+    judged = [found for found in evaluations if "accuracy" in found.manifest.details]
+    evaluation = next((found for found in judged if found.manifest.inputs.get("samples") == digest), None)
     rows = _read_table(stage, TABLE, ["picture", "prompt", "category", "sample"])
     verdicts = _read_table(evaluation, VERDICTS, ["picture", "is_right", "fault"]) if evaluation else []
     by_picture = {verdict["picture"]: verdict for verdict in verdicts}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from sample_directories import make_samples
 
 from parti_data.claim import claim
 from parti_data.manifest import MANIFEST, read_manifest
@@ -51,6 +52,14 @@ def test_the_stages_work_one_after_another(parti, tmp_path, image_file, text_fil
     code, out, _ = parti("verify", tmp_path / "tokens")
     assert code == 0
     assert out.splitlines()[-1].endswith("8 rows encoded again, all ids equal")
+
+
+def test_an_evaluation_says_its_figures(parti, tmp_path):
+    samples = make_samples(tmp_path / "samples", [("a large red circle on a white background", "scenes", "")], side=32)
+    code, out, _ = parti("evaluate", f"samples={samples}", "scenes=true", f"output={tmp_path}/evaluation")
+    assert (code, out) == (0, "evaluate: 1 judged, 0 not judged\nright, scenes: 0\n")
+    code, _, err = parti("evaluate", f"samples={samples}", f"output={tmp_path}/none")
+    assert (code, err.startswith("error: evaluate: expected something to measure, found nothing; ")) == (2, True)
 
 
 def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, contents):

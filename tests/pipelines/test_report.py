@@ -313,6 +313,17 @@ def test_a_stage_s_file_that_cannot_be_read_is_not_said_to_be_gone(run):
     assert "Is a directory" in read_page(run)
 
 
+def test_what_an_evaluation_measured_besides_stands_among_the_key_figures(run):
+    inputs = {"samples": manifest_digest(f"{run}/samples")}
+    figures = {"fid": 12.345, "held_out_nats_a_token": 4.5678, "held_out_nats_a_token_interval": 0.01}
+    directory(run / "another", "evaluate", inputs=inputs).finish([], {"samples": 3}, {"figures": figures})
+    page = read_page(run)
+    tiles = re.findall(r'<span class="label">(.+?)</span><span class="value">(.+?)</span>', page)
+    assert {("FID", "12.3"), ("held-out nats a token", "4.57"), ("right: one object", "50.0 %")} <= set(tiles)
+    assert not any("interval" in label for label, _ in tiles)
+    assert "Verdicts: evaluation." in page
+
+
 def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
     page = re.sub(r"<.*?>", "", read_page(run))
     assert "✓ right" in page

@@ -155,7 +155,8 @@ def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, 
             picture = np.asarray(opened)
         decoded = load_tokenizer(image_file).decode(torch.tensor([row["image_tokens"]])).numpy()[0]
         assert np.array_equal(picture, decoded)
-    manifest = evaluate(EvaluateConfig(output=str(tmp_path / "evaluation"), samples=str(tmp_path / "samples")))
+    config = EvaluateConfig(output=str(tmp_path / "evaluation"), samples=str(tmp_path / "samples"), scenes=True)
+    manifest = evaluate(config)
     assert manifest.counts == {"judged": 2, "not_judged": 2}
     assert manifest.details["accuracy"].keys() == {"scenes"}
 

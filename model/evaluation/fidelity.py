@@ -1,0 +1,131 @@
+"""Samples against real images: FID, Inception score, precision and recall, by the features of Inception.
+
+The features are written, of both, so that a run that was stopped goes on behind them, and another model's samples can
+be compared with the same real images without reading those again.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+
+from model.checkpoints import open_checkpoint
+from model.evaluation.evaluate_config import FidelitySettings
+from model.evaluation.frechet_distance import fit_gaussian, frechet_distance
+from model.evaluation.inception import WIDTH, Inception, load_inception
+from model.evaluation.inception_score import inception_score
+from model.evaluation.measured import Measured
+from model.evaluation.precision_recall import precision_recall
+from model.evaluation.real_images import INDEX, choose, choose_real, open_real, real_pictures
+from model.evaluation.sample_directory import SampleDirectory
+from parti_data.errors import ShardError
+from parti_data.manifest import read_manifest
+from parti_data.progress import show_progress
+from parti_data.storage import is_file, join, publish
+
+SIDE = "side_px"
+REAL, GENERATED = "real_features.npy", "sample_features.npy"
+STAGE = "evaluate"
+_SAME = ("num_images", "preprocessing", "seed", "limits")
+"""Settings that decide which features real images have."""
+
+
+def measure_fidelity(
+    settings: FidelitySettings, directory: SampleDirectory, output: str, device: torch.device
+) -> Measured:
+    """Return the figures that the settings ask for; raises ConfigError where there are too few images."""
+    network = load_inception(settings.inception).to(device)
+    numbers = choose(len(directory.samples), settings.num_images, settings.seed, f"samples in {directory.path}")
+    pictures = (directory.pixels(directory.samples[number]) for number in numbers)
+    generated = _features(join(output, GENERATED), network, pictures, len(numbers), settings.batch_size)
+    figures, counts, files = {}, {"samples": len(generated)}, [GENERATED]
+    if "inception_score" in settings.figures:
+        score = inception_score(_logits(network, generated))
+        figures |= {"inception_score": score.mean, "inception_score_std": score.std}
+    if settings.compares:
+        real = _real_features(settings, network, output, directory.side_px)
+        figures |= _compare(settings, real, generated)
+        counts["real_images"] = len(real)
+        files += [name for name in (REAL, INDEX) if is_file(join(output, name))]
+    return Measured(figures, counts, files=tuple(files), details={SIDE: directory.side_px})
+
+
+def _compare(settings: FidelitySettings, real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    figures = {}
+    if "fid" in settings.figures:
+        figures["fid"] = frechet_distance(fit_gaussian(real), fit_gaussian(generated))
+    if "precision_recall" in settings.figures:
+        figures |= precision_recall(real, generated)._asdict()
+    return figures
+
+
+def _real_features(settings: FidelitySettings, network: Inception, output: str, side: int) -> np.ndarray:
+    if isinstance(settings.real, str) and read_manifest(settings.real).stage == STAGE:
+        return _taken(settings.real, join(output, REAL))
+    images = open_real(settings, output)
+    rows = choose_real(images, settings)
+    pictures = real_pictures(images, rows, settings, side)
+    return _features(join(output, REAL), network, pictures, len(rows), settings.batch_size)
+
+
+def _taken(other: str, path: str) -> np.ndarray:
+    features = _read(join(other, REAL))
+    _write(path, features)
+    return features
+
+
+def refuse_other_features(settings: FidelitySettings, inception_digest: str, side_px: int) -> None:
+    """Raise ShardError where `real` is an evaluation whose real images were not measured with these settings."""
+    if not isinstance(settings.real, str) or not settings.real:
+        return
+    manifest = read_manifest(settings.real, ("filter", "shard", STAGE))
+    if manifest.stage != STAGE:
+        return
+    theirs, mine = manifest.config.get("fidelity") or {}, settings.model_dump(mode="json")
+    values = {name: (theirs.get(name), mine[name]) for name in _SAME}
+    values["inception"] = (manifest.inputs.get("inception", "")[:12], inception_digest[:12])
+    values[SIDE] = (manifest.details.get(SIDE), side_px)
+    for name, (found, wanted) in values.items():
+        if found != wanted:
+            raise ShardError(
+                f"{settings.real}: expected an evaluation with fidelity.{name} {wanted}, found {found}; name the real "
+                "images themselves"
+            )
+
+
+@torch.inference_mode()
+def _features(path: str, network: Inception, pictures: Iterator[np.ndarray], count: int, batch_size: int) -> np.ndarray:
+    """Return the features float32 (N, 2048) of so many pictures; those in a file at `path` unless there is none."""
+    if is_file(path):
+        return _read(path)
+    device = network.fc.weight.device
+    features = np.empty((count, WIDTH), np.float32)
+    with show_progress(f"features of {path.rpartition('/')[2].partition('_')[0]} images", count) as bar:
+        for start in range(0, count, batch_size):
+            batch = torch.from_numpy(np.stack(list(islice(pictures, batch_size)))).to(device)
+            features[start : start + len(batch)] = network(batch).cpu().numpy()
+            bar.update(start + len(batch), "images")
+    _write(path, features)
+    return features
+
+
+@torch.inference_mode()
+def _logits(network: Inception, features: np.ndarray) -> np.ndarray:
+    return network.logits(torch.from_numpy(features).to(network.fc.weight.device)).cpu().numpy()
+
+
+def _write(path: str, features: np.ndarray) -> None:
+    with publish(path) as file:
+        np.save(file, features)
+
+
+def _read(path: str) -> np.ndarray:
+    """Return features that an evaluation wrote; raises ShardError for an array of another kind."""
+    features = open_checkpoint(path).tensors.get("array", torch.empty(0)).numpy()
+    if features.ndim != 2 or features.shape[1] != WIDTH or features.dtype != np.float32:
+        raise ShardError(
+            f"{path}: expected features float32 (N, {WIDTH}), found {features.dtype} {features.shape}; run evaluate "
+            "into a new directory"
+        )
+    return features

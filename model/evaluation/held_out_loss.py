@@ -1,0 +1,104 @@
+"""The loss of a prior on token shards that it was not trained on, and how far it may be off."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+
+from model.evaluation.evaluate_config import HeldOutLossSettings
+from model.evaluation.measured import Measured
+from model.priors.parti import Parti
+from model.priors.prior_file import LoadedPrior, load_prior
+from parti_data.errors import ShardError
+from parti_data.progress import show_progress
+from parti_data.token_dataset import TokenBatch, TokenDataset
+
+LOSSES = "held_out_losses.parquet"
+_NORMAL_95 = 1.959964
+"""Standard errors to either side within which 95% of a normal distribution lie."""
+
+
+class Estimate(NamedTuple):
+    """A mean over images, in nats a token."""
+
+    mean: float
+    standard_error: float
+    num_images: int
+
+    @property
+    def half_width(self) -> float:
+        """What the 95% confidence interval extends to either side."""
+        return _NORMAL_95 * self.standard_error
+
+
+def estimate_loss(keys: list[str], nats: np.ndarray) -> Estimate:
+    """Return the mean of rows' losses (N,) over images, and its standard error: the deviation over sqrt(images).
+
+    Tokens of an image depend on each other, as do views of one: so all rows of a key count once, by their mean. The
+    interval is about the data, not about training: another seed's prior may well lie outside. Raises ShardError for
+    fewer than two images.
+    """
+    _, places = np.unique(keys, return_inverse=True)
+    images = np.bincount(places, nats.astype(np.float64)) / np.bincount(places)
+    if len(images) < 2:
+        raise ShardError(f"held-out loss: expected at least two images, found {len(images)}; tokenize more")
+    return Estimate(float(images.mean()), float(images.std(ddof=1) / math.sqrt(len(images))), len(images))
+
+
+def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: torch.device) -> Measured:
+    """Return the loss on each row once, in nats a token and bits an image, with 95% confidence intervals."""
+    prior.model.to(device)
+    keys: list[str] = []
+    views: list[int] = []
+    losses = []
+    with show_progress("held-out loss", dataset.num_rows) as bar:
+        for batch, nats in _row_losses(prior.model, dataset, device):
+            keys += batch.keys
+            views += batch.views.tolist()
+            losses.append(nats)
+            bar.update(len(keys), "rows")
+    dataset.close()
+    nats = np.concatenate(losses)
+    found = estimate_loss(keys, nats)
+    bits = prior.model.shape.num_tokens / math.log(2)
+    figures = {
+        "held_out_nats_a_token": found.mean,
+        "held_out_nats_a_token_interval": found.half_width,
+        "held_out_bits_an_image": bits * found.mean,
+        "held_out_bits_an_image_interval": bits * found.half_width,
+    }
+    table = pa.table({"key": keys, "view": views, "nats_a_token": nats})
+    return Measured(figures, {"held_out_rows": len(nats), "held_out_images": found.num_images}, {LOSSES: table})
+
+
+@torch.inference_mode()
+def _row_losses(model: Parti, dataset: TokenDataset, device: torch.device) -> Iterator[tuple[TokenBatch, np.ndarray]]:
+    """Yield each batch of an epoch with the mean cross-entropy float64 (B,) of its rows' tokens."""
+    for batch in dataset.epoch(0):
+        text_ids = torch.from_numpy(batch.text_ids).to(device).long()
+        image_tokens = torch.from_numpy(batch.image_tokens).to(device).long()
+        logits = model(text_ids, image_tokens).float()
+        nats = F.cross_entropy(logits.flatten(0, 1), image_tokens.flatten(), reduction="none")
+        yield batch, nats.double().reshape(image_tokens.shape).mean(1).cpu().numpy()
+
+
+def open_held_out(settings: HeldOutLossSettings) -> tuple[LoadedPrior, TokenDataset]:
+    """Return the prior and the shards; raises ShardError where those are of other tokenizers than its own."""
+    prior = load_prior(settings.prior)
+    longest = min(settings.text.length, prior.model.shape.max_text_length)
+    text = settings.text.model_copy(update={"length": longest, "bpe_dropout": 0.0})
+    dataset = TokenDataset(settings.tokens, settings.batch_size, text=text)
+    for kind, wanted, found in (
+        ("image tokenizer", prior.image_tokenizer, dataset.metadata.image_tokenizer),
+        ("text tokenizer", prior.text_tokenizer, dataset.text_tokenizer),
+    ):
+        if wanted != found:
+            raise ShardError(
+                f"{settings.tokens}: expected tokens of the {kind} {wanted[:12]} that {settings.prior} was trained "
+                f"with, found {found[:12]}; tokenize the held-out images with it"
+            )
+    return prior, dataset

@@ -1,0 +1,31 @@
+"""Directories as `parti sample` leaves them, for tests, with pictures of one colour."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from parti_data.images import to_png
+from parti_data.manifest import Beginning, StageDirectory, begin, record_shard
+
+Row = tuple[str, str, str]
+"""Prompt, category and challenge."""
+
+
+def make_samples(path: Path, prompts: list[Row], copies: int = 1, side: int = 8, pictures: list | None = None) -> str:
+    """Write a finished directory with `copies` samples of each prompt; its path."""
+    begun = begin(str(path), Beginning(stage="sample", config={}, inputs={}))
+    assert isinstance(begun, StageDirectory)
+    rows = [
+        (*prompt, copy, f"sample-{n:05d}-{copy:03d}.png") for n, prompt in enumerate(prompts) for copy in range(copies)
+    ]
+    pictures = pictures or [np.full((side, side, 3), 40 + n % 200, np.uint8) for n in range(len(rows))]
+    for row, picture in zip(rows, pictures, strict=True):
+        (path / row[4]).write_bytes(to_png(picture))
+    names = ("prompt", "category", "challenge", "sample", "picture")
+    table = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in names}
+    pq.write_table(pa.table(table), path / "samples.parquet")
+    files = ["samples.parquet", *(row[4] for row in rows)]
+    begun.finish([record_shard(str(path), file, 0) for file in files], {"prompts": len(prompts), "images": len(rows)})
+    return str(path)
