@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,10 @@ TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["dense", "conv"])
+def model(request):
     torch.manual_seed(0)
-    return Parti(TINY).eval().requires_grad_(False)
+    return Parti(replace(TINY, image_attention=request.param, kernel_side=3)).eval().requires_grad_(False)
 
 
 def test_guidance_is_the_papers_equation():
