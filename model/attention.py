@@ -43,20 +43,26 @@ class CausalMask(nn.Module):
         self.register_buffer("allowed", torch.from_numpy(allowed), persistent=False)
         self.is_dense = bool(np.array_equal(allowed, np.tri(len(allowed), dtype=bool)))
         self.first_seen: list[int] = allowed.argmax(1).tolist()
-        counts = allowed.sum(1)
-        is_sparse = counts.max() <= _SPARSE_SHARE * len(allowed)
-        nearest = np.argsort(~allowed, 1, kind="stable")[:, : counts.max()] if is_sparse else None
-        is_neighbour = np.arange(counts.max()) < counts[:, None] if is_sparse else None
-        self.register_buffer("neighbours", None if nearest is None else torch.from_numpy(nearest), persistent=False)
-        self.register_buffer(
-            "is_neighbour", None if is_neighbour is None else torch.from_numpy(is_neighbour), persistent=False
-        )
+        neighbours, is_neighbour = neighbours_under(allowed)
+        if neighbours.shape[1] > _SPARSE_SHARE * len(allowed):
+            neighbours = is_neighbour = None
+        self.register_buffer("neighbours", neighbours, persistent=False)
+        self.register_buffer("is_neighbour", is_neighbour, persistent=False)
 
     def seen_from(self, position: Tensor, num_keys: int) -> Seen:
         """Return what a position, int64 (1), sees of the first keys; it is among them."""
         if self.neighbours is None or self.is_neighbour is None:
             return Seen(position, None, self.allowed[:, :num_keys].index_select(0, position))
         return Seen(position, self.neighbours.index_select(0, position)[0], self.is_neighbour.index_select(0, position))
+
+
+def neighbours_under(allowed: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the positions that each sees, int64 (I, N), N the most that one sees, and bool (I, N), False past them."""
+    counts = allowed.sum(1)
+    is_neighbour = np.arange(counts.max()) < counts[:, None]
+    neighbours = np.zeros(is_neighbour.shape, np.int64)
+    neighbours[is_neighbour] = np.nonzero(allowed)[1]
+    return torch.from_numpy(neighbours), torch.from_numpy(is_neighbour)
 
 
 class KeyValueCache(NamedTuple):
@@ -110,7 +116,8 @@ def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: Causal
         first = min(mask.first_seen[start:end])
         seen = slice(first, end)
         allowed = mask.allowed[start:end, seen]
-        blocks.append(attend_written_out(queries[:, :, start:end], keys[:, :, seen], values[:, :, seen], allowed))
+        near_keys, near_values = keys[:, :, seen], values[:, :, seen]
+        blocks.append(F.scaled_dot_product_attention(queries[:, :, start:end], near_keys, near_values, allowed))
     return torch.cat(blocks, 2)
 
 

@@ -8,6 +8,10 @@ from torch import Tensor
 from model.priors.parti import Parti, no_text
 from parti_data.config import StrictModel
 
+_SPAN = 128
+"""Positions by which what is read of the caches grows: all at once, a step would be compiled for one shape alone, and
+read twice as much."""
+
 
 class Sampling(StrictModel):
     """How tokens are drawn from logits. Parti states none of these but the guidance of its FIDs, 1.2."""
@@ -66,7 +70,9 @@ def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling
     tokens = text_ids.new_zeros(uniform.shape)
     last = tokens.new_zeros(len(both))
     for position in range(model.shape.num_tokens):
-        logits = model.step(last, positions[position : position + 1], text, caches)
+        end = _SPAN * (position // _SPAN + 1)
+        filled = [(keys[:, :, :end], values[:, :, :end]) for keys, values in caches]
+        logits = model.step(last, positions[position : position + 1], text, filled)
         if is_guided:
             logits = guide(*logits.chunk(2), sampling.guidance)
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])

@@ -4,7 +4,15 @@ import torch
 import torch.nn.functional as F
 
 from model import attention
-from model.attention import CausalMask, KeyValueCache, attend, attend_in_blocks, attend_in_parts, attend_written_out
+from model.attention import (
+    CausalMask,
+    KeyValueCache,
+    attend,
+    attend_in_blocks,
+    attend_in_parts,
+    attend_written_out,
+    neighbours_under,
+)
 from model.layers import BlockShape, SelfAttention
 from model.masks import column_mask, conv_mask, dense_mask, row_mask
 
@@ -114,3 +122,10 @@ def test_a_step_reads_no_cached_key_that_its_kernel_does_not_reach():
 @pytest.mark.parametrize("kind", MASKS)
 def test_a_mask_is_dense_or_not(kind):
     assert CausalMask(MASKS[kind]).is_dense == (kind == "dense")
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_neighbours_are_the_positions_that_the_mask_leaves(kind):
+    neighbours, is_neighbour = neighbours_under(MASKS[kind])
+    for position, allowed in enumerate(MASKS[kind]):
+        assert neighbours[position][is_neighbour[position]].tolist() == np.flatnonzero(allowed).tolist()
