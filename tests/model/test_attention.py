@@ -8,6 +8,7 @@ from model.attention import (
     CausalMask,
     KeyValueCache,
     attend,
+    attend_fused,
     attend_in_blocks,
     attend_in_parts,
     attend_written_out,
@@ -73,6 +74,14 @@ def test_attention_under_a_causal_mask_equals_a_float64_reference(kind, length, 
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     wanted = weights @ v.double().numpy() / weights.sum(-1, keepdims=True)
     np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("length", [36, 20])
+def test_what_a_gpu_computes_is_the_same(kind, length):
+    torch.manual_seed(0)
+    inputs, mask = [torch.randn(2, 3, length, 8) for _ in range(3)], CausalMask(MASKS[kind])
+    torch.testing.assert_close(attend_fused(*inputs, mask), attend(*inputs, mask), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MASKS)
