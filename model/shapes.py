@@ -33,6 +33,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: expected one of {', '.join(get_args(kind))}, found {value!r}; change it")
     if kind is int and type(value) is not int:
         raise ConfigError(f"{where}: expected a whole number, found {value!r}; change it")
+    if kind is bool and type(value) is not bool:
+        raise ConfigError(f"{where}: expected true or false, found {value!r}; change it")
     if kind is float and type(value) not in (int, float):
         raise ConfigError(f"{where}: expected a number, found {value!r}; change it")
     return value
@@ -52,6 +54,12 @@ def refuse_remainder(name: str, value: int, divisor_name: str, divisor: int) -> 
         raise ConfigError(
             f"architecture.{name}: expected a multiple of {divisor_name} = {divisor}, found {value}; change one of them"
         )
+
+
+def refuse_even(name: str, value: int) -> None:
+    """Raise ConfigError unless the value is odd and positive."""
+    if value < 1 or value % 2 == 0:
+        raise ConfigError(f"architecture.{name}: expected an odd number from 1, found {value}; change it")
 
 
 def refuse_below(name: str, value: int, least: int) -> None:

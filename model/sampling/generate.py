@@ -5,8 +5,12 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from model.priors.parti import EncodedText, Parti, no_text
+from model.priors.parti import Parti, no_text
 from parti_data.config import StrictModel
+
+_SPAN = 128
+"""Positions by which what is read of the caches grows: all at once, a step would be compiled for one shape alone, and
+read twice as much."""
 
 
 class Sampling(StrictModel):
@@ -59,13 +63,16 @@ def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling
     With guidance other than 1 the batch is decoded twice, with and without text.
     """
     is_guided = sampling.guidance != 1
-    both = torch.cat([text_ids, no_text(*text_ids.shape)]) if is_guided else text_ids
-    text: EncodedText = model.encode_text(both)
+    both = torch.cat([text_ids, no_text(*text_ids.shape).to(text_ids.device)]) if is_guided else text_ids
+    text = model.project_text(model.encode_text(both))
     caches = model.make_caches(len(both))
-    tokens = torch.empty(uniform.shape, dtype=torch.long)
-    last = None
+    positions = torch.arange(model.shape.num_tokens, device=text_ids.device)
+    tokens = text_ids.new_zeros(uniform.shape)
+    last = tokens.new_zeros(len(both))
     for position in range(model.shape.num_tokens):
-        logits = model.step(last, text, caches)
+        end = _SPAN * (position // _SPAN + 1)
+        filled = [(keys[:, :, :end], values[:, :, :end]) for keys, values in caches]
+        logits = model.step(last, positions[position : position + 1], text, filled)
         if is_guided:
             logits = guide(*logits.chunk(2), sampling.guidance)
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.layers import RotaryPositions, Rotation, rotation_2d
+from model.rotary import RotaryPositions, Rotation, rotation_2d
 
 PositionKind = Literal["learned", "sincos", "rotary"]
 _BASE = 10_000.0

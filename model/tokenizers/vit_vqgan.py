@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.layers import Block, initialise
+from model.layers import Block, BlockShape, initialise
 from model.shapes import refuse_below, refuse_remainder
 from model.tokenizers.codebook import Codebook, Quantized
 from model.tokenizers.grid_positions import GridPositions, PositionKind
@@ -219,9 +219,8 @@ def _positions(shape: ViTVQGANShape, size: TransformerSize) -> GridPositions:
 
 
 def _blocks(size: TransformerSize) -> nn.ModuleList:
-    return nn.ModuleList(
-        Block(size.width, size.hidden, size.num_heads, activation="gelu") for _ in range(size.num_layers)
-    )
+    shape = BlockShape(size.width, size.hidden, size.num_heads, "gelu")
+    return nn.ModuleList(Block(shape) for _ in range(size.num_layers))
 
 
 def _tanh_head(size: TransformerSize, outputs: int) -> nn.Sequential:

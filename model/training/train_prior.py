@@ -34,7 +34,7 @@ class TrainPriorConfig(StageConfig):
     """A directory of token shards, or several with their weights."""
     held_out: str = ""
     """Another such directory, on which the loss is measured; empty: not measured."""
-    architecture: dict[str, int | float] = Field(default_factory=dict)
+    architecture: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Fields of PartiShape that differ from Parti-350M; vocabulary, codebook and grid come from the shards."""
     text: TextReading = Field(default_factory=TextReading)
     """Which captions are learned, and their ids; of the latter no more than `architecture.max_text_length`."""
@@ -94,7 +94,7 @@ class _PriorTrainee:
         """Take nothing."""
 
 
-def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> PartiShape:
+def shape_for(metadata: ShardMetadata, architecture: dict[str, Any]) -> PartiShape:
     """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
     if metadata.num_quantizers > 1:
         raise ShardError(
@@ -112,7 +112,7 @@ def shape_for(metadata: ShardMetadata, architecture: dict[str, int | float]) -> 
 
 def _open_tokens(config: TrainPriorConfig) -> tuple[TokenDataset, TokenDataset | None]:
     """Return what is trained on, and what is measured on, whose captions are cut as they are without dropout."""
-    longest = int(config.architecture.get("max_text_length", PartiShape.max_text_length))
+    longest = make_shape(PartiShape, config.architecture).max_text_length
     text = config.text.model_copy(update={"length": min(config.text.length, longest)})
     tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text, reading=config.reading)
     if not config.held_out:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import attend
+from model.attention import attend
 from model.tokenizers.families.published import MOST_BLOCKS, MOST_LEVELS, count, refuse_many, sides_of
 
 _GROUPS = 32

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import attend
+from model.attention import attend
 from model.tokenizers.families.pixels import RANGES, Scale, from_pixels, to_pixels
 from model.tokenizers.families.published import (
     MOST_LAYERS,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,10 @@ TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=["dense", "conv"])
+def model(request):
     torch.manual_seed(0)
-    return Parti(TINY).eval().requires_grad_(False)
+    return Parti(replace(TINY, image_attention=request.param, kernel_side=3)).eval().requires_grad_(False)
 
 
 def test_guidance_is_the_papers_equation():
@@ -65,7 +67,8 @@ def test_an_image_does_not_depend_on_its_batch(model):
     assert torch.equal(together, alone)
 
 
-def test_generation_equals_a_loop_without_a_cache(model):
+def test_generation_equals_a_loop_without_a_cache(model, monkeypatch):
+    monkeypatch.setattr("model.sampling.generate._SPAN", 5)
     text_ids = torch.tensor([[5, 6, END], [7, END, PAD]])
     uniform = uniform_numbers([(1, n) for n in range(2)], 16)
     sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)

@@ -1,0 +1,136 @@
+"""Self-attention over image positions: the computation that `attend` chooses against the others, dense against sparse.
+
+Ways take turns for `ROUNDS` rounds, on one thread where they run on a CPU, and the median counts; a training pass is
+forward and backward; bfloat16 is measured where the processor has it. The chosen way, which is one of the others, is
+held against the best of them. On a GPU torch's FlexAttention is measured too, compiled, without the blocks that a mask
+leaves out.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.attention import CausalMask, attend, attend_in_blocks, attend_written_out
+from model.masks import conv_mask, dense_mask
+from model.one_dnn import is_fast
+from tests.benchmarks.run import Figure
+
+ROUNDS = 9
+BATCH, HEADS, HEAD_WIDTH, KERNEL_SIDE = 1, 4, 64, 11
+GRID_SIDES = (16, 32)
+Way = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def figures() -> Iterator[Figure]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    for dtype in filter(is_fast, (torch.float32, torch.bfloat16)):
+        for side in GRID_SIDES:
+            for is_training in (False, True):
+                yield from compare(side, is_training, torch.device("cpu"), dtype)
+    if torch.cuda.is_available():
+        for is_training in (False, True):
+            yield from compare(32, is_training, torch.device("cuda"), torch.bfloat16)
+
+
+def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
+    masks = {"dense": dense_mask(side), "conv": conv_mask(side, KERNEL_SIDE)}
+    ways = {kind: ways_of(allowed, device) for kind, allowed in masks.items()}
+    inputs = [torch.randn(BATCH, HEADS, side**2, HEAD_WIDTH, device=device, dtype=dtype) for _ in range(3)]
+    refuse_differing(ways, inputs)
+    seconds = take_turns(ways, inputs, is_training)
+    what = f"{str(dtype).removeprefix('torch.')}_{side**2}_{'training' if is_training else 'forward'}"
+    for kind, taken in seconds.items():
+        told = ", ".join(f"{name} {1e3 * each:.1f}" for name, each in taken.items())
+        print(f"attention: {device.type}, {what}, {kind}, ms: {told}", flush=True)
+        best = min(each for name, each in taken.items() if name != "chosen")
+        yield Figure(
+            f"attention_{device.type}_{what}_{kind}_of_best_way", round(best / taken["chosen"], 3), 0.85, "more"
+        )
+    ratio = seconds["dense"]["chosen"] / seconds["conv"]["chosen"]
+    yield Figure(f"attention_{device.type}_{what}_conv_over_dense", round(ratio, 3), 1.5 if side == 32 else 0.9, "more")
+
+
+def ways_of(allowed: np.ndarray, device: torch.device) -> dict[str, Way]:
+    """Return the computations of attention under a mask."""
+    mask = CausalMask(allowed).to(device)
+    ways: dict[str, Way] = {
+        "chosen": lambda q, k, v: attend(q, k, v, mask),
+        "fused": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed),
+        "written out": lambda q, k, v: attend_written_out(q, k, v, mask.allowed),
+        "blocks": lambda q, k, v: attend_in_blocks(q, k, v, mask),
+    }
+    if mask.is_dense:
+        ways["fused causal"] = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if mask.neighbours is not None:
+        ways["gathered"] = lambda q, k, v: attend_gathered(q, k, v, mask)
+    if device.type == "cuda":
+        ways["flex"] = flex(mask, device)
+    return ways
+
+
+def attend_gathered(queries: Tensor, keys: Tensor, values: Tensor, mask: CausalMask) -> Tensor:
+    """Return attention of each query to its own neighbours, copied together."""
+    assert mask.neighbours is not None
+    assert mask.is_neighbour is not None
+    near_keys, near_values = keys[:, :, mask.neighbours], values[:, :, mask.neighbours]
+    scores = near_keys @ (queries * queries.shape[-1] ** -0.5)[..., None]
+    scores = scores[..., 0].masked_fill(~mask.is_neighbour, float("-inf"))
+    return (scores.softmax(-1)[..., None, :] @ near_values)[..., 0, :]
+
+
+def flex(mask: CausalMask, device: torch.device) -> Way:
+    """Return torch's FlexAttention, compiled for a mask."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    length = len(mask.allowed)
+    blocks = create_block_mask(lambda b, h, q, k: mask.allowed[q, k], None, None, length, length, device=device.type)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, block_mask=blocks)
+
+
+def refuse_differing(ways: dict[str, dict[str, Way]], inputs: list[Tensor]) -> None:
+    """Assert that all ways give the same."""
+    for each in ways.values():
+        wanted = each["written out"](*inputs)
+        for way in each.values():
+            torch.testing.assert_close(way(*inputs), wanted, rtol=2e-2, atol=3e-2 if wanted.itemsize == 2 else 1e-4)
+
+
+def take_turns(ways: dict[str, dict[str, Way]], inputs: list[Tensor], is_training: bool) -> dict[str, dict[str, float]]:
+    """Return the median seconds of each way for each mask; the first round only warms."""
+    taken: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in each} for kind, each in ways.items()}
+    for turn in range(ROUNDS + 1):
+        for kind, each in ways.items():
+            for name, way in each.items():
+                seconds = measure(way, inputs, is_training)
+                if turn:
+                    taken[kind][name].append(seconds)
+    return {kind: {name: statistics.median(all_) for name, all_ in each.items()} for kind, each in taken.items()}
+
+
+def measure(way: Way, inputs: list[Tensor], is_training: bool) -> float:
+    """Return the seconds of a pass; of a CPU's those of the process, whatever else the machine does."""
+    leaves = [tensor.detach().requires_grad_(is_training) for tensor in inputs]
+    is_cuda = inputs[0].is_cuda
+    clock = time.perf_counter if is_cuda else time.process_time
+    with torch.set_grad_enabled(is_training):
+        if is_cuda:
+            torch.cuda.synchronize()
+        started = clock()
+        attended = way(*leaves)
+        if is_training:
+            attended.backward(inputs[0])
+        if is_cuda:
+            torch.cuda.synchronize()
+        return clock() - started
+
+
+if __name__ == "__main__":
+    for figure in figures():
+        print(figure.line(), flush=True)

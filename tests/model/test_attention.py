@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import attention
+from model.attention import (
+    CausalMask,
+    KeyValueCache,
+    attend,
+    attend_fused,
+    attend_in_blocks,
+    attend_in_parts,
+    attend_written_out,
+    neighbours_under,
+)
+from model.layers import BlockShape, SelfAttention
+from model.masks import column_mask, conv_mask, dense_mask, row_mask
+
+MASKS = {"dense": dense_mask(6), "conv": conv_mask(6, 3), "row": row_mask(6), "column": column_mask(6)}
+
+
+def test_attend_equals_a_float64_reference_written_row_by_row():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    found = attend(q, k, v, mask)
+    for row in range(5):
+        scores = (q[:, :, row : row + 1].double() @ k[:, :, : row + 1].double().transpose(-1, -2)) / 8**0.5
+        wanted = torch.softmax(scores, -1) @ v[:, :, : row + 1].double()
+        torch.testing.assert_close(found[:, :, row : row + 1].double(), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_attend_equals_torchs_own_kernel():
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, 2, 7, 16) for _ in range(3))
+    mask = torch.rand(2, 1, 7, 7) < 0.7
+    mask[..., 0] = True
+    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, mask), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 256, 700])
+@torch.no_grad()
+def test_attention_in_parts_is_attention(dtype, length):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(2, 3, length, 16).to(dtype) for _ in range(3))
+    wanted = F.scaled_dot_product_attention(queries, keys, values)
+    found = attend_in_parts(queries, keys, values)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_a_part_of_the_scores_may_be_smaller_than_the_sequence(monkeypatch):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(1, 1, 300, 16) for _ in range(3))
+    with torch.no_grad():
+        whole = attend_in_parts(queries, keys, values)
+        monkeypatch.setattr(attention, "_SCORE_BYTES", 7 * 300 * 4)
+        torch.testing.assert_close(attend_in_parts(queries, keys, values), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("length", [36, 20])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_attention_under_a_causal_mask_equals_a_float64_reference(kind, length, is_long, monkeypatch):
+    monkeypatch.setattr(attention, "LONG_SEQUENCE", 20 if is_long else 100)
+    monkeypatch.setattr(attention, "_BLOCK", 7)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, 8) for _ in range(3))
+    found = attend(q, k, v, CausalMask(MASKS[kind])).double().numpy()
+    scores = np.einsum("bhid,bhjd->bhij", q.double(), k.double()) / 8**0.5
+    scores[..., ~MASKS[kind][:length, :length]] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    wanted = weights @ v.double().numpy() / weights.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("length", [36, 20])
+def test_what_a_gpu_computes_is_the_same(kind, length):
+    torch.manual_seed(0)
+    inputs, mask = [torch.randn(2, 3, length, 8) for _ in range(3)], CausalMask(MASKS[kind])
+    torch.testing.assert_close(attend_fused(*inputs, mask), attend(*inputs, mask), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_gradients_in_blocks_are_those_of_all_scores_at_once(kind, monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK", 7)
+    torch.manual_seed(1)
+    mask = CausalMask(MASKS[kind])
+    leaves = [torch.randn(1, 2, 36, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(1, 2, 36, 8, dtype=torch.float64)
+    found = torch.autograd.grad((attend_in_blocks(*leaves, mask) * weight).sum(), leaves)
+    wanted = torch.autograd.grad((attend_written_out(*leaves, mask.allowed) * weight).sum(), leaves)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_block_reads_no_key_that_none_of_it_sees(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK", 6)
+    q, k, v = (torch.randn(1, 1, 36, 8) for _ in range(3))
+    k[:, :, :6] = v[:, :, :6] = float("nan")
+    attended = attend_in_blocks(q, k, v, CausalMask(conv_mask(6, 3)))
+    assert attended[:, :, :12].isnan().any(-1).all()
+    assert attended[:, :, 12:].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_cached_attention_equals_attention_over_the_whole_sequence(kind):
+    torch.manual_seed(2)
+    layer, x, mask = SelfAttention(BlockShape(16, 16, 4, "relu")), torch.randn(2, 36, 16), CausalMask(MASKS[kind])
+    whole = layer(x, mask)
+    keys, values = torch.zeros(2, 4, 36, 4), torch.zeros(2, 4, 36, 4)
+    for position in range(36):
+        cache = KeyValueCache(keys, values, mask.seen_from(torch.tensor([position]), 36))
+        step = layer(x[:, position : position + 1], None, None, cache)
+        torch.testing.assert_close(step[:, 0], whole[:, position], atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_reads_no_cached_key_that_its_kernel_does_not_reach():
+    mask, position = CausalMask(conv_mask(6, 3)), 21
+    keys = torch.full((1, 1, 36, 4), float("nan"))
+    seen = mask.seen_from(torch.tensor([position]), 36)
+    keys[:, :, mask.allowed[position]] = 1.0
+    read, _ = KeyValueCache(keys, keys.clone(), seen).extend(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4))
+    assert read.shape[2] == mask.allowed.sum(1).max() < 36
+    assert read[:, :, seen.allowed[0]].isfinite().all()
+    assert seen.allowed.sum() == mask.allowed[position].sum()
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_dense_or_not(kind):
+    assert CausalMask(MASKS[kind]).is_dense == (kind == "dense")
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_neighbours_are_the_positions_that_the_mask_leaves(kind):
+    neighbours, is_neighbour = neighbours_under(MASKS[kind])
+    for position, allowed in enumerate(MASKS[kind]):
+        assert neighbours[position][is_neighbour[position]].tolist() == np.flatnonzero(allowed).tolist()
