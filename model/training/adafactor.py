@@ -13,18 +13,17 @@ from Shazeer and Stern, arXiv 1804.04235, and says no more; chosen here:
 - first moments are float32 or bfloat16, where Parti has 8 bits.
 torch's Adafactor has no first moment.
 
-Where parameters are sharded by rows, three small collectives a parameter cross ranks: for the rows, the columns and the
-size of the update.
+Where parameters are sharded by rows, two sums cross ranks in a step: of all rows and columns, and of the sizes of all
+updates. Each rank works on what it holds; operations on DTensors took six milliseconds a parameter on a CPU.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
-
-from model.training.ranks import whole
+from torch.distributed.tensor import DTensor
 
 EPSILON = 1e-30
 """Added to squared gradients. Source: arXiv 1804.04235, section 8."""
@@ -32,8 +31,30 @@ LARGEST_RMS = 1.0
 """Of an update before its rate. Source: section 6 there."""
 
 
+class _Move(NamedTuple):
+    """A parameter's move in a step: what this rank holds of it and of its gradient, which becomes the update."""
+
+    parameter: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    settings: dict[str, Any]
+    size: torch.Size
+    """Of the whole parameter."""
+    first_row: int
+
+    @property
+    def is_factored(self) -> bool:
+        """Whether rows and columns stand for second moments."""
+        return len(self.size) == 2
+
+    def rate(self) -> Tensor:
+        """Return how far second moments move."""
+        beta2 = self.settings["betas"][1]
+        return (1 - beta2) / (1 - beta2 ** self.state["step"])
+
+
 class Adafactor(torch.optim.Optimizer):
-    """Adafactor with a first moment and decoupled weight decay.
+    """Adafactor with a first moment and decoupled weight decay; a step uses the gradients up.
 
     A state's tensors have their parameter's shape and lie as it does, or are whole on every rank.
     """
@@ -53,59 +74,88 @@ class Adafactor(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move each parameter that has a gradient."""
         assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group)
+        learned = [(parameter, group) for group in self.param_groups for parameter in group["params"]]
+        moves = [self._move(parameter, group) for parameter, group in learned if parameter.grad is not None]
+        ranks = next((held.device_mesh.get_group() for held, _ in learned if isinstance(held, DTensor)), None)
+        _scale([move for move in moves if move.is_factored], ranks)
+        for move in moves:
+            if not move.is_factored:
+                second = _held(move.state["second"])
+                second.lerp_(move.gradient.square() + EPSILON, move.rate())
+                move.gradient.mul_(second.rsqrt())
+        _bound(moves, ranks)
+        for move in moves:
+            _apply(move)
 
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> _Move:
         state = self.state[parameter] or self._begin(parameter)
-        beta1, beta2 = group["betas"]
-        rate = (1 - beta2) / (1 - beta2 ** state["step"].add_(1))
-        update = _scale(gradient.float(), state, rate)
-        mine, first = _share(parameter, parameter), _share(state["first"], parameter)
-        first.lerp_(_share(update, parameter).to(self._first_moments), 1 - beta1)
-        mine.mul_(1 - group["lr"] * group["weight_decay"])
-        mine.add_(first.to(mine.dtype), alpha=-group["lr"])
+        state["step"].add_(1)
+        assert parameter.grad is not None
+        first_row = _first_row(parameter) if isinstance(parameter, DTensor) else 0
+        return _Move(_held(parameter), _held(parameter.grad), state, group, parameter.shape, first_row)
 
     def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
         state["step"] = torch.zeros((), device=parameter.device)
         state["first"] = torch.zeros_like(parameter, dtype=self._first_moments)
         if parameter.dim() == 2:
-            state["rows"], state["columns"] = (
-                torch.zeros(size, dtype=torch.float32, device=parameter.device) for size in parameter.shape
-            )
+            state["rows"], state["columns"] = (torch.zeros(size, device=parameter.device) for size in parameter.shape)
         else:
-            state["second"] = torch.zeros_like(parameter, dtype=torch.float32)
+            state["second"] = torch.zeros_like(parameter)
         return state
 
 
-def _scale(gradient: Tensor, state: dict[str, Tensor], rate: Tensor) -> Tensor:
-    """Return the gradient over the root of its second moments, which move by a rate, and no larger than it may be."""
-    squared = gradient.square() + EPSILON
-    if gradient.dim() == 2:
-        rows, columns = (whole(squared.sum(axis)) / gradient.shape[axis] for axis in (1, 0))
-        state["rows"].lerp_(rows, rate)
-        state["columns"].lerp_(columns, rate)
+def _scale(moves: list[_Move], ranks: Any) -> None:
+    """Divide gradients of matrices by the roots of their second moments, which move first."""
+    sums = [torch.cat([_row_sums(move), (move.gradient.square() + EPSILON).sum(0)]) for move in moves]
+    for move, both in zip(moves, _sum(sums, ranks), strict=True):
+        state, (num_rows, num_columns) = move.state, move.size
+        rows, columns = both.split([num_rows, num_columns])
+        state["rows"].lerp_(rows / num_columns, move.rate())
+        state["columns"].lerp_(columns / num_rows, move.rate())
         by_row = (state["rows"] / state["rows"].mean()).rsqrt()
-        update = gradient * _like(by_row, gradient)[:, None] * _like(state["columns"].rsqrt(), gradient)
-    else:
-        _share(state["second"], gradient).lerp_(_share(squared, gradient), rate)
-        update = gradient * state["second"].rsqrt()
-    rms = whole(torch.linalg.vector_norm(update)) / update.numel() ** 0.5
-    return update * _like((LARGEST_RMS / rms).clamp(max=1.0), gradient)
+        mine = by_row[move.first_row : move.first_row + len(move.gradient)]
+        move.gradient.mul_(mine[:, None]).mul_(state["columns"].rsqrt())
 
 
-def _share(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Return of a tensor what this rank holds of the parameter."""
-    if not isinstance(tensor, DTensor) or not isinstance(parameter, DTensor):
-        return tensor
-    return tensor.redistribute(placements=parameter.placements).to_local()
+def _row_sums(move: _Move) -> Tensor:
+    """Return the sums over rows of squared gradients, 0 for rows that other ranks hold."""
+    sums = move.gradient.new_zeros(move.size[0])
+    sums[move.first_row : move.first_row + len(move.gradient)] = (move.gradient.square() + EPSILON).sum(1)
+    return sums
 
 
-def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor that every rank holds whole as another's operand."""
-    if not isinstance(other, DTensor):
-        return tensor
-    return DTensor.from_local(tensor, other.device_mesh, [Replicate()], run_check=False)
+def _bound(moves: list[_Move], ranks: Any) -> None:
+    """Make updates whose root mean square is too large so much smaller."""
+    squares = _sum([move.gradient.square().sum().view(1) for move in moves], ranks)
+    for move, square in zip(moves, squares, strict=True):
+        rms = (square / move.size.numel()).sqrt()
+        move.gradient.mul_((LARGEST_RMS / rms).clamp(max=1.0))
+
+
+def _apply(move: _Move) -> None:
+    first, (beta1, _) = _held(move.state["first"]), move.settings["betas"]
+    first.lerp_(move.gradient.to(first.dtype), 1 - beta1)
+    move.parameter.mul_(1 - move.settings["lr"] * move.settings["weight_decay"])
+    move.parameter.add_(first.to(move.parameter.dtype), alpha=-move.settings["lr"])
+
+
+def _sum(parts: list[Tensor], ranks: Any) -> list[Tensor]:
+    """Return each tensor's sum over ranks, of all at once."""
+    if ranks is None or not parts:
+        return parts
+    joined = torch.cat(parts)
+    dist.all_reduce(joined, group=ranks)
+    return list(joined.split([len(part) for part in parts]))
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _first_row(parameter: DTensor) -> int:
+    """Return the first row that this rank holds: rows are shared out as torch.chunk does."""
+    mesh = parameter.device_mesh
+    rows_a_rank = -(-parameter.shape[0] // mesh.size())
+    return min(mesh.get_local_rank() * rows_a_rank, parameter.shape[0])

@@ -171,7 +171,8 @@ def _log(
     speed = throughput.tell(schedule.num_steps - step)
     progress.metrics.append({"step": step, "lr": schedule.lr_at(step - 1), **values, **speed})
     watchers.events.add_figures(step, progress.metrics[-1])
-    watchers.bar.update(step, f"loss {values['total']:.4f}  {throughput_line(speed, run.trainee.batch_size)}")
+    learned = f"loss {values['total']:.4f}  gradient {values['gradient_norm']:.3g}  lr {schedule.lr_at(step - 1):.2e}"
+    watchers.bar.update(step, f"{learned}  {throughput_line(speed, run.trainee.batch_size)}")
 
 
 def _dtype(schedule: Schedule) -> torch.dtype:

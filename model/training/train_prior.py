@@ -30,12 +30,7 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
     with join_ranks(config.running.device) as ranks:
         _refuse_uneven(config, ranks)
         data = _open_tokens(config, ranks)
-        metadata = data.tokens.metadata.model_copy(
-            update={
-                "text_tokenizer": data.tokens.text_tokenizer,
-                "text_vocabulary_size": data.tokens.text_vocabulary_size,
-            }
-        )
+        metadata = _metadata(data.tokens)
         shape = shape_for(metadata, config.architecture)
         begun = _begin(config, data) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):
@@ -48,7 +43,7 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
             network = Parti(shape)
             network.load_state_dict(weights)
             save_prior(network, metadata, join(config.output, PRIOR))
-            _finish(begun, network, metadata, data.tokens.num_rows)
+            _finish(begun, config, network, data)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)
 
@@ -74,14 +69,16 @@ def _begin(config: TrainPriorConfig, data: PriorData) -> StageDirectory | Manife
     return begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
 
 
-def _finish(begun: StageDirectory, network: Parti, metadata: ShardMetadata, num_rows: int) -> None:
+def _finish(begun: StageDirectory, config: TrainPriorConfig, network: Parti, data: PriorData) -> None:
+    """Write the manifest; its details say whose weights were measured and saved."""
     details = {
         "shape": asdict(network.shape),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "metadata": metadata.model_dump(mode="json"),
+        "weights": "average" if config.ema_decay else "last",
+        "metadata": _metadata(data.tokens).model_dump(mode="json"),
     }
-    files = [record_shard(begun.path, name, 0) for name in (PRIOR, METRICS)]
-    begun.finish(files, {"rows": num_rows}, details)
+    files = [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)]
+    begun.finish(files, {"rows": data.tokens.num_rows}, details)
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, Any]) -> PartiShape:

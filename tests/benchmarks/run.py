@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 OUTPUT = Path("runs/bench")
 NAMES = (
     "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "tokenizers",
+    "prior_training",
     "loader", "kill", "demo",
 )  # fmt: skip
 
