@@ -16,7 +16,7 @@ from model.training.train_prior import TrainPriorConfig, train_prior
 from parti_data import TokenDataset
 
 CONFIG = """
-batch_size = 8
+batch_size = 32
 ema_decay = 0.9
 [architecture]
 max_text_length = 16
@@ -24,7 +24,7 @@ width = 16
 hidden = 32
 num_heads = 2
 num_encoder_layers = 1
-num_decoder_layers = 2
+num_decoder_layers = 1
 dropout = 0.2
 [schedule]
 num_steps = 24
@@ -35,7 +35,7 @@ checkpoint_every = 4
 log_every = 1
 precision = "float32"
 """
-ADAFACTOR = ["schedule.optimizer=adafactor", "schedule.beta2=0.96"]
+ADAFACTOR = ["schedule.optimizer=adafactor", "schedule.beta2=0.96", "schedule.num_steps=8"]
 SHARD = ["running.parallel=shard"]
 STOPS = {"one": 7, "two": 5, "shares": 6, "moved": 4}
 """Steps that end a run, drawn once; those since its checkpoint are done again, and 20 follow in all."""
@@ -66,7 +66,7 @@ def runs(tmp_path_factory, tokens):
     alone("one")
     alone("one_stopped", stop=STOPS["one"])
     alone("one_stopped")
-    alone("one_parts", "batch_parts=2", "recompute_blocks=true")
+    alone("one_parts", *ADAFACTOR, "batch_parts=2", "recompute_blocks=true")
     alone("one_adafactor", *ADAFACTOR)
     alone("one_to_two", *ADAFACTOR, stop=STOPS["moved"])
     together += [output("two"), output("two_stopped", f"stop={STOPS['two']}"), output("two_stopped")]
@@ -126,16 +126,17 @@ def learned(runs, metrics):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("one", "two"), ("one", "one_parts"), ("one", "shares"), ("one_adafactor", "shares_adafactor"),
+        ("one", "two"), ("one", "shares"), ("one_adafactor", "one_parts"), ("one_adafactor", "shares_adafactor"),
         ("one_adafactor", "one_to_two"), ("one_adafactor", "two_to_one"),
     ],
 )  # fmt: skip
 def test_ranks_and_parts_change_rounding_alone(learned, one, other):
     lines = learned(one), learned(other)
-    assert len(lines[0]) == len(lines[1]) == 24 + 6
+    assert len(lines[0]) == len(lines[1]) == (24 + 6 if one == "one" else 8 + 2)
     for mine, its in zip(*lines, strict=True):
         assert its == pytest.approx(mine, abs=1e-5, rel=1e-5), (mine, its)
-    assert lines[0][-1]["held_out_loss"] < lines[0][4]["held_out_loss"] - 0.1
+    losses = [line["held_out_loss"] for line in lines[0] if "held_out_loss" in line]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +160,14 @@ def test_what_is_saved_is_the_average_whole(runs):
 
 
 def test_each_rank_writes_its_share(runs):
-    folder = runs / "shares_adafactor" / "checkpoints" / "step-00000024"
+    folder = runs / "shares_adafactor" / "checkpoints" / "step-00000008"
     shares = [load_file(folder / f"rank-0000{rank}.safetensors")["model.to_logits.weight"] for rank in (0, 1)]
     assert [share.shape for share in shares] == [(32, 16), (32, 16)]
 
 
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all_and_names_its_rows(runs, tokens):
     told = [(runs / "bad" / f"error{rank}.txt").read_text() for rank in (0, 1)]
-    keys = TokenDataset(tokens, 8, rank=1, world_size=2).batch(3).keys
+    keys = TokenDataset(tokens, 32, rank=1, world_size=2).batch(3).keys
     assert told[0] == told[1]
-    assert f"expected a finite loss, found inf at step 3, a batch of {', '.join(keys)}; lower schedule.lr" in told[0]
+    found = f"found inf at step 3, a batch of {', '.join(keys[:4])} and 12 more; lower schedule.lr"
+    assert f"expected a finite loss, {found}" in told[0]
