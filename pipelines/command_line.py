@@ -125,24 +125,14 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a ViT-VQGAN on images; under torchrun in several processes."""
     job = _load("model.training.train_tokenizer")
-    if _is_first_rank():
-        _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
-    try:
-        config = _config(job.TrainTokenizerConfig, arguments)
-    except ConfigError:
-        sys.exit(2)  # as the first one, which says why
-    job.train_tokenizer(config)  # in the directory that the first one holds
+    _run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
 
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Train a Parti prior on token shards."""
+    """Train a Parti prior on token shards; under torchrun in several processes."""
     job = _load("model.training.train_prior")
-    if (world_size := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise ConfigError(f"train prior: expected one process, found {world_size}; start it without torchrun")
-    _run_job(context, job.train_prior, job.TrainPriorConfig, arguments)
+    _run_on_ranks(context, job.train_prior, job.TrainPriorConfig, arguments)
 
 
 @app.command("sample")
@@ -270,11 +260,6 @@ def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
         job.run_demo(config)
 
 
-def _is_first_rank() -> bool:
-    """Whether this process writes: of those that torchrun started, one does."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _load(module: str) -> Any:
     """Import a stage; raises ConfigError where the extra that it needs is not installed."""
     try:
@@ -324,6 +309,24 @@ def _run_job(
 ) -> Manifest:
     _refuse_beam_options(context)
     return _run(job, _config(model, arguments))
+
+
+def _run_on_ranks(
+    context: typer.Context,
+    job: Callable[..., Manifest],
+    model: type[StageConfig],
+    arguments: list[str] | None,
+) -> None:
+    """Run a job that torchrun may have started in several processes, of which the first holds the output."""
+    if os.environ.get("RANK", "0") == "0":
+        _run_job(context, job, model, arguments)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
+    try:
+        config = _config(model, arguments)
+    except ConfigError:
+        sys.exit(2)  # as the first one, which says why
+    job(config)
 
 
 def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:

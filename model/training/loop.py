@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.training.checkpoint import Progress, resume, save
+from model.training.adafactor import Adafactor
+from model.training.checkpoint import Checkpoints, Progress
 from model.training.event_files import EventFiles
-from model.training.ranks import Ranks
+from model.training.ranks import Ranks, whole
 from model.training.schedule import Running, Schedule
+from model.training.throughput import Throughput, Work, throughput_line
 from parti_data.errors import CheckpointError
 from parti_data.images import to_png
 from parti_data.progress import ProgressBar, show_progress
@@ -48,6 +50,8 @@ class Trainee(Protocol):
     """Equal parts that a rank's slice of a batch is taken in; their gradients add up to those of the whole."""
     batch_size: int
     """Images a step, of all ranks together."""
+    work: Work | None
+    """What an image asks for, where it is known: then the run tells its tokens a second and its MFU."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -63,7 +67,7 @@ class Trainee(Protocol):
         ...
 
     def evaluate(self, step: int) -> Evaluation:
-        """Return what is worth a line in the metrics."""
+        """Return what is worth a line in the metrics; every rank is asked, the first one's answer counts."""
         ...
 
     def keys(self, step: int) -> list[str]:
@@ -89,6 +93,13 @@ class _Player:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     parameters: list[nn.Parameter]
+
+
+class _Watchers(NamedTuple):
+    """Where a run tells how it goes."""
+
+    bar: ProgressBar
+    events: EventFiles
 
 
 @dataclass
@@ -118,39 +129,54 @@ def train(
     networks = trainee.networks.items()
     players = [_player(name, network, schedule, not number) for number, (name, network) in enumerate(networks)]
     run = _Run(trainee, schedule, ranks, directory, players)
-    progress = resume(_stateful(run), directory)
-    ranks.refuse_differing(directory, "checkpoint", progress.step)
-    with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
-        _steps(run, running, progress, bar, events)
+    with Checkpoints(directory, ranks, running.keep_checkpoints) as checkpoints:
+        progress = checkpoints.resume(_stateful(run))
+        with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
+            _steps(run, running, checkpoints, progress, _Watchers(bar, events))
 
 
-def _steps(run: _Run, running: Running, progress: Progress, bar: ProgressBar, events: EventFiles) -> None:
-    schedule, first = run.schedule, progress.step
-    started = saved = time.monotonic()
+def _steps(run: _Run, running: Running, checkpoints: Checkpoints, progress: Progress, watchers: _Watchers) -> None:
+    schedule, saved = run.schedule, time.monotonic()
     figures = {name: torch.tensor(value, device=run.ranks.device) for name, value in progress.figures.items()}
-    for step in range(first, schedule.num_steps):
+    throughput = Throughput(run.trainee.work, run.trainee.batch_size, run.ranks, _dtype(schedule))
+    for step in range(progress.step, schedule.num_steps):
         figures |= _update(run, step)
         done = progress.step = step + 1
+        throughput.count()
         is_last = done == schedule.num_steps
+        is_late = False
         if done % schedule.log_every == 0 or is_last:
-            values = _mean_over_ranks(run, figures)
+            _log(run, progress, figures, throughput, watchers)
             figures.clear()
-            _refuse_nonfinite(run)
-            rate = (done - first) / (time.monotonic() - started)
-            progress.metrics.append({"step": done, "lr": schedule.lr_at(step), **values, "steps_per_s": round(rate, 2)})
-            events.add_figures(done, progress.metrics[-1])
-            images_a_s = rate * run.trainee.batch_size
-            bar.update(done, f"loss {values['total']:.4f}  {rate:.1f} steps/s  {images_a_s:.0f} images/s")
+            minutes = running.checkpoint_minutes
+            is_late = bool(minutes) and run.ranks.from_first(time.monotonic() - saved >= 60 * minutes)
         is_due = done % schedule.checkpoint_every == 0 or is_last
-        is_late = 0 < 60 * running.checkpoint_minutes <= time.monotonic() - saved
-        if is_due or (is_late and run.ranks.is_first):
-            _refuse_nonfinite(run)
-            if is_due:
-                _evaluate(run, progress, events)
-            if run.ranks.is_first:
-                progress.figures = {name: value.item() for name, value in figures.items()}
-                save(_stateful(run), progress, run.directory)
+        if is_due or is_late:
+            with throughput.paused():
+                _refuse_nonfinite(run)
+                if is_due:
+                    _evaluate(run, progress, watchers.events)
+                progress.figures = _mean_over_ranks(run, figures)
+                checkpoints.save(_stateful(run), progress)
             saved = time.monotonic()
+
+
+def _log(
+    run: _Run, progress: Progress, figures: dict[str, Tensor], throughput: Throughput, watchers: _Watchers
+) -> None:
+    """Add a line to the metrics: the means over ranks of the newest figures, and how fast it goes."""
+    step, schedule = progress.step, run.schedule
+    values = _mean_over_ranks(run, figures)
+    _refuse_nonfinite(run)
+    speed = throughput.tell(schedule.num_steps - step)
+    progress.metrics.append({"step": step, "lr": schedule.lr_at(step - 1), **values, **speed})
+    watchers.events.add_figures(step, progress.metrics[-1])
+    learned = f"loss {values['total']:.4f}  gradient {values['gradient_norm']:.3g}  lr {schedule.lr_at(step - 1):.2e}"
+    watchers.bar.update(step, f"{learned}  {throughput_line(speed, run.trainee.batch_size)}")
+
+
+def _dtype(schedule: Schedule) -> torch.dtype:
+    return torch.bfloat16 if schedule.precision == "bfloat16" else torch.float32
 
 
 def keep_freed_memory() -> None:
@@ -165,15 +191,19 @@ def keep_freed_memory() -> None:
         mallopt(_MALLOPT_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
-def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """Return AdamW; weight decay spares everything with fewer than two dimensions."""
+def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Return the schedule's optimizer; weight decay spares everything with fewer than two dimensions."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [
         {"params": matrices, "weight_decay": schedule.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), fused=True)
+    betas = schedule.beta1, schedule.beta2
+    if schedule.optimizer == "adafactor":
+        moments = torch.bfloat16 if schedule.first_moments == "bfloat16" else torch.float32
+        return Adafactor(groups, schedule.lr, betas, first_moments=moments)
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=betas, fused=True)
 
 
 def _player(name: str, network: nn.Module, schedule: Schedule, is_model: bool) -> _Player:
@@ -236,7 +266,7 @@ def _accumulate(run: _Run, player: _Player, step: int) -> dict[str, Tensor]:
 def _apply(run: _Run, player: _Player, step: int) -> Tensor:
     """Move a network along its gradient; return the gradient's norm before clipping."""
     run.ranks.average_gradients(player.parameters)
-    norm = nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm or math.inf)
+    norm = whole(nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm or math.inf))
     for group in player.optimizer.param_groups:
         group["lr"] = run.schedule.lr_at(step)
     player.optimizer.step()
@@ -245,34 +275,40 @@ def _apply(run: _Run, player: _Player, step: int) -> Tensor:
 
 
 def _mean_over_ranks(run: _Run, figures: dict[str, Tensor]) -> dict[str, float]:
+    if not figures:
+        return {}
     values = run.ranks.mean(torch.stack([value.float() for value in figures.values()]))
     return dict(zip(figures, values.tolist(), strict=True))
 
 
 def _refuse_nonfinite(run: _Run) -> None:
-    """Raise CheckpointError for the first loss or gradient since the last call that is not finite."""
-    values = torch.stack([value.float() for _, _, value in run.unseen]).tolist() if run.unseen else []
+    """Raise CheckpointError, on every rank, for the first loss or gradient since the last call that is not finite."""
+    if not run.unseen:
+        return
+    values = run.ranks.each(torch.stack([value.float() for _, _, value in run.unseen])).cpu()
     places = [(step, name) for step, name, _ in run.unseen]
     run.unseen.clear()
-    for (step, name), value in zip(places, values, strict=True):
-        if not math.isfinite(value):
-            keys = run.trainee.keys(step)
+    for (step, name), column in zip(places, values.T, strict=True):
+        bad = ~column.isfinite()
+        if bad.any():
+            of_ranks = run.ranks.gather(run.trainee.keys(step))
+            keys = [key for keys, is_bad in zip(of_ranks, bad.tolist(), strict=True) if is_bad for key in keys]
             shown = ", ".join(keys[:_SHOWN_KEYS]) + (f" and {len(keys) - _SHOWN_KEYS} more" * (len(keys) > _SHOWN_KEYS))
             raise CheckpointError(
-                f"{run.directory}: expected a finite {name}, found {value} at step {step}, a batch of {shown}; lower "
-                "schedule.lr, in a new output"
+                f"{run.directory}: expected a finite {name}, found {column[bad][0].item()} at step {step}, a batch of "
+                f"{shown}; lower schedule.lr, in a new output"
             )
 
 
 def _evaluate(run: _Run, progress: Progress, events: EventFiles) -> None:
-    """Measure and draw, on the first rank; what is drawn is on disk before a checkpoint says so.
+    """Measure and draw; what is drawn is on disk before a checkpoint says so.
 
     The newest picture has always the same name; some stay under the name of their step.
     """
-    if not run.ranks.is_first:
-        return
     step = progress.step
     found = run.trainee.evaluate(step)
+    if not run.ranks.is_first:
+        return
     progress.metrics.append({"step": step, **found.figures})
     events.add_figures(step, found.figures)
     for name, pixels in found.pictures.items():

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from parti_data.errors import ConfigError, PartiError, RankError
 
@@ -64,11 +65,23 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def each(self, values: Tensor) -> Tensor:
+        """Return the tensors of one dimension of all ranks, one a row."""
+        all_values = values.new_zeros(self.world_size, len(values))
+        all_values[self.rank] = values
+        return self.sum(all_values)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each rank gives; small objects that pickle."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
     def refuse_differing(self, place: str, name: str, number: int) -> None:
         """Raise RankError, on every rank, unless all have the same number of what is named."""
-        mine = torch.zeros(self.world_size, dtype=torch.int64, device=self.device)
-        mine[self.rank] = number
-        found = self.sum(mine).tolist()
+        found = self.each(torch.tensor([number], device=self.device))[:, 0].tolist()
         if len(set(found)) > 1:
             raise RankError(
                 f"{place}: expected one {name} on all ranks, found {', '.join(map(str, found))}; give them an output "
@@ -80,10 +93,11 @@ class Ranks:
         return self.sum(values) / self.world_size
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over all ranks, some at a time."""
+        """Replace gradients by their mean over all ranks, some at a time; what is sharded has been averaged."""
         if self.world_size == 1:
             return
-        for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for bucket in _buckets([gradient for gradient in gradients if not isinstance(gradient, DTensor)]):
             joined = self.mean(torch.cat([gradient.flatten() for gradient in bucket]))
             parts = joined.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
@@ -141,6 +155,11 @@ def choose_device(device: Device) -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor that ranks may hold shares of."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

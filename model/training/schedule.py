@@ -1,10 +1,10 @@
 """What every training job is told: how long and how fast to learn, and how to run on its machine."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from model.training.ranks import Device
 from parti_data.config import StrictModel
@@ -14,12 +14,21 @@ MAX_DRAWN_STEPS = 8
 
 
 class Schedule(StrictModel):
-    """How long to train, and AdamW's settings: linear warm-up, then cosine to a share of the rate."""
+    """How long to train, by which optimizer, and its settings: a linear warm-up, a plateau where there is one, then a
+    decay to a share of the rate.
+    """
 
     num_steps: PositiveInt
     lr: PositiveFloat
     final_lr_ratio: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = 100
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    """How the rate falls: along half a cosine, by the same factor each step, or not at all."""
+    decay_start: NonNegativeInt | None = None
+    """First step of the decay, which ends with the run; none: when the warm-up ends."""
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    first_moments: Literal["float32", "bfloat16"] = "float32"
+    """What Adafactor keeps its first moments in; AdamW's are float32."""
     beta1: Annotated[NonNegativeFloat, Field(lt=1)] = 0.9
     beta2: Annotated[NonNegativeFloat, Field(lt=1)] = 0.99
     weight_decay: NonNegativeFloat = 1e-4
@@ -31,11 +40,24 @@ class Schedule(StrictModel):
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 50
 
+    @model_validator(mode="after")
+    def _refuse_impossible(self) -> Self:
+        if self.decay == "exponential" and not self.final_lr_ratio:
+            raise ValueError("an exponential decay ends at a final_lr_ratio above 0")
+        if self.decay_start is not None and self.decay_start < self.warmup_steps:
+            raise ValueError(f"decay_start comes no sooner than the end of the {self.warmup_steps} warmup_steps")
+        return self
+
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(self.num_steps - self.warmup_steps, 1)
+        start = self.warmup_steps if self.decay_start is None else self.decay_start
+        if self.decay == "constant" or step < start:
+            return self.lr
+        progress = (step - start) / max(self.num_steps - start, 1)
+        if self.decay == "exponential":
+            return self.lr * self.final_lr_ratio**progress
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.lr * (self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine)
 
@@ -54,8 +76,24 @@ class Running(StrictModel):
     compile: bool = False
     """Whether torch.compile makes kernels of the networks first: minutes at the start, faster steps on a GPU."""
     checkpoint_minutes: NonNegativeFloat = 0.0
-    """Minutes after which a checkpoint is written between those of schedule.checkpoint_every; 0: none."""
-    decode_threads: PositiveInt = 2
-    """Batches that are read and decoded ahead of the step."""
+    """Minutes after which a checkpoint is written between those of schedule.checkpoint_every, with the next line of
+    the metrics; 0: none."""
+    keep_checkpoints: PositiveInt = 2
+    """Newest checkpoints that stay; older ones are removed."""
     tensorboard: bool = False
     """Whether figures and pictures are also written as TensorBoard reads them, below the output."""
+
+
+class TokenizerRunning(Running):
+    """How the tokenizer's training runs."""
+
+    decode_threads: PositiveInt = 2
+    """Batches that are read and decoded ahead of the step."""
+
+
+class PriorRunning(Running):
+    """How a prior's training runs."""
+
+    parallel: Literal["replicate", "shard"] = "replicate"
+    """What several processes hold: all weights each, or a share each (FSDP2), gathered a block at a time while they
+    are needed. A process holds all of them once, at the start, in its machine's memory."""

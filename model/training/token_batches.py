@@ -61,11 +61,19 @@ class TensorBatch(NamedTuple):
     """int64 (B, I)."""
 
 
-class StepBatches:
-    """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory.
+def as_tensors(batch: TokenBatch) -> TensorBatch:
+    """Return a batch in the machine's memory, its ids as narrow as they lie in the shards."""
+    return TensorBatch(batch.keys, torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens))
 
-    Ids cross to the device as they lie in the shards, in two bytes or four, and are widened there.
-    """
+
+def on_device(batch: TensorBatch, device: torch.device) -> TensorBatch:
+    """Return a batch on a device, to which its ids cross in two bytes or four; they are widened there."""
+    text_ids, image_tokens = (ids.to(device, non_blocking=True).long() for ids in batch[1:])
+    return TensorBatch(batch.keys, text_ids, image_tokens)
+
+
+class StepBatches:
+    """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory."""
 
     def __init__(self, dataset: TokenDataset, device: torch.device):
         self._dataset, self._device = dataset, device
@@ -73,16 +81,9 @@ class StepBatches:
 
     def get(self, step: int) -> TensorBatch:
         """Return this rank's slice of global batch number `step`."""
-        keys, text_ids, image_tokens = self._coming.get(step) if self._coming else self._host(step)
-        return TensorBatch(keys, self._widened(text_ids), self._widened(image_tokens))
-
-    def _host(self, step: int) -> TensorBatch:
-        batch = self._dataset.batch(step)
-        return TensorBatch(batch.keys, torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens))
+        batch = self._coming.get(step) if self._coming else as_tensors(self._dataset.batch(step))
+        return on_device(batch, self._device)
 
     def _pinned(self, step: int) -> TensorBatch:
-        keys, text_ids, image_tokens = self._host(step)
+        keys, text_ids, image_tokens = as_tensors(self._dataset.batch(step))
         return TensorBatch(keys, text_ids.pin_memory(), image_tokens.pin_memory())
-
-    def _widened(self, ids: Tensor) -> Tensor:
-        return ids.to(self._device, non_blocking=True).long()

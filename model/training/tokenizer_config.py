@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag, model_validator
 
 from model.training.adversarial import AdversarialSettings
-from model.training.loop import Running, Schedule
 from model.training.reconstruction_losses import LossWeights
+from model.training.schedule import Schedule, TokenizerRunning
 from parti_data.config import StageConfig, StrictModel
 from parti_data.images import ImageLimits
 from parti_data.sources import (
@@ -95,7 +95,7 @@ class TrainTokenizerConfig(StageConfig):
     seed: NonNegativeInt = 0
     recompute_blocks: bool = False
     """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
-    running: Running = Field(default_factory=Running)
+    running: TokenizerRunning = Field(default_factory=TokenizerRunning)
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "recompute_blocks", "start_from", "vgg16", "lpips"})
 

@@ -23,6 +23,7 @@ from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
 from model.training.reconstruction_losses import reconstruction_losses
 from model.training.reconstructions import measure_tokenizer
+from model.training.throughput import Work
 from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages
 from parti_data.image_dataset import ImageDataset
@@ -43,6 +44,8 @@ class _Seen(NamedTuple):
 
 class TokenizerTrainee:
     """A ViT-VQGAN with its data, and with a discriminator where the config asks for one."""
+
+    work: Work | None = None
 
     def __init__(
         self,
@@ -193,7 +196,11 @@ class TokenizerTrainee:
         return {"train_code_usage": round(usage.share(), 4), "train_perplexity": round(usage.perplexity(), 1)}
 
     def evaluate(self, step: int) -> Evaluation:
-        """Return PSNR and code usage on the held-out pictures, code usage in the last whole epoch, and pictures."""
+        """Return PSNR and code usage on the held-out pictures, code usage in the last whole epoch, and pictures; on the
+        first rank alone.
+        """
+        if not self._ranks.is_first:
+            return Evaluation({}, {})
         tokenizer, pictures = self.frozen(), measured_pictures(self._held_out, self._config)
         figures = measure_tokenizer(tokenizer, pictures) | (self._last_epoch or self._usage_figures())
         drawn = tokenizer.decode(tokenizer.encode(pictures[:DRAWN_PICTURES])).numpy()

@@ -1,97 +1,84 @@
-"""The job that trains a Parti prior on token shards."""
+"""The job that trains a Parti prior on token shards, in one process or in several that torchrun started."""
 
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor, nn
 
-from model.priors.parti import Parti, PartiShape, drop_text
+from model.priors.parti import Parti, PartiShape
 from model.priors.prior_file import save_prior
 from model.shapes import make_shape
 from model.training.checkpoint import METRICS
-from model.training.loop import Evaluation, Schedule, train
-from model.training.token_batches import StepBatches
-from parti_data.caption_ids import TextReading
-from parti_data.config import StageConfig
-from parti_data.errors import ShardError
-from parti_data.manifest import Beginning, Manifest, begin, record_shard
+from model.training.loop import train
+from model.training.prior_config import TrainPriorConfig
+from model.training.prior_trainee import PriorData, PriorTrainee
+from model.training.ranks import Ranks, join_ranks
+from model.training.sharding import whole_weights
+from parti_data.errors import ConfigError, ShardError
+from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, read_manifest, record_shard
 from parti_data.storage import join
 from parti_data.token_dataset import TokenDataset, refuse_unlike
-from parti_data.token_rows import ShardReading
 from parti_data.token_shard import ShardMetadata
 
+__all__ = ["TrainPriorConfig", "train_prior"]
+
 PRIOR = "prior.safetensors"
-_DEVICE = torch.device("cpu")
 
 
-class TrainPriorConfig(StageConfig):
-    """What `parti train prior` is told."""
-
-    source: str | dict[str, float]
-    """A directory of token shards, or several with their weights."""
-    held_out: str = ""
-    """Another such directory, on which the loss is measured; empty: not measured."""
-    architecture: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Fields of PartiShape that differ from Parti-350M; vocabulary, codebook and grid come from the shards."""
-    text: TextReading = Field(default_factory=TextReading)
-    """Which captions are learned, and their ids; of the latter no more than `architecture.max_text_length`."""
-    reading: ShardReading = Field(default_factory=ShardReading)
-    text_drop: float = 0.1
-    """Share of rows trained without text, for classifier-free guidance. Parti does not state its own."""
-    schedule: Schedule
-    batch_size: PositiveInt = 8192
-    seed: int = 0
-
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source", "held_out", "reading"})
-
-
-class _PriorTrainee:
-    """A prior with its data."""
-
-    def __init__(
-        self, config: TrainPriorConfig, shape: PartiShape, tokens: TokenDataset, held_out: TokenDataset | None
-    ):
+def train_prior(config: TrainPriorConfig) -> Manifest:
+    """Train and write a prior; return the manifest, on every rank."""
+    with join_ranks(config.running.device) as ranks:
+        _refuse_uneven(config, ranks)
+        data = _open_tokens(config, ranks)
+        metadata = _metadata(data.tokens)
+        shape = shape_for(metadata, config.architecture)
+        begun = _begin(config, data) if ranks.is_first else None
+        if ranks.from_first(isinstance(begun, Manifest)):
+            return read_manifest(config.output)
         torch.manual_seed(config.seed)
-        self.model: Parti = Parti(shape)
-        self._config, self._held_out = config, held_out
-        self._batches = StepBatches(tokens, _DEVICE)
-        self.networks: dict[str, nn.Module] = {"model": self.model}
-        self.batch_size, self.num_parts = config.batch_size, 1
+        trainee = PriorTrainee(config, Parti(shape), data, ranks)
+        train(trainee, config.schedule, config.output, "train prior", config.running, ranks)
+        weights = whole_weights(trainee.trained)
+        if isinstance(begun, StageDirectory):
+            network = Parti(shape)
+            network.load_state_dict(weights)
+            save_prior(network, metadata, join(config.output, PRIOR))
+            _finish(begun, config, network, data)
+        ranks.from_first(None)  # wait for the manifest
+        return read_manifest(config.output)
 
-    def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
-        """Return the cross-entropy of the step's batch, some of its rows without text."""
-        batch = self._batches.get(step)
-        luck = np.random.default_rng([self._config.seed, step, 2]).random(len(batch.keys))
-        text_ids = drop_text(batch.text_ids, torch.from_numpy(luck < self._config.text_drop))
-        return {"total": self.model.loss(text_ids, batch.image_tokens)}
 
-    def after_step(self, step: int) -> None:
-        """Nothing follows an update."""
+def _refuse_uneven(config: TrainPriorConfig, ranks: Ranks) -> None:
+    """Raise ConfigError, before anything is begun, for a batch that ranks and parts do not share evenly."""
+    shares = ranks.world_size * config.batch_parts
+    if config.batch_size % shares:
+        raise ConfigError(
+            f"batch_size: expected a multiple of {ranks.world_size} ranks times {config.batch_parts} batch_parts, "
+            f"found {config.batch_size}; change one of them"
+        )
 
-    @torch.no_grad()
-    def evaluate(self, step: int) -> Evaluation:
-        """Return the loss on the held-out rows, in nats a token."""
-        if self._held_out is None:
-            return Evaluation({}, {})
-        self.model.eval()
-        count = max(self._held_out.num_rows // self._held_out.batch_size, 1)
-        batches = StepBatches(self._held_out, _DEVICE)
-        losses = [float(self.model.loss(*batches.get(number)[1:])) for number in range(count)]
-        return Evaluation({"held_out_loss": round(float(np.mean(losses)), 4)}, {})
 
-    def keys(self, step: int) -> list[str]:
-        """Return the keys of the step's rows."""
-        return list(self._batches.get(step).keys)
+def _metadata(tokens: TokenDataset) -> ShardMetadata:
+    """Return the shards' metadata, with the text tokenizer that gives the ids."""
+    text = {"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
+    return tokens.metadata.model_copy(update=text)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: model, optimizer and step are all of the state."""
-        return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take nothing."""
+def _begin(config: TrainPriorConfig, data: PriorData) -> StageDirectory | Manifest:
+    inputs = {"source": data.tokens.digest} | ({"held_out": data.held_out.digest} if data.held_out else {})
+    return begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
+
+
+def _finish(begun: StageDirectory, config: TrainPriorConfig, network: Parti, data: PriorData) -> None:
+    """Write the manifest; its details say whose weights were measured and saved."""
+    details = {
+        "shape": asdict(network.shape),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "weights": "average" if config.ema_decay else "last",
+        "metadata": _metadata(data.tokens).model_dump(mode="json"),
+    }
+    files = [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)]
+    begun.finish(files, {"rows": data.tokens.num_rows}, details)
 
 
 def shape_for(metadata: ShardMetadata, architecture: dict[str, Any]) -> PartiShape:
@@ -110,40 +97,19 @@ def shape_for(metadata: ShardMetadata, architecture: dict[str, Any]) -> PartiSha
     )
 
 
-def _open_tokens(config: TrainPriorConfig) -> tuple[TokenDataset, TokenDataset | None]:
-    """Return what is trained on, and what is measured on, whose captions are cut as they are without dropout."""
+def _open_tokens(config: TrainPriorConfig, ranks: Ranks) -> PriorData:
+    """Return what is trained on, and what is measured on, whose captions are cut as they are without dropout.
+
+    What is measured comes in batches as large as a part of what is trained on.
+    """
     longest = make_shape(PartiShape, config.architecture).max_text_length
     text = config.text.model_copy(update={"length": min(config.text.length, longest)})
-    tokens = TokenDataset(config.source, config.batch_size, config.seed, text=text, reading=config.reading)
+    place = ranks.rank, ranks.world_size
+    tokens = TokenDataset(config.source, config.batch_size, config.seed, *place, text=text, reading=config.reading)
     if not config.held_out:
-        return tokens, None
+        return PriorData(tokens, None)
     plain = text.model_copy(update={"bpe_dropout": 0.0})
-    held_out = TokenDataset(config.held_out, config.batch_size, text=plain, reading=config.reading)
+    size = config.batch_size // config.batch_parts
+    held_out = TokenDataset(config.held_out, size, 0, *place, text=plain, reading=config.reading)
     refuse_unlike([*tokens.directories, *held_out.directories], plain)
-    return tokens, held_out
-
-
-def train_prior(config: TrainPriorConfig) -> Manifest:
-    """Train and write a prior; return the manifest."""
-    tokens, held_out = _open_tokens(config)
-    metadata = tokens.metadata.model_copy(
-        update={"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
-    )
-    shape = shape_for(metadata, config.architecture)
-    inputs = {"source": tokens.digest} | ({"held_out": held_out.digest} if held_out else {})
-    begun = begin(config.output, Beginning(stage="train_prior", config=config.deciding(), inputs=inputs))
-    if isinstance(begun, Manifest):
-        return begun
-    trainee = _PriorTrainee(config, shape, tokens, held_out)
-    train(trainee, config.schedule, config.output, "train prior")
-    save_prior(trainee.model, metadata, join(config.output, PRIOR))
-    parameters = sum(parameter.numel() for parameter in trainee.model.parameters())
-    return begun.finish(
-        [record_shard(config.output, name, 0) for name in (PRIOR, METRICS)],
-        {"rows": tokens.num_rows},
-        {
-            "shape": asdict(shape),
-            "parameters": parameters,
-            "metadata": metadata.model_dump(mode="json"),
-        },
-    )
+    return PriorData(tokens, held_out)

@@ -22,8 +22,12 @@ _DRAWN = re.compile(r"reconstructions-(\d{8})\.png")
 """Those at a step."""
 _MAX_DRAWN = 3
 _RECONSTRUCTION_PX = 1024
-_PROGRESS = ("lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s")
+_PROGRESS = (
+    "lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s", "images_per_s", "tokens_per_s", "mfu",
+    "memory_bytes",
+)  # fmt: skip
 """Figures of a logged step that are not losses."""
+_NOT_DRAWN = ("step", "matmul_peak_tflops", "eta_s")
 _LINEAR = ("adversarial", "discriminator_total", "discriminator_real_score", "discriminator_fake_score")
 """Losses of which neither side is to win: a small one is no better."""
 _MEASURED_ON = {"held_out": "held-out pictures", "training": "training pictures"}
@@ -37,7 +41,9 @@ _TITLES = {
     "discriminator_fake_score": "discriminator's score of reconstructions",
     "discriminator_r1": "discriminator's R1 penalty",
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
-    "lr": "learning rate", "steps_per_s": "steps a second",
+    "lr": "learning rate", "steps_per_s": "steps a second", "images_per_s": "images a second",
+    "tokens_per_s": "image tokens a second", "mfu": "MFU, a share of a large matmul's speed",
+    "memory_bytes": "peak memory, bytes",
 }  # fmt: skip
 
 
@@ -167,7 +173,7 @@ def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     measured: dict[str, None] = {}
     for line in metrics:
         (losses if "total" in line else measured).update(dict.fromkeys(line))
-    others = ("step", *_PROGRESS)
+    others = (*_NOT_DRAWN, *_PROGRESS)
     return [name for name in losses if name not in others], [name for name in measured if name not in others]
 
 

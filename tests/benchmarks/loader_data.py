@@ -152,5 +152,7 @@ def _captions(rng: np.random.Generator, count: int) -> pa.Array:
 def _text_ids(rng: np.random.Generator, count: int) -> pa.Array:
     lengths = np.clip(rng.poisson(MEAN_TEXT_IDS, count), 1, MAX_TEXT_IDS)
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    ids = pa.ListArray.from_arrays(pa.array(ends), pa.array(rng.integers(3, 16_000, ends[-1], np.uint16)))
+    ids = pa.ListArray.from_arrays(
+        pa.array(ends), pa.array(rng.integers(3, METADATA.text_vocabulary_size, ends[-1], np.uint16))
+    )
     return pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32)), ids)

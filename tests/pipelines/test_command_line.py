@@ -272,20 +272,13 @@ def test_the_installed_program_exits_with_the_code(tmp_path):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_a_prior_is_trained_by_one_process(capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "prior", "x.toml"])
-    assert stopped.value.code == 2
-    assert "train prior: expected one process, found 2; start it without torchrun" in capsys.readouterr().err
-
-
-def test_a_rank_but_the_first_leaves_it_to_that_to_say_what_is_wrong_with_a_config(capsys, monkeypatch):
+@pytest.mark.parametrize("job", ["tokenizer", "prior"])
+def test_a_rank_but_the_first_leaves_it_to_that_to_say_what_is_wrong_with_a_config(capsys, monkeypatch, job):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     for rank, words in (("0", "expected a TOML file, found none"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as stopped:
-            main(["train", "tokenizer", "nowhere.toml"])
+            main(["train", job, "nowhere.toml"])
         assert stopped.value.code == 2
         error = capsys.readouterr().err
         assert words in error

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,20 @@ import torch
 from PIL import Image
 
 from model.evaluation.evaluate import EvaluateConfig, evaluate
+from model.priors.prior_file import load_prior
 from model.sampling import sample as sample_module
 from model.sampling.generate import generate
 from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import load_tokenizer
-from model.training.loop import Schedule
+from model.training.ranks import Ranks
+from model.training.schedule import Schedule
+from model.training.token_batches import as_tensors
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
 from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
 from parti_data import TokenDataset
-from parti_data.errors import ShardError, TokenizerError
+from parti_data.caption_ids import TextReading
+from parti_data.errors import ConfigError, ShardError, TokenizerError
 from parti_data.text import TextTokenizer
 from parti_data.token_directory import open_token_directory
 
@@ -241,6 +246,37 @@ def test_a_prior_learns_from_a_mixture_with_captions_tokenized_again(tokens, tex
     manifest = train_prior(TrainPriorConfig.model_validate(values))
     assert manifest.details["metadata"]["text_vocabulary_size"] == 128
     assert manifest.counts["rows"] == 2 * TokenDataset(tokens, 8).num_rows
+
+
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 3), (3, 1), (2, 8)])
+def test_a_batch_that_ranks_and_parts_cannot_share_is_refused(tokens, tmp_path, monkeypatch, world_size, parts):
+    monkeypatch.setattr("model.training.train_prior.join_ranks", lambda device: nullcontext(Ranks(0, world_size)))
+    config = TrainPriorConfig(
+        output=f"{tmp_path}/prior", source=tokens, schedule=SHORT, batch_size=8, batch_parts=parts
+    )  # fmt: skip
+    found = f"batch_size: expected a multiple of {world_size} ranks times {parts} batch_parts, found 8; change one"
+    with pytest.raises(ConfigError, match=found):
+        train_prior(config)
+    assert not (tmp_path / "prior").exists()
+
+
+def test_the_held_out_loss_is_the_mean_over_all_rows_whatever_the_batch(tokens, tmp_path):
+    lasts = []
+    for held_out_parts in (1, 4):
+        output = tmp_path / str(held_out_parts)
+        schedule = SHORT.model_copy(update={"num_steps": 1, "precision": "float32"})
+        config = TrainPriorConfig(
+            output=str(output), source=tokens, held_out=tokens, architecture=TINY_PRIOR, schedule=schedule,
+            batch_size=32, batch_parts=held_out_parts,
+        )  # fmt: skip
+        train_prior(config)
+        lasts.append(metrics(output)[-1]["held_out_loss"])
+    network = load_prior(str(output / "prior.safetensors")).model
+    dataset = TokenDataset(tokens, 1, text=TextReading(length=32))
+    rows = [as_tensors(batch) for batch in dataset.epoch(0)]
+    assert len(rows) % 32
+    losses = [float(network.loss(row.text_ids.long(), row.image_tokens.long())) for row in rows]
+    assert lasts == pytest.approx([np.mean(losses)] * 2, abs=1e-4)
 
 
 def test_held_out_tokens_of_another_tokenizer_are_refused(tokens, tmp_path):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from torch import nn
 
 from model.training.average import WeightAverage
-from model.training.checkpoint import CHECKPOINT, METRICS
-from model.training.loop import Evaluation, Running, Schedule, make_optimizer, train
+from model.training.checkpoint import METRICS
+from model.training.checkpoint_files import INDEX
+from model.training.loop import Evaluation, make_optimizer, train
 from model.training.ranks import Ranks
+from model.training.schedule import Running, Schedule
 from parti_data.errors import CheckpointError, ConfigError, RankError
 
 SHORT = Schedule(num_steps=12, lr=0.05, warmup_steps=3, checkpoint_every=4, log_every=2, precision="float32")
@@ -22,7 +23,7 @@ SHORT = Schedule(num_steps=12, lr=0.05, warmup_steps=3, checkpoint_every=4, log_
 class Line:
     """Fits a line to noisy points; the points and the dropout of a step are a function of the step."""
 
-    batch_size = 16
+    batch_size, work = 16, None
 
     def __init__(self, fail_at: int = -1, bad_at: int = -1, num_parts: int = 1, dropout: float = 0.2):
         torch.manual_seed(0)
@@ -69,6 +70,11 @@ def test_a_run_stopped_anywhere_ends_with_the_same_weights_bit_for_bit(tmp_path,
         assert torch.equal(mine, other)
 
 
+def newest(directory) -> dict:
+    """What the newest checkpoint says of itself."""
+    return json.loads(sorted(directory.glob(f"checkpoints/*/{INDEX}"))[-1].read_text())
+
+
 def test_metrics_hold_every_logged_step_once_after_a_resume(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(Line(fail_at=7), SHORT, str(tmp_path), "x")
@@ -76,15 +82,6 @@ def test_metrics_hold_every_logged_step_once_after_a_resume(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in lines if "seen" in line] == [4, 8, 12]
-
-
-def test_the_schedule_warms_up_and_falls_along_a_cosine():
-    schedule = Schedule(num_steps=110, lr=2.0, warmup_steps=10, final_lr_ratio=0.1)
-    assert schedule.lr_at(0) == pytest.approx(0.2)
-    assert schedule.lr_at(9) == pytest.approx(2.0)
-    assert schedule.lr_at(10) == pytest.approx(2.0)
-    assert schedule.lr_at(60) == pytest.approx(2 * (0.1 + 0.9 / 2))
-    assert schedule.lr_at(110) == pytest.approx(0.2)
 
 
 def test_weight_decay_spares_vectors():
@@ -98,7 +95,7 @@ def test_weight_decay_spares_vectors():
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match=r"found nan at step 5, a batch of row5-0, .*row5-3 and 12 more; lower"):
         train(Line(bad_at=5), SHORT, str(tmp_path), "x")
-    assert (tmp_path / CHECKPOINT).is_file()
+    assert newest(tmp_path)["step"] == 4
 
 
 class Steep(Line):
@@ -118,7 +115,7 @@ def test_a_gradient_that_is_not_finite_leaves_no_checkpoint_of_what_it_made(tmp_
     line.steep_at = bad_at
     with pytest.raises(CheckpointError, match=rf"expected a finite gradient, found nan at step {bad_at}, a batch of"):
         train(line, SHORT, str(tmp_path), "x")
-    assert torch.load(tmp_path / CHECKPOINT)["step"] == bad_at // 4 * 4
+    assert newest(tmp_path)["step"] == bad_at // 4 * 4
 
 
 class Seldom(Line):
@@ -154,54 +151,23 @@ def test_a_norm_of_zero_clips_nothing(tmp_path):
     assert not torch.equal(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("content", [b"nonsense", b""])
-def test_a_checkpoint_that_is_no_checkpoint_is_refused(tmp_path, content):
-    (tmp_path / CHECKPOINT).write_bytes(content)
-    with pytest.raises(CheckpointError, match="expected this run's checkpoint, found .*; remove it"):
-        train(Line(), SHORT, str(tmp_path), "x")
-
-
 def test_ranks_that_found_other_checkpoints_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda steps: steps.add_(torch.tensor([0, 8])))
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda steps: steps.add_(torch.tensor([[0], [8]])))
     with pytest.raises(RankError, match=r"expected one checkpoint on all ranks, found 0, 8; give them an output that"):
         train(Line(), SHORT, str(tmp_path), "x", ranks=Ranks(0, 2))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("beta1", 1.5), ("beta2", 1.0), ("clip_norm", -1.0), ("weight_decay", -0.1), ("final_lr_ratio", -0.1)],
-)
-def test_a_schedule_that_cannot_be_is_refused(name, value):
-    with pytest.raises(ValidationError, match=name):
-        Schedule(num_steps=1, lr=1.0, **{name: value})
-
-
-def test_a_checkpoint_runs_nobodys_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    torch.save({"step": Evil()}, tmp_path / CHECKPOINT)
-    with pytest.raises(CheckpointError, match="expected this run's checkpoint"):
-        train(Line(), SHORT, str(tmp_path), "x")
-    assert not (tmp_path / "owned").exists()
-
-
 def test_metrics_are_there_whenever_a_checkpoint_says_that_all_is_done(tmp_path, monkeypatch):
-    from model.training import checkpoint
+    from model.training import checkpoint_files
 
-    publish = checkpoint.publish_bytes
+    publish = checkpoint_files.publish_bytes
 
     def die_before_the_checkpoint(path, content):
-        if (
-            path.endswith(CHECKPOINT)
-            and (tmp_path / METRICS).is_file()
-            and b'"step": 12' in (tmp_path / METRICS).read_bytes()
-        ):
+        if path.endswith(INDEX) and b'"step": 12' in (tmp_path / METRICS).read_bytes():
             raise KeyboardInterrupt
         publish(path, content)
 
-    monkeypatch.setattr(checkpoint, "publish_bytes", die_before_the_checkpoint)
+    monkeypatch.setattr(checkpoint_files, "publish_bytes", die_before_the_checkpoint)
     with pytest.raises(KeyboardInterrupt):
         train(Line(), SHORT, str(tmp_path), "x")
     monkeypatch.undo()
@@ -270,7 +236,7 @@ def test_two_networks_stopped_and_resumed_end_with_the_same_weights(tmp_path):
     stopped.after_step = lambda step: 1 / (6 - step)
     with pytest.raises(ZeroDivisionError):
         train(stopped, SHORT, str(tmp_path / "parts"), "x")
-    assert torch.load(tmp_path / "parts" / CHECKPOINT)["judge_optimizer"]["state"]
+    assert "judge_optimizer.0.exp_avg" in newest(tmp_path / "parts")["tensors"]
     train(resumed, SHORT, str(tmp_path / "parts"), "x")
     for name, network in whole.networks.items():
         for mine, other in zip(resumed.networks[name].parameters(), network.parameters(), strict=True):
@@ -307,10 +273,10 @@ def test_the_newest_picture_has_always_one_name(tmp_path):
 def test_a_checkpoint_by_time_lies_between_those_by_steps_and_measures_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(Line(fail_at=3), SHORT, str(tmp_path), "x", Running(checkpoint_minutes=1e-9))
-    assert torch.load(tmp_path / CHECKPOINT)["step"] == 3
+    assert newest(tmp_path)["step"] == 2
     resumed = Line()
     train(resumed, SHORT, str(tmp_path), "x", Running(checkpoint_minutes=1e-9))
-    assert resumed.calls[0] == 3
+    assert resumed.calls[0] == 2
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines if "seen" in line] == [4, 8, 12]
 

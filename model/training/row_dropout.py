@@ -1,0 +1,90 @@
+"""Dropout that is a function of (seed, step, row), so that a row loses the same values whichever process has it.
+
+torch's own draws for a process's whole slice of a batch: with another number of ranks, or of parts, every row would
+lose other values.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parti_data.keyed_random import draw
+
+_STEP_WEYL = -1640531527  # 0x9E3779B9, as int32
+_FIRST, _SECOND = 0x7FEB352D, -2073254261  # 0x846CA68B
+"""Source: Wellons, "Prospecting for Hash Functions" (2018): the multipliers of lowbias32."""
+_MOST_CALLS = 16
+"""Of one dropout in one forward of the module that has it."""
+_LAST_16, _LAST_17 = (1 << 16) - 1, (1 << 17) - 1
+
+
+class RowKeys:
+    """The keys of the rows that a network is about to see."""
+
+    def __init__(self) -> None:
+        self.keys = torch.zeros(0, dtype=torch.int32)
+
+    def take(self, stream: np.uint64, rows: np.ndarray, device: torch.device) -> None:
+        """Make the keys of rows by their numbers in a stream."""
+        keys = (draw(rows, stream) >> np.uint64(32)).astype(np.uint32).view(np.int32)
+        self.keys = torch.from_numpy(keys).to(device)
+
+
+class RowDropout(nn.Module):
+    """Dropout of (B, ...) whose row b is a function of its key, of which dropout this is, and of which of its calls."""
+
+    def __init__(self, p: float, rows: RowKeys, number: int):
+        super().__init__()
+        self.p, self._rows, self._number = p, rows, number
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with a share p of its values 0, the others larger by 1 / (1 - p); x itself in evaluation."""
+        if not self.training:
+            return x
+        keys = _mix(self._rows.keys ^ (self._number * _MOST_CALLS + self.calls))
+        self.calls += 1
+        return x * _kept(x[0].numel(), keys, self.p).view(x.shape) * (1 / (1 - self.p))
+
+
+def _kept(count: int, keys: Tensor, p: float) -> Tensor:
+    """Return bool (B, count), False in a share p."""
+    numbers = torch.arange(count, dtype=torch.int32, device=keys.device) * _STEP_WEYL
+    threshold = round((p - 0.5) * 2**32)
+    return _mix(numbers[None] ^ keys[:, None]) >= threshold
+
+
+def _mix(numbers: Tensor) -> Tensor:
+    """Return int32 whose upper bits look random, for distinct int32."""
+    numbers = numbers * _FIRST
+    numbers = numbers ^ ((numbers >> 15) & _LAST_17)  # & as >> copies the sign
+    numbers = numbers * _SECOND
+    return numbers ^ ((numbers >> 16) & _LAST_16)
+
+
+def drop_by_row(network: nn.Module, rows: RowKeys) -> None:
+    """Replace a network's dropouts by such as are a function of the row.
+
+    A module's calls are counted anew in each of its forwards, so that one that is done again drops the same.
+    """
+    number = 0
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Dropout) and child.p:
+                setattr(module, name, RowDropout(child.p, rows, number))
+                number += 1
+        made = [child for child in module.children() if isinstance(child, RowDropout)]
+        if made:
+            module.forward = _counted_anew(module.forward, made)  # type: ignore[method-assign]
+
+
+def _counted_anew(forward: Callable[..., Any], dropouts: list[RowDropout]) -> Callable[..., Any]:
+    def counted(*arguments: Any, **named: Any) -> Any:
+        for dropout in dropouts:
+            dropout.calls = 0
+        return forward(*arguments, **named)
+
+    return counted

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from model.training.row_dropout import RowDropout, RowKeys, drop_by_row
+from parti_data.keyed_random import stream_key
+
+
+def keys_of(rows, step: int = 0) -> RowKeys:
+    keys = RowKeys()
+    keys.take(stream_key(0, step), np.asarray(rows), torch.device("cpu"))
+    return keys
+
+
+def kept(rows, number: int = 0, step: int = 0, p: float = 0.25, size: int = 5000) -> np.ndarray:
+    dropped = RowDropout(p, keys_of(rows, step), number)(torch.ones(len(rows), size))
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
+    return (dropped > 0).numpy()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_a_share_p_is_dropped_of_each_row_and_of_each_column(p):
+    found = kept(range(2000), p=p, size=2000)
+    for axis in (0, 1):
+        shares = found.mean(axis)
+        z = (shares - (1 - p)) / np.sqrt(p * (1 - p) / 2000)
+        assert abs(z).max() < 5
+        assert z.std() == pytest.approx(1, abs=0.1)
+
+
+def test_rows_steps_places_and_neighbours_are_independent():
+    one = kept(range(50))
+    others = {"row": kept(range(50, 100)), "step": kept(range(50), step=1), "place": kept(range(50), number=1)}
+    others |= {"next": np.roll(one, 1, 1), "next row": np.roll(one, 1, 0), "power of two": np.roll(one, 1024, 1)}
+    for name, other in others.items():
+        correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(one.size), name
+
+
+def test_a_row_loses_the_same_whichever_others_are_with_it_and_however_long_they_are():
+    whole = kept([3, 4, 5, 6])
+    assert (kept([4, 6]) == whole[[1, 3]]).all()
+    assert (kept([4, 6], size=70) == whole[[1, 3], :70]).all()
+
+
+class Twice(nn.Module):
+    """A module that drops at two places of one forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(40, 40, bias=False), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.dropout(self.linear(self.dropout(x)))
+
+
+def test_a_network_s_dropouts_are_replaced_where_they_drop_and_each_call_is_a_place_of_its_own():
+    network = nn.Sequential(Twice(), Twice(), nn.Dropout(0.0))
+    drop_by_row(network, keys_of(range(6)))
+    assert [type(part).__name__ for part in network.modules() if "Dropout" in type(part).__name__] == [
+        "RowDropout", "RowDropout", "Dropout",
+    ]  # fmt: skip
+    dropout = network[0].dropout
+    dropout.calls = 0
+    first, second = dropout(torch.ones(6, 400)), dropout(torch.ones(6, 400))
+    assert not torch.equal(first, second)
+    x = torch.randn(6, 40)
+    assert torch.equal(network(x), network(x))
+    assert torch.equal(network.eval()(x), network[1].linear(network[0].linear(x)))
+
+
+def test_what_is_computed_twice_drops_the_same():
+    network = Twice()
+    drop_by_row(network, keys_of(range(6)))
+    gradients = []
+    for again in (False, True):
+        x = torch.linspace(-1, 1, 240).view(6, 40).requires_grad_()
+        y = checkpoint(network.forward, x, use_reentrant=False, preserve_rng_state=False) if again else network(x)
+        y.square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)
