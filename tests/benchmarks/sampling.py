@@ -39,13 +39,21 @@ def figures() -> Iterator[Figure]:
     for attention in ("dense", "conv"):
         torch.manual_seed(0)
         shape = PartiShape(num_encoder_layers=2, dropout=0.0, image_attention=attention, **SIZE)
-        model = Parti(shape).eval().requires_grad_(False)
-        cached_s, uncached_s = time_cached(model), whole(lambda length, model=model: time_uncached(model, length))
-        print(f"sampling: {attention}: {BATCH * NUM_TOKENS / cached_s:.0f} tokens/s, without a cache", end=" ")
-        print(f"{BATCH * NUM_TOKENS / uncached_s:.1f}, parti-pytorch {BATCH * NUM_TOKENS / (peer_s or torch.inf):.1f}")
-        yield Figure(f"sampling_{attention}_of_uncached", round(uncached_s / cached_s, 1), 20, "more")
-        if peer_s:
-            yield Figure(f"sampling_{attention}_of_parti_pytorch", round(peer_s / cached_s, 1), 10, "more")
+        yield from compare(Parti(shape).eval().requires_grad_(False), peer_s)
+
+
+def compare(model: Parti, peer_s: float | None) -> Iterator[Figure]:
+    name = f"sampling_{model.shape.image_attention}"
+    started = time.process_time()
+    tokens = generate(model, text_ids(), luck(), SAMPLING)
+    cached_s = time.process_time() - started
+    uncached_s = whole(lambda length: time_uncached(model, length))
+    print(f"{name}: {BATCH * NUM_TOKENS / cached_s:.0f} tokens/s, without a cache", end=" ")
+    print(f"{BATCH * NUM_TOKENS / uncached_s:.1f}, parti-pytorch {BATCH * NUM_TOKENS / (peer_s or torch.inf):.1f}")
+    yield Figure(f"{name}_tokens_as_uncached", round(share_as_uncached(model, tokens), 5), 1, "more")
+    yield Figure(f"{name}_of_uncached", round(uncached_s / cached_s, 1), 20, "more")
+    if peer_s:
+        yield Figure(f"{name}_of_parti_pytorch", round(peer_s / cached_s, 1), 10, "more")
 
 
 def whole(seconds: Callable[[int], float]) -> float:
@@ -58,9 +66,17 @@ def text_ids() -> Tensor:
     return torch.randint(3, 1000, (BATCH, TEXT_LENGTH), generator=torch.Generator().manual_seed(1))
 
 
-def time_cached(model: Parti) -> float:
-    uniform = uniform_numbers([(0, number) for number in range(BATCH)], NUM_TOKENS)
-    return timed(lambda: generate(model, text_ids(), uniform, SAMPLING))
+def luck() -> Tensor:
+    return uniform_numbers([(0, number) for number in range(BATCH)], NUM_TOKENS)
+
+
+@torch.inference_mode()
+def share_as_uncached(model: Parti, tokens: Tensor) -> float:
+    """Return the share of the first image's tokens that are drawn from the logits of one pass over all of them too."""
+    ids, first = text_ids()[:1], tokens[:1]
+    logits = guide(model(ids, first)[0], model(no_text(*ids.shape), first)[0], SAMPLING.guidance)
+    drawn = draw_tokens(filter_logits(logits, SAMPLING), luck()[0])
+    return float((drawn == first[0]).double().mean())
 
 
 def time_uncached(model: Parti, length: int) -> float:
@@ -68,17 +84,10 @@ def time_uncached(model: Parti, length: int) -> float:
     tokens = torch.randint(0, SIZE["codebook_size"], (BATCH, length + 1), generator=torch.Generator().manual_seed(2))
     ids, uniform = text_ids(), torch.full((BATCH,), 0.5)
 
-    @torch.inference_mode()
-    def draw() -> None:
+    started = time.process_time()
+    with torch.inference_mode():
         with_text, without = model(ids, tokens)[:, -1], model(no_text(*ids.shape), tokens)[:, -1]
         draw_tokens(filter_logits(guide(with_text, without, SAMPLING.guidance), SAMPLING), uniform)
-
-    return timed(draw)
-
-
-def timed(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
     return time.process_time() - started
 
 

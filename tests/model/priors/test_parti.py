@@ -158,3 +158,11 @@ def test_two_thirds_of_a_gated_hidden_width_keep_the_number_of_parameters():
         for fields in ({"hidden": 96}, {"hidden": 64, "feed_forward": "geglu"})
     )
     assert plain == gated
+
+
+def test_the_laptops_size_has_twelve_million_weights_beside_its_embeddings():
+    config = TrainPriorConfig.load(str(CONFIGS / "parti_laptop.toml"), [])
+    with torch.device("meta"):
+        model = Parti(make_shape(PartiShape, config.architecture))
+    layers = [*model.encoder.parameters(), *model.decoder.parameters()]
+    assert sum(parameter.numel() for parameter in layers) / 1e6 == pytest.approx(12, abs=0.5)
