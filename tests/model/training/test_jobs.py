@@ -18,7 +18,7 @@ from model.sampling.generate import generate
 from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import load_tokenizer
 from model.training.ranks import Ranks
-from model.training.schedule import Schedule
+from model.training.schedule import PriorRunning, Schedule
 from model.training.token_batches import as_tensors
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
@@ -258,6 +258,27 @@ def test_a_batch_that_ranks_and_parts_cannot_share_is_refused(tokens, tmp_path, 
     with pytest.raises(ConfigError, match=found):
         train_prior(config)
     assert not (tmp_path / "prior").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning if it is one
+def test_compiled_blocks_learn_the_same_from_few_graphs(tokens, tmp_path, monkeypatch):
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled(block, backend="eager"))
+    torch._dynamo.utils.counters.clear()
+    schedule = SHORT.model_copy(update={"num_steps": 3, "log_every": 1, "precision": "float32"})
+    losses = []
+    for is_compiled in (False, True):
+        config = TrainPriorConfig(
+            output=f"{tmp_path}/{is_compiled}", source=tokens, batch_size=8, batch_parts=2, schedule=schedule,
+            architecture=TINY_PRIOR | {"num_decoder_layers": 2, "dropout": 0.2},
+            running=PriorRunning(compile=is_compiled),
+        )  # fmt: skip
+        train_prior(config)
+        losses.append([line["total"] for line in metrics(config.output) if "total" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    counters = torch._dynamo.utils.counters
+    assert 0 < counters["stats"]["unique_graphs"] <= 6  # of 18 calls of 3 blocks, as lengths of text differ
+    assert not counters["graph_break"]
 
 
 def test_the_held_out_loss_is_the_mean_over_all_rows_whatever_the_batch(tokens, tmp_path):
