@@ -21,7 +21,8 @@ from tests.benchmarks.run import OUTPUT, Figure
 
 ROUNDS, STEPS, TOLD_EVERY = 3, 16, 4
 BATCH, WIDTH, HEADS, GRID_SIDE, CODES, TEXT_IDS, VOCABULARY = 8, 256, 4, 16, 1024, 32, 1024
-ENCODER_LAYERS, DECODER_LAYERS, PEER_LAYERS = 4, 3, 8
+ENCODER_LAYERS, DECODER_LAYERS, PEER_LAYERS = 3, 4, 8
+"""The decoder has no fewer layers than the encoder, as in every size of Parti; the fewer it has, the faster a step."""
 NUM_ROWS = 512
 FOLDER = OUTPUT / "parti_pytorch"
 PACKAGES = ("parti-pytorch==0.2.0", "einops", "einops-exts")
