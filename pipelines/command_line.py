@@ -32,7 +32,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
 )  # fmt: skip
-training = typer.Typer(no_args_is_help=True, help="Train a text tokenizer, an image tokenizer or a prior.")
+training = typer.Typer(
+    no_args_is_help=True, help="Train a text tokenizer, an image tokenizer, an upsampler or a prior."
+)
 app.add_typer(training, name="train")
 
 Arguments = Annotated[
@@ -125,15 +127,14 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a ViT-VQGAN on images; under torchrun in several processes."""
     job = _load("model.training.train_tokenizer")
-    if _is_first_rank():
-        _run_job(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
-    try:
-        config = _config(job.TrainTokenizerConfig, arguments)
-    except ConfigError:
-        sys.exit(2)  # as the first one, which says why
-    job.train_tokenizer(config)  # in the directory that the first one holds
+    _run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+
+
+@training.command("upsampler")
+def train_upsampler_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a WDSR on the reconstructions of an image tokenizer; under torchrun in several processes."""
+    job = _load("model.training.train_upsampler")
+    _run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
 
 
 @training.command("prior")
@@ -322,6 +323,24 @@ def _run_job(
 ) -> None:
     _refuse_beam_options(context)
     _run(job, _config(model, arguments))
+
+
+def _run_on_ranks(
+    context: typer.Context,
+    job: Callable[..., Manifest],
+    model: type[StageConfig],
+    arguments: list[str] | None,
+) -> None:
+    """Run a job in each of the processes that torchrun started, if it did; the first one tells what happens."""
+    if _is_first_rank():
+        _run_job(context, job, model, arguments)
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
+    try:
+        config = _config(model, arguments)
+    except ConfigError:
+        sys.exit(2)  # as the first one, which says why
+    job(config)  # in the directory that the first one holds
 
 
 def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.generate import Sampling, generate, uniform_numbers
 from model.tokenizers import ImageTokenizer, Reading, open_tokenizer
+from model.upsamplers import Upsampler, load_upsampler
 from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, TokenizerError
 from parti_data.images import to_png
@@ -43,6 +44,8 @@ class SampleConfig(StageConfig):
     tokenizer: Reading = Field(default_factory=Reading)
     """How a published image tokenizer is read, as tokenize was told."""
     text_tokenizer: str
+    upsampler: str = ""
+    """The file that train upsampler wrote: each sample is also written larger; empty: it is not."""
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
     """A .tsv with a column Prompt and perhaps Category, as PartiPrompts.tsv; or any other text, a prompt a line."""
@@ -51,7 +54,9 @@ class SampleConfig(StageConfig):
     batch_size: PositiveInt = 64
     seed: int = 0
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"prior", "image_tokenizer", "text_tokenizer", "prompts_file"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
+        {"prior", "image_tokenizer", "text_tokenizer", "upsampler", "prompts_file"}
+    )
 
 
 class Prompt(NamedTuple):
@@ -96,27 +101,32 @@ def sample(config: SampleConfig) -> Manifest:
     """Sample and write PNGs, a grid and a table of tokens; return the manifest."""
     prompts = read_prompts(config)
     prior, tokenizer, text_tokenizer = _open(config)
+    upsampler = _open_upsampler(config, tokenizer)
     inputs = {
         "prior": sha256_file(config.prior),
         "image_tokenizer": tokenizer.fingerprint,
         "text_tokenizer": text_tokenizer.fingerprint,
         "prompts": digest_json(prompts),
     }
+    if upsampler:
+        inputs["upsampler"] = sha256_file(config.upsampler)
     begun = begin(config.output, Beginning(stage="sample", config=config.deciding(), inputs=inputs))
     if isinstance(begun, Manifest):
         return begun
     places = [(number, copy) for number in range(len(prompts)) for copy in range(config.samples_per_prompt)]
-    tokens, pictures = [], []
+    tokens, pictures, larger = [], [], list[str]()
     with show_progress("sample", len(places)) as bar:
         for start in range(0, len(places), config.batch_size):
             batch = places[start : start + config.batch_size]
             drawn = _draw(config, prior, text_tokenizer, [prompts[number] for number, _ in batch], batch)
             tokens.append(drawn)
             pictures.append(tokenizer.decode(drawn).numpy())
+            if upsampler:
+                larger += _write_larger(config, upsampler, batch, pictures[-1])
             bar.update(start + len(batch), "images")
     names = _write(config, prompts, places, torch.cat(tokens), np.concatenate(pictures))
     return begun.finish(
-        [record_shard(config.output, name, 0) for name in names],
+        [record_shard(config.output, name, 0) for name in [*names, *larger]],
         {"prompts": len(prompts), "images": len(places)},
         {"sampling": config.sampling.model_dump(mode="json")},
     )
@@ -139,6 +149,15 @@ def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokeni
     return prior, tokenizer, text_tokenizer
 
 
+def _open_upsampler(config: SampleConfig, tokenizer: ImageTokenizer) -> Upsampler | None:
+    """Return the upsampler, if one is named; raises TokenizerError where it is that of another image tokenizer."""
+    if not config.upsampler:
+        return None
+    upsampler = load_upsampler(config.upsampler)
+    upsampler.refuse_pictures_of(tokenizer.fingerprint, config.upsampler)
+    return upsampler
+
+
 def _draw(
     config: SampleConfig,
     prior: LoadedPrior,
@@ -154,6 +173,21 @@ def _draw(
     return generate(prior.model, text_ids, uniform, config.sampling)
 
 
+def _name(place: tuple[int, int], suffix: str = "") -> str:
+    number, copy = place
+    return f"sample-{number:05d}-{copy:03d}{suffix}.png"
+
+
+def _write_larger(
+    config: SampleConfig, upsampler: Upsampler, places: list[tuple[int, int]], pictures: np.ndarray
+) -> list[str]:
+    """Write pictures as the upsampler enlarges them; return the names of the files."""
+    names = [_name(place, "-large") for place in places]
+    for name, picture in zip(names, pictures, strict=True):
+        publish_bytes(join(config.output, name), to_png(upsampler.enlarge(picture[None])[0]))
+    return names
+
+
 def _write(
     config: SampleConfig,
     prompts: list[Prompt],
@@ -162,7 +196,7 @@ def _write(
     pictures: np.ndarray,
 ) -> list[str]:
     """Write all files; return their names."""
-    names = [f"sample-{number:05d}-{copy:03d}.png" for number, copy in places]
+    names = [_name(place) for place in places]
     for name, picture in zip(names, pictures, strict=True):
         publish_bytes(join(config.output, name), to_png(picture))
     table = pa.table(
