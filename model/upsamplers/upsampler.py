@@ -36,7 +36,7 @@ class Upsampler:
     @torch.inference_mode()
     def enlarge(self, pictures: np.ndarray) -> np.ndarray:
         """Return uint8 (B, scale S, scale S, 3) for uint8 (B, S, S, 3); each alone, so that none depends on others."""
-        alone = torch.from_numpy(pictures).split(1)
+        alone = torch.tensor(pictures).split(1)
         return torch.cat([to_bytes(self._network(one.to(self._device).float() / 255)).cpu() for one in alone]).numpy()
 
     def refuse_pictures_of(self, fingerprint: str, path: str) -> None:
