@@ -61,7 +61,9 @@ def _bicubic(pixels: Tensor, scale: int, first: float) -> Tensor:
     return F.grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=True)
 
 
-def measure_upsampler(upsampler: Upsampler, redrawing: Redrawing, held_out: ImageDataset, count: int) -> dict[str, float]:
+def measure_upsampler(
+    upsampler: Upsampler, redrawing: Redrawing, held_out: ImageDataset, count: int
+) -> dict[str, float]:
     """Return the PSNR in dB of the mean squared error over the first pictures: the upsampler's, and bicubic's of the
     same reconstructions.
     """

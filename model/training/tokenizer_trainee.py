@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.code_usage import CodeUsage, RecentUse, count_codes
 from model.tokenizers.execution import Execution
 from model.tokenizers.vit_vqgan import Reconstruction, ViTVQGAN
-from model.training.adversarial import Adversary
 from model.training.average import WeightAverage
+from model.training.image_trainee import DISCRIMINATOR, ImageTrainee
 from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
@@ -23,7 +23,6 @@ from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerC
 from model.training.tokenizer_images import TrainingImages
 from parti_data.image_dataset import ImageDataset
 
-TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
 DRAWN_PICTURES = 12
 _INITIAL_PICTURES = 512
 
@@ -37,8 +36,10 @@ class _Seen(NamedTuple):
     latents: Tensor
 
 
-class TokenizerTrainee:
+class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
     """A ViT-VQGAN with its data, and with a discriminator where the config asks for one."""
+
+    NAME = "tokenizer"
 
     def __init__(
         self,
@@ -48,38 +49,18 @@ class TokenizerTrainee:
         ranks: Ranks,
         perceptual: PerceptualDistance | None = None,
     ):
-        self._config, self._ranks = config, ranks
-        self._pictures, self._held_out = images
-        self.batch_size, self.num_parts = config.batch_size, config.batch_parts
-        self._model = network.to(ranks.device)
-        self._forward = torch.compile(self._model) if config.running.compile else self._model
-        self._average = WeightAverage(self._model, config.ema_decay) if config.ema_decay else None
-        self._perceptual = perceptual.to(ranks.device) if perceptual else None
-        side, settings = network.shape.image_side, config.adversarial
-        self._adversary = Adversary(side, settings, ranks.device) if settings else None
+        super().__init__(config, network, network.shape.image_side, images, ranks, perceptual)
+        self._config = config
         size = network.shape.codebook_size
         self._recent, self._epoch_usage, self._last_epoch = RecentUse(size), CodeUsage(size), dict[str, float]()
         self._seen: list[_Seen] = []
         self._parts = StepParts(lambda step: (self._pictures.batch(step),), config.batch_parts, ranks.device)
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The tokenizer and, where there is one, the discriminator."""
-        adversary = self._adversary
-        return {TOKENIZER: self._model} | ({DISCRIMINATOR: adversary.discriminator} if adversary else {})
-
-    @property
-    def trained(self) -> ViTVQGAN:
-        """What is measured and saved: the average of the weights where one is kept."""
-        return self._average.network if self._average else self._model  # type: ignore[return-value]
-
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the terms of the loss of a network on a part of the step's pictures."""
-        return self._discriminator_losses(step, part) if network == DISCRIMINATOR else self._model_losses(step, part)
-
-    def keys(self, step: int) -> list[str]:
-        """Return the keys of this rank's images of a step."""
-        return self._pictures.keys(step)
+        if network == DISCRIMINATOR:
+            return self._discriminator_losses(self._seen[part].images, self._seen[part].reconstructed, step)
+        return self._model_losses(step, part)
 
     def _model_losses(self, step: int, part: int) -> dict[str, Tensor]:
         (images,) = self._parts.get(step, part)
@@ -89,13 +70,7 @@ class TokenizerTrainee:
         self._seen.append(_Seen(images, output.images.detach(), output.tokens, output.latents.detach()))
         weights = self._config.loss_weights
         terms = reconstruction_losses(images, output, weights, self._perceptual)
-        adversary = self._adversary
-        return adversary.judged(terms, output.images, weights.adversarial, step) if adversary else terms
-
-    def _discriminator_losses(self, step: int, part: int) -> dict[str, Tensor]:
-        assert self._adversary
-        seen = self._seen[part]
-        return self._adversary.losses(seen.images, seen.reconstructed, step)
+        return self._judged(terms, output.images, weights.adversarial, step)
 
     @property
     def _care(self) -> CodebookCare:

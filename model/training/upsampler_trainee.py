@@ -4,12 +4,10 @@ import copy
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.training.adversarial import Adversary
-from model.training.average import WeightAverage
 from model.training.enlargements import Redrawing, draw_enlargements, measure_upsampler
+from model.training.image_trainee import DISCRIMINATOR, ImageTrainee
 from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
@@ -19,12 +17,13 @@ from model.training.tokenizer_images import TrainingImages
 from model.training.upsampler_config import TrainUpsamplerConfig
 from model.upsamplers import WDSR, Upsampler
 
-UPSAMPLER, DISCRIMINATOR = "upsampler", "discriminator"
 ENLARGEMENTS = "enlargements"
 
 
-class UpsamplerTrainee:
+class UpsamplerTrainee(ImageTrainee[WDSR]):
     """An upsampler with its data, and with a discriminator where the config asks for one."""
+
+    NAME = "upsampler"
 
     def __init__(
         self,
@@ -35,48 +34,26 @@ class UpsamplerTrainee:
         ranks: Ranks,
         perceptual: PerceptualDistance | None = None,
     ):
-        self._config, self._redrawing, self._device = config, redrawing, ranks.device
-        self._pictures, self._held_out = images
-        self.batch_size, self.num_parts = config.batch_size, config.batch_parts
-        self._model = network.to(ranks.device)
-        self._forward = torch.compile(self._model) if config.running.compile else self._model
-        self._average = WeightAverage(self._model, config.ema_decay) if config.ema_decay else None
-        self._perceptual = perceptual.to(ranks.device) if perceptual else None
-        side, settings = redrawing.tokenizer.spec.image_side * redrawing.scale, config.adversarial
-        self._adversary = Adversary(side, settings, ranks.device) if settings else None
+        side = redrawing.tokenizer.spec.image_side * redrawing.scale
+        super().__init__(config, network, side, images, ranks, perceptual)
+        self._config, self._redrawing = config, redrawing
         self._parts = StepParts(self._load, config.batch_parts, ranks.device)
         self._made: list[Tensor] = []
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The upsampler and, where there is one, the discriminator."""
-        adversary = self._adversary
-        return {UPSAMPLER: self._model} | ({DISCRIMINATOR: adversary.discriminator} if adversary else {})
-
-    @property
-    def trained(self) -> WDSR:
-        """What is measured and saved: the average of the weights where one is kept."""
-        return self._average.network if self._average else self._model  # type: ignore[return-value]
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the terms of the loss of a network on a part of the step's pictures."""
         originals, reconstructed = self._parts.get(step, part)
         if network == DISCRIMINATOR:
-            assert self._adversary
-            return self._adversary.losses(originals, self._made[part], step)
+            return self._discriminator_losses(originals, self._made[part], step)
         made = self._forward(reconstructed)
         self._made.append(made.detach())
         weights = self._config.loss_weights
         terms = pixel_losses(originals, made, weights, self._perceptual)
-        return self._adversary.judged(terms, made, weights.adversarial, step) if self._adversary else terms
+        return self._judged(terms, made, weights.adversarial, step)
 
     def _load(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         originals = self._pictures.batch(step)
         return originals, self._redrawing.reconstruct(originals)
-
-    def keys(self, step: int) -> list[str]:
-        """Return the keys of this rank's images of a step."""
-        return self._pictures.keys(step)
 
     def after_step(self, step: int) -> None:
         """Move the average."""
@@ -102,7 +79,7 @@ class UpsamplerTrainee:
         return min(self._config.measured_pictures, len(self._held_out))
 
     def _frozen(self) -> Upsampler:
-        return Upsampler(copy.deepcopy(self.trained), self._redrawing.tokenizer.fingerprint, self._device.type)
+        return Upsampler(copy.deepcopy(self.trained), self._redrawing.tokenizer.fingerprint, self._ranks.device.type)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average of the weights."""
