@@ -32,8 +32,8 @@ class WDSRShape:
     """Channels inside a block, in widths. Parti states none: 4 is WDSR-A's, and gives the 15M."""
     blocks_at: Literal["each_side", "first_side"] = "each_side"
     """Where blocks run. Parti does not say: 30M for two doublings are twice the 15M for one, which is 12 blocks before
-    each. All of them at the small side, as WDSR has it, weigh the same and take two fifths of the time for a scale of
-    4; each side leaves more to be drawn where there are pixels to draw."""
+    each. All of them at the small side, as WDSR has it, weigh the same and take two fifths of the products for a
+    scale of 4; each side leaves more to be drawn where there are pixels to draw."""
     skip: Literal["bicubic", "convolution"] = "bicubic"
     """What the network adds to. WDSR learns a 5x5 convolution; with bicubic a run begins where bicubic ends."""
     normalisation: Literal["weight", "none"] = "weight"
