@@ -1,9 +1,11 @@
 """Files of weights: safetensors, with what belongs to the weights as JSON in the header, so that neither is lost."""
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import safetensors.torch
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ _KEY = "parti"
 """One key only: safetensors writes several in no fixed order, and the file would not be the same bytes twice."""
 
 _LARGEST_HEADER_BYTES = 8 << 20
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_weights(path: str, module: nn.Module, header: dict[str, Any]) -> None:
@@ -26,6 +30,22 @@ def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with on_disk(path) as place, safe_open(place, "pt") as file:
         header = _parse((file.metadata() or {}).get(_KEY, "{}"))
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def make_module(make: Callable[[], M], weights: dict[str, Tensor]) -> M:
+    """Return a module as a header tells of it, with the weights of its file.
+
+    Raises ValueError where they do not fit, before they take memory, or RuntimeError where there are too many.
+    """
+    with torch.device("meta"):
+        expected = make().state_dict()
+    for name, tensor in expected.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            found = tuple(weights[name].shape) if name in weights else "none"
+            raise ValueError(f"{name} of shape {found} where its header tells of {tuple(tensor.shape)}")
+    module = make()
+    module.load_state_dict(weights)
+    return module
 
 
 def has_header(path: str) -> bool:

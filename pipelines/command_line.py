@@ -32,7 +32,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
 )  # fmt: skip
-training = typer.Typer(no_args_is_help=True, help="Train a text tokenizer, an image tokenizer or a prior.")
+training = typer.Typer(
+    no_args_is_help=True, help="Train a text tokenizer, an image tokenizer, an upsampler or a prior."
+)
 app.add_typer(training, name="train")
 
 Arguments = Annotated[
@@ -126,6 +128,13 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
     """Train a ViT-VQGAN on images; under torchrun in several processes."""
     job = _load("model.training.train_tokenizer")
     _run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+
+
+@training.command("upsampler")
+def train_upsampler_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a WDSR on the reconstructions of an image tokenizer; under torchrun in several processes."""
+    job = _load("model.training.train_upsampler")
+    _run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
 
 
 @training.command("prior")

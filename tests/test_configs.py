@@ -16,6 +16,7 @@ STAGES = {
     "import-tokens": ("pipelines.import_tokens", "ImportTokensConfig"),
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
+    "train upsampler": ("model.training.train_upsampler", "TrainUpsamplerConfig"),
     "train prior": ("model.training.train_prior", "TrainPriorConfig"),
     "sample": ("model.sampling.sample", "SampleConfig"),
     "evaluate": ("model.evaluation.evaluate", "EvaluateConfig"),

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from model.training.tokenizer_config import ImageSource
+from model.training.image_config import ImageSource
 from parti_data.caption_ids import TextReading
 from parti_data.config import StageConfig, StrictModel
 from parti_data.errors import ConfigError

@@ -8,8 +8,18 @@ from pydantic import Field, PositiveInt
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.generate import Sampling, generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
-from model.sampling.sample_files import GRID, TABLE, Place, is_drawn, join_parts, write_batch, write_grid
+from model.sampling.sample_files import (
+    GRID,
+    TABLE,
+    Place,
+    is_drawn,
+    join_parts,
+    write_batch,
+    write_grid,
+    write_larger,
+)
 from model.tokenizers import ImageTokenizer, Reading, open_tokenizer
+from model.upsamplers import Upsampler, load_upsampler
 from parti_data.config import StageConfig
 from parti_data.errors import TokenizerError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
@@ -27,6 +37,8 @@ class SampleConfig(StageConfig):
     tokenizer: Reading = Field(default_factory=Reading)
     """How a published image tokenizer is read, as tokenize was told."""
     text_tokenizer: str
+    upsampler: str = ""
+    """The file that train upsampler wrote: each sample is also written larger; empty: it is not."""
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
     """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line."""
@@ -35,19 +47,24 @@ class SampleConfig(StageConfig):
     batch_size: PositiveInt = 64
     seed: int = 0
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"prior", "image_tokenizer", "text_tokenizer", "prompts_file"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
+        {"prior", "image_tokenizer", "text_tokenizer", "upsampler", "prompts_file"}
+    )
 
 
 def sample(config: SampleConfig) -> Manifest:
     """Sample and write PNGs, a grid and a table of tokens, a batch after the other; return the manifest."""
     prompts = read_prompts(config.prompts, config.prompts_file)
     prior, tokenizer, text_tokenizer = _open(config)
+    upsampler = _open_upsampler(config, tokenizer)
     inputs = {
         "prior": sha256_file(config.prior),
         "image_tokenizer": tokenizer.fingerprint,
         "text_tokenizer": text_tokenizer.fingerprint,
         "prompts": digest_json(prompts),
     }
+    if upsampler:
+        inputs["upsampler"] = sha256_file(config.upsampler)
     begun = begin(config.output, Beginning(stage="sample", config=config.deciding(), inputs=inputs))
     if isinstance(begun, Manifest):
         return begun
@@ -59,13 +76,17 @@ def sample(config: SampleConfig) -> Manifest:
             if not is_drawn(config.output, number):
                 asked = [prompts[place.prompt] for place in batch]
                 tokens = _draw(config, prior, text_tokenizer, asked, batch)
-                write_batch(config.output, number, asked, batch, tokens, tokenizer.decode(tokens).numpy())
+                pictures = tokenizer.decode(tokens).numpy()
+                if upsampler:
+                    write_larger(config.output, batch, upsampler.enlarge(pictures))
+                write_batch(config.output, number, asked, batch, tokens, pictures)
             drawn += len(batch)
             bar.update(drawn, "images")
     join_parts(config.output, len(batches), canonical_json(begun.beginning.model_dump(mode="json")))
     write_grid(config.output, places)
+    pictures = [place.picture for place in places] + [place.larger for place in places if upsampler]
     return begun.finish(
-        [record_shard(config.output, name, 0) for name in [*(place.picture for place in places), TABLE, GRID]],
+        [record_shard(config.output, name, 0) for name in [*pictures, TABLE, GRID]],
         {"prompts": len(prompts), "images": len(places)},
         {"sampling": config.sampling.model_dump(mode="json")},
     )
@@ -86,6 +107,15 @@ def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokeni
                 "give the one that tokenized its shards"
             )
     return prior, tokenizer, text_tokenizer
+
+
+def _open_upsampler(config: SampleConfig, tokenizer: ImageTokenizer) -> Upsampler | None:
+    """Return the upsampler, if one is named; raises TokenizerError where it is that of another image tokenizer."""
+    if not config.upsampler:
+        return None
+    upsampler = load_upsampler(config.upsampler)
+    upsampler.refuse_pictures_of(tokenizer.fingerprint, config.upsampler)
+    return upsampler
 
 
 def _draw(

@@ -34,6 +34,11 @@ class Place(NamedTuple):
         """The name of the picture's file."""
         return f"sample-{self.prompt:05d}-{self.copy:03d}.png"
 
+    @property
+    def larger(self) -> str:
+        """The name of the file of the picture as an upsampler enlarged it."""
+        return f"sample-{self.prompt:05d}-{self.copy:03d}-large.png"
+
 
 def part_name(number: int) -> str:
     """Return the name of a batch's part of the table."""
@@ -66,6 +71,12 @@ def write_batch(
     }
     with publish(join(directory, part_name(number))) as file:
         pq.write_table(pa.table(table), file)
+
+
+def write_larger(directory: str, places: list[Place], pictures: np.ndarray) -> None:
+    """Write the enlarged pictures uint8 (B, S, S, 3) of a batch."""
+    for place, picture in zip(places, pictures, strict=True):
+        publish_bytes(join(directory, place.larger), to_png(picture))
 
 
 def join_parts(directory: str, num_parts: int, made_by: str) -> None:

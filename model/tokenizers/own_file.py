@@ -5,7 +5,6 @@ and fingerprint cannot come apart.
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from model.checkpoints import shown
 from model.shapes import make_shape
 from model.tokenizers.tokenizer import fingerprint
 from model.tokenizers.vit_vqgan import KIND, ViTVQGAN, ViTVQGANShape
-from model.weights import read_weights, write_weights
+from model.weights import make_module, read_weights, write_weights
 from parti_data.errors import ConfigError, TokenizerError
 
 _MOST_LAYERS, _MOST_POSITIONS = 256, 1 << 16
@@ -49,20 +48,7 @@ def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> ViTVQGAN:
     if header.get("kind") != KIND:
         raise ValueError(f"kind {header.get('kind')}")
     shape = make_shape(ViTVQGANShape, header["shape"])
-    _refuse_misfit(shape, weights)
-    network = ViTVQGAN(shape)
-    network.load_state_dict(weights)
-    return network
-
-
-def _refuse_misfit(shape: ViTVQGANShape, weights: dict[str, Tensor]) -> None:
-    """Raise ValueError where a header tells of other tensors than the file has, before they take memory."""
     num_layers = max(shape.encoder.num_layers, shape.decoder.num_layers)
     if num_layers > _MOST_LAYERS or shape.num_tokens > _MOST_POSITIONS:
         raise ValueError(f"a header of {num_layers} layers and {shape.num_tokens} positions")
-    with torch.device("meta"):
-        expected = ViTVQGAN(shape).state_dict()
-    for name, tensor in expected.items():
-        if name not in weights or weights[name].shape != tensor.shape:
-            found = tuple(weights[name].shape) if name in weights else "none"
-            raise ValueError(f"{name} of shape {found} where its header tells of {tuple(tensor.shape)}")
+    return make_module(lambda: ViTVQGAN(shape), weights)

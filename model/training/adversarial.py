@@ -83,3 +83,29 @@ def discriminator_losses(
         terms["r1"] = r1_penalty(discriminator, images, settings.r1_gamma)
         terms["total"] = loss + settings.r1_every * terms["r1"]
     return terms
+
+
+class Adversary:
+    """A discriminator, and from its first step on what it and a generator lose by each other."""
+
+    def __init__(self, image_side: int, settings: AdversarialSettings, device: torch.device):
+        self.settings = settings
+        made = make_discriminator(image_side, settings).to(device)
+        on_gpu = device.type == "cuda"
+        self.discriminator: nn.Module = made.to(memory_format=torch.channels_last) if on_gpu else made  # type: ignore[call-overload]
+
+    def judged(self, terms: dict[str, Tensor], images: Tensor, weight: float, step: int) -> dict[str, Tensor]:
+        """Return the terms of a generator's loss in a step with that of its images (B, S, S, C), once it counts."""
+        if step < self.settings.start_step:
+            return terms
+        adversarial = adversarial_term(self.discriminator, images, self.settings)
+        return terms | {"adversarial": adversarial, "total": terms["total"] + weight * adversarial}
+
+    def losses(self, images: Tensor, made: Tensor, step: int) -> dict[str, Tensor]:
+        """Return the terms of the discriminator's loss in a step; none before its first."""
+        if step < self.settings.start_step:
+            return {}
+        terms = discriminator_losses(self.discriminator, images, made, self.settings, step)
+        return {
+            name: term for name, term in terms.items() if name != "discriminator"
+        }  # the same as the total but for R1

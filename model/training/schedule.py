@@ -84,8 +84,8 @@ class Running(StrictModel):
     """Whether figures and pictures are also written as TensorBoard reads them, below the output."""
 
 
-class TokenizerRunning(Running):
-    """How the tokenizer's training runs."""
+class ImageRunning(Running):
+    """How training on images runs."""
 
     decode_threads: PositiveInt = 2
     """Batches that are read and decoded ahead of the step."""

@@ -5,30 +5,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.code_usage import CodeUsage, RecentUse, count_codes
 from model.tokenizers.execution import Execution
 from model.tokenizers.vit_vqgan import Reconstruction, ViTVQGAN
-from model.training.adversarial import (
-    AdversarialSettings,
-    adversarial_term,
-    discriminator_losses,
-    make_discriminator,
-)
 from model.training.average import WeightAverage
+from model.training.image_trainee import DISCRIMINATOR, ImageTrainee
 from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
 from model.training.reconstruction_losses import reconstruction_losses
 from model.training.reconstructions import measure_tokenizer
-from model.training.throughput import Work
+from model.training.step_parts import StepParts, to_device
 from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages
 from parti_data.image_dataset import ImageDataset
 
-TOKENIZER, DISCRIMINATOR = "tokenizer", "discriminator"
 DRAWN_PICTURES = 12
 _INITIAL_PICTURES = 512
 
@@ -42,10 +36,10 @@ class _Seen(NamedTuple):
     latents: Tensor
 
 
-class TokenizerTrainee:
+class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
     """A ViT-VQGAN with its data, and with a discriminator where the config asks for one."""
 
-    work: Work | None = None
+    NAME = "tokenizer"
 
     def __init__(
         self,
@@ -55,71 +49,28 @@ class TokenizerTrainee:
         ranks: Ranks,
         perceptual: PerceptualDistance | None = None,
     ):
-        self._config, self._ranks = config, ranks
-        self._pictures, self._held_out = images
-        self.batch_size, self.num_parts = config.batch_size, config.batch_parts
-        self._model = network.to(ranks.device)
-        self._forward = torch.compile(self._model) if config.running.compile else self._model
-        self._average = WeightAverage(self._model, config.ema_decay) if config.ema_decay else None
-        self._perceptual = perceptual.to(ranks.device) if perceptual else None
-        self._discriminator = self._make_discriminator(config.adversarial)
+        super().__init__(config, network, network.shape.image_side, images, ranks, perceptual)
+        self._config = config
         size = network.shape.codebook_size
         self._recent, self._epoch_usage, self._last_epoch = RecentUse(size), CodeUsage(size), dict[str, float]()
         self._seen: list[_Seen] = []
-        self._batch: tuple[int, Tensor] = -1, torch.empty(0)
-
-    def _make_discriminator(self, settings: AdversarialSettings | None) -> nn.Module | None:
-        if settings is None:
-            return None
-        made = make_discriminator(self._model.shape.image_side, settings).to(self._ranks.device)
-        on_gpu = self._ranks.device.type == "cuda"
-        return made.to(memory_format=torch.channels_last) if on_gpu else made  # type: ignore[call-overload]
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The tokenizer and, where there is one, the discriminator."""
-        return {TOKENIZER: self._model} | ({DISCRIMINATOR: self._discriminator} if self._discriminator else {})
-
-    @property
-    def trained(self) -> ViTVQGAN:
-        """What is measured and saved: the average of the weights where one is kept."""
-        return self._average.network if self._average else self._model  # type: ignore[return-value]
+        self._parts = StepParts(lambda step: (self._pictures.batch(step),), config.batch_parts, ranks.device)
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the terms of the loss of a network on a part of the step's pictures."""
-        return self._discriminator_losses(step, part) if network == DISCRIMINATOR else self._model_losses(step, part)
-
-    def keys(self, step: int) -> list[str]:
-        """Return the keys of this rank's images of a step."""
-        return self._pictures.keys(step)
+        if network == DISCRIMINATOR:
+            return self._discriminator_losses(self._seen[part].images, self._seen[part].reconstructed, step)
+        return self._model_losses(step, part)
 
     def _model_losses(self, step: int, part: int) -> dict[str, Tensor]:
-        images = self._part(step, part)
+        (images,) = self._parts.get(step, part)
         if step == self._care.continuous_steps and part == 0:
             self._initialise_codebook()
         output: Reconstruction = self._forward(images, quantize=step >= self._care.continuous_steps)
         self._seen.append(_Seen(images, output.images.detach(), output.tokens, output.latents.detach()))
         weights = self._config.loss_weights
         terms = reconstruction_losses(images, output, weights, self._perceptual)
-        if self._discriminator and self._judges(step):
-            adversarial = adversarial_term(self._discriminator, output.images, self._adversarial)
-            terms |= {"adversarial": adversarial, "total": terms["total"] + weights.adversarial * adversarial}
-        return terms
-
-    def _discriminator_losses(self, step: int, part: int) -> dict[str, Tensor]:
-        if not self._discriminator or not self._judges(step):
-            return {}
-        seen = self._seen[part]
-        terms = discriminator_losses(self._discriminator, seen.images, seen.reconstructed, self._adversarial, step)
-        return {name: term for name, term in terms.items() if name != DISCRIMINATOR}  # the same as the total but for R1
-
-    @property
-    def _adversarial(self) -> AdversarialSettings:
-        assert self._config.adversarial
-        return self._config.adversarial
-
-    def _judges(self, step: int) -> bool:
-        return step >= self._adversarial.start_step
+        return self._judged(terms, output.images, weights.adversarial, step)
 
     @property
     def _care(self) -> CodebookCare:
@@ -127,29 +78,13 @@ class TokenizerTrainee:
         is_frozen = self._config.train == "decoder"
         return CodebookCare(continuous_steps=NEVER, restart_every=0) if is_frozen else self._config.codebook
 
-    def _part(self, step: int, part: int) -> Tensor:
-        """Return a part of this rank's slice of a step's batch, float32 (B, S, S, C) in [0, 1]."""
-        if self._batch[0] != step:
-            self._batch = step, self._to_device(self._pictures.batch(step))
-        size = len(self._batch[1]) // self.num_parts
-        return self._batch[1][part * size : (part + 1) * size].float() / 255
-
-    def _to_device(self, pictures: np.ndarray) -> Tensor:
-        """Return uint8 pictures where the networks are; to a GPU they are copied while it works."""
-        tensor = torch.from_numpy(pictures)
-        return tensor.pin_memory().to(self._ranks.device, non_blocking=True) if self._on_gpu else tensor
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self._ranks.device.type == "cuda"
-
     @torch.no_grad()
     def _initialise_codebook(self) -> None:
         """Pick codes among the latents of the first pictures, of which each rank encodes its share."""
         count = min(_INITIAL_PICTURES, len(self._pictures)) // self._ranks.world_size
         mine = np.arange(count) + self._ranks.rank * count
         batches = np.array_split(mine, max(-(-count // self._config.batch_size), 1))
-        pictures = (self._to_device(self._pictures.pictures(batch)).float() / 255 for batch in batches)
+        pictures = (to_device(self._pictures.pictures(batch), self._ranks.device).float() / 255 for batch in batches)
         latents = torch.cat([self._model.latents(images).flatten(0, 1) for images in pictures])
         self._model.codebook.initialise(latents, torch.Generator().manual_seed(self._config.seed))
         self._epoch_usage.reset()  # recent use stays: without it, all that the next few steps do not use would be dead
@@ -208,8 +143,8 @@ class TokenizerTrainee:
 
     def frozen(self) -> ImageTokenizer:
         """Return the tokenizer as it is now, apart from what goes on being trained."""
-        device = "cuda" if self._on_gpu else "cpu"
-        return ImageTokenizer(copy.deepcopy(self.trained), Execution(device=device))
+        execution = Execution.model_validate({"device": self._ranks.device.type})
+        return ImageTokenizer(copy.deepcopy(self.trained), execution)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the usage of the codes and the average of the weights."""

@@ -10,25 +10,16 @@ from model.shapes import make_shape
 from model.tokenizers.own_file import read_own_tokenizer, save_tokenizer
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape, with_new_decoder
 from model.training.checkpoint import METRICS
-from model.training.discriminator import refuse_side
+from model.training.image_job import begin_job, finish_job, open_perceptual, refuse_unfit, tell_missing_perceptual
 from model.training.loop import drawn_name, train
-from model.training.perceptual import load_perceptual, refuse_small
-from model.training.ranks import Ranks, join_ranks
+from model.training.ranks import join_ranks
 from model.training.reconstructions import draw_reconstructions, measure_tokenizer
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
-from model.training.tokenizer_images import (
-    TrainingImages,
-    count_dropped,
-    index_files,
-    input_digests,
-    open_images,
-    refuse_unfit_directories,
-)
+from model.training.tokenizer_images import TrainingImages, open_images
 from model.training.tokenizer_trainee import DRAWN_PICTURES, TokenizerTrainee, measured_pictures
 from parti_data.errors import ConfigError
-from parti_data.image_dataset import Reading
 from parti_data.images import to_png
-from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, read_manifest, record_shard
+from parti_data.manifest import Manifest, StageDirectory, read_manifest
 from parti_data.progress import print_line
 from parti_data.storage import join, publish_bytes, sha256_file
 
@@ -36,10 +27,6 @@ __all__ = ["CodebookCare", "TrainTokenizerConfig", "train_tokenizer"]
 
 TOKENIZER = "tokenizer.safetensors"
 RECONSTRUCTIONS = "reconstructions.png"
-_NO_VGG16 = (
-    "train tokenizer: no weights of VGG16 (vgg16=PATH), so it goes on without the perceptual term; "
-    "loss_weights.perceptual=0 says that this is meant"
-)
 _NEVER_QUANTIZED = (
     "train tokenizer: codebook.continuous_steps={continuous} leaves none of the {steps} steps for quantizing: the "
     "codebook stays as it began"
@@ -50,16 +37,18 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest, on every rank."""
     with join_ranks(config.running.device) as ranks:
         shape = make_shape(ViTVQGANShape, dict(config.architecture))
-        _refuse_unfit(config, shape.image_side, ranks)
-        perceptual = load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
+        refuse_unfit(config, shape.image_side, ranks)
+        if ranks.is_first:
+            _tell_never_quantized(config)
+        perceptual = open_perceptual(config)
         torch.manual_seed(config.seed)
         network = make_network(config, shape)
         network.recompute_blocks = config.recompute_blocks
         begun = _begin(config) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):
             return read_manifest(config.output)
-        if config.loss_weights.perceptual and not perceptual and ranks.is_first:
-            print_line(_NO_VGG16)
+        if ranks.is_first:
+            tell_missing_perceptual(config, config.loss_weights.perceptual, "train tokenizer")
         images = open_images(config, shape.image_side, ranks)
         trainee = TokenizerTrainee(config, network, images, ranks, perceptual)
         with closing(images.pictures):
@@ -70,28 +59,15 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
         return read_manifest(config.output)
 
 
-def _refuse_unfit(config: TrainTokenizerConfig, image_side: int, ranks: Ranks) -> None:
-    """Raise ConfigError, before anything is begun, for what a run would stumble over and another config mends."""
-    slice_size = Reading(ranks.rank, ranks.world_size).share(config.batch_size)
-    if slice_size % config.batch_parts:
-        raise ConfigError(
-            f"batch_parts: expected a divisor of the {slice_size} images a rank, found {config.batch_parts}; change "
-            "one of them"
-        )
-    if config.adversarial:
-        refuse_side(image_side)
-    if config.vgg16:
-        refuse_small(image_side)
-    refuse_unfit_directories(config)
+def _tell_never_quantized(config: TrainTokenizerConfig) -> None:
     care, num_steps = config.codebook, config.schedule.num_steps
-    if config.train == "all" and care.continuous_steps >= num_steps and ranks.is_first:
+    if config.train == "all" and care.continuous_steps >= num_steps:
         print_line(_NEVER_QUANTIZED.format(continuous=care.continuous_steps, steps=num_steps))
 
 
 def _begin(config: TrainTokenizerConfig) -> StageDirectory | Manifest:
-    files = {"start_from": config.start_from, "vgg16": config.vgg16, "lpips": config.lpips}
-    inputs = input_digests(config) | {name: sha256_file(path) for name, path in files.items() if path}
-    return begin(config.output, Beginning(stage="train_tokenizer", config=config.deciding(), inputs=inputs))
+    start = {"start_from": sha256_file(config.start_from)} if config.start_from else {}
+    return begin_job("train_tokenizer", config, start)
 
 
 def make_network(config: TrainTokenizerConfig, shape: ViTVQGANShape) -> ViTVQGAN:
@@ -120,13 +96,5 @@ def _finish(
     publish_bytes(join(config.output, RECONSTRUCTIONS), to_png(drawn))
     details: dict[str, Any] = measure_tokenizer(tokenizer, measured)
     details |= {"fingerprint": tokenizer.fingerprint, "shape": asdict(network.shape)}
-    details |= {"perceptual": bool(config.vgg16), "measured_pictures": len(measured)}
-    details["measured_on"] = "held_out" if images.is_held_out else "training"
     steps = [drawn_name("reconstructions", step) for step in config.schedule.drawn_steps()]
-    names = [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps, *index_files(config)]
-    counts = {"pictures": len(images.pictures)}
-    if dropped := count_dropped(config):
-        counts["dropped"], details["dropped"] = sum(dropped.values()), dropped
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        print_line(f"train tokenizer: images that could not be used: {reasons}; named in {config.output}")
-    begun.finish([record_shard(config.output, name, 0) for name in names], counts, details)
+    finish_job(begun, config, images, [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps], details)

@@ -11,10 +11,11 @@ from parti_data.token_directory import STAGES as TOKEN_STAGES
 
 REWRITTEN = ("filter", "shard", *TOKEN_STAGES)
 """Stages whose rows are removed, and whose manifests follow those of their inputs."""
-HOLDING = (*REWRITTEN, "train_tokenizer")
-"""Stages that hold rows in files of their own; of a tokenizer's training the index of a source without filter."""
+TRAINED_ON_IMAGES = ("train_tokenizer", "train_upsampler")
+HOLDING = (*REWRITTEN, *TRAINED_ON_IMAGES)
+"""Stages that hold rows in files of their own; of a training on images the index of a source without filter."""
 INDEXES = {"source": "images.parquet", "held_out": "held_out.parquet"}
-"""The indexes of a tokenizer's training by its inputs, as it calls them, whose module would import torch."""
+"""The indexes of a training on images by its inputs, as it calls them, whose module would import torch."""
 HISTORY = "forgotten"
 """What a manifest tells of rows that were removed, among its details."""
 
@@ -50,7 +51,7 @@ class Stage(NamedTuple):
         names = [shard.name for shard in self.manifest.shards if shard.name.endswith(".parquet")]
         if self.kind in ("filter", "shard"):
             return [name for name in names if name.startswith("ledger-")]
-        if self.kind == "train_tokenizer":
+        if self.kind in TRAINED_ON_IMAGES:
             return [name for name in names if name in INDEXES.values()]
         return names if self.kind in TOKEN_STAGES else []
 

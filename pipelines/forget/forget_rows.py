@@ -22,7 +22,7 @@ from parti_data.manifest import BEGUN, FORGETTING, Beginning, ShardRecord, to_by
 from parti_data.progress import show_progress
 from parti_data.quality import read_run_quality
 from parti_data.storage import absolute, file_size, is_file, join, publish_bytes, remove, sha256_file, sweep
-from pipelines.forget.chain import HOLDING, TOKEN_STAGES, Chain, Stage, find_chain, staged
+from pipelines.forget.chain import HOLDING, TOKEN_STAGES, TRAINED_ON_IMAGES, Chain, Stage, find_chain, staged
 from pipelines.forget.find_rows import Found, Keys, find_rows
 from pipelines.forget.names import Names
 from pipelines.forget.plan import FileChange, StageChange, change_manifest, plan_changes
@@ -30,7 +30,7 @@ from pipelines.forget.prove import check_files, refuse_left_behind
 from pipelines.forget.swap import NEW_BEGUN, REPORT, Pledge, Swapped, SwapStage, fulfil, make_pledge, read_pledge
 
 _SHOWN, _SHOWN_FILES = 20, 6
-_MODELS = ("train_text", "train_tokenizer", "train_prior")
+_MODELS = ("train_text", *TRAINED_ON_IMAGES, "train_prior")
 
 
 class Options(NamedTuple):
@@ -145,7 +145,7 @@ def describe(chain: Chain, changes: list[StageChange], found: Found) -> Iterator
             continue
         indexed = sum(
             len(rows) for place, rows in found.rows.items()
-            if place.stage == change.stage.path and change.stage.kind == "train_tokenizer"
+            if place.stage == change.stage.path and change.stage.kind in TRAINED_ON_IMAGES
         )  # fmt: skip
         rows = change.num_rows or indexed
         captions = f", {_say(change.captions, 'caption')} of rows that stay" if change.captions else ""

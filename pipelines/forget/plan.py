@@ -4,7 +4,8 @@ filter            its ledgers and their measures, thumbnails among them, keep th
 shard             tars without the members, ledgers without the rows and with the new places of the others
 tokenize,         token shards without the rows, in full row groups; quality.png without the pictures; what the manifest
 import_tokens     tells of shards is measured anew, of slices it stays as it was when they were encoded
-train_tokenizer   images.parquet and held_out.parquet without the rows; its pictures turn grey where they may show one
+train_tokenizer,  images.parquet and held_out.parquet without the rows; their pictures turn grey where they may show one
+train_upsampler
 
 Counts follow, and so do the digests of inputs, in order; the metadata of token shards stay those of their making. A
 manifest then tells, under `forgotten`, its digest from before, how many rows and captions went and which files were
@@ -28,7 +29,7 @@ from parti_data.storage import absolute, is_directory, join
 from parti_data.token_directory import STAGES as TOKEN_STAGES
 from parti_data.token_directory import open_token_directory
 from pipelines.forget import prove, rewrite
-from pipelines.forget.chain import HISTORY, HOLDING, INDEXES, REWRITTEN, Chain, Stage, staged
+from pipelines.forget.chain import HISTORY, HOLDING, INDEXES, REWRITTEN, TRAINED_ON_IMAGES, Chain, Stage, staged
 from pipelines.forget.find_rows import Found, Place, read_column_at
 from pipelines.forget.rewrite import Audited, RowChange
 from pipelines.fragments import fragment_name
@@ -192,7 +193,7 @@ def _plan_pictures(chain: Chain, change: StageChange, found: Found) -> None:
             chosen = {"count": len(quality.sample), "gone": change.sample_gone}
             write, check = partial(rewrite.cut_sheet, **chosen), partial(prove.prove_sheet, **chosen)
             change.files.append(FileChange(quality.sheet.name, 0, write, check))
-    if stage.kind == "train_tokenizer" and _may_be_drawn(chain, stage, found):
+    if stage.kind in TRAINED_ON_IMAGES and _may_be_drawn(chain, stage, found):
         change.scratch = [_EVENTS]
         for shard in stage.manifest.shards:
             if shard.name.endswith(".png"):

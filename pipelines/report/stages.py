@@ -7,7 +7,10 @@ from parti_data.errors import ShardError
 from parti_data.manifest import BEGUN, MANIFEST, Manifest, read_manifest
 from parti_data.storage import is_file, join, list_directory, read_bytes
 
-FLOW = ("filter", "shard", "train_text", "train_tokenizer", "tokenize", "train_prior", "sample", "evaluate")
+FLOW = (
+    "filter", "shard", "train_text", "train_tokenizer", "train_upsampler",
+    "tokenize", "train_prior", "sample", "evaluate",
+)  # fmt: skip
 """The stages in the order in which data passes them."""
 
 

@@ -207,7 +207,9 @@ def test_a_contact_sheet_is_drawn_again_from_what_is_left(tmp_path, gone):
 def trained(tmp_path, plain_png):
     """A tokenizer's training on a source without filter, with pictures; made with its settings and rows."""
 
-    def make(name: str, inputs: dict[str, str], config: dict, rows: list[LedgerRow]) -> Path:
+    def make(
+        name: str, inputs: dict[str, str], config: dict, rows: list[LedgerRow], stage: str = "train_tokenizer"
+    ) -> Path:
         path = tmp_path / "runs" / name
         path.mkdir(parents=True)
         if rows:
@@ -217,7 +219,7 @@ def trained(tmp_path, plain_png):
         (path / "tensorboard").mkdir()
         (path / "tensorboard" / "events").write_bytes(b"pictures")
         records = [record_shard(str(path), file.name, 0) for file in path.iterdir() if file.is_file()]
-        beginning = Beginning(stage="train_tokenizer", config=config, inputs=inputs)
+        beginning = Beginning(stage=stage, config=config, inputs=inputs)
         StageDirectory(str(path), beginning).finish(records, {"pictures": 30}, {"psnr_db": 1.0})
         return path
 
@@ -230,9 +232,10 @@ def forget_row(runs: Path, number: int) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("stage", ["train_tokenizer", "train_upsampler"])
 @pytest.mark.parametrize(("number", "is_drawn"), [(3, True), (11, True), (12, False), (29, False)])
-def test_an_index_loses_the_row_and_pictures_that_may_show_it_turn_grey(trained, plain_png, number, is_drawn):
-    path = trained("tokenizer", {"source": "d"}, {}, [row(one) for one in range(30)])
+def test_an_index_loses_the_row_and_pictures_that_may_show_it_turn_grey(trained, plain_png, stage, number, is_drawn):
+    path = trained("tokenizer", {"source": "d"}, {}, [row(one) for one in range(30)], stage)
     lines = forget_row(path.parent, number)
     assert f"{number:032x}" not in said_by(path)
     assert len(list(read_ledger(f"{path}/images.parquet"))) == 29

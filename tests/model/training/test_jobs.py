@@ -23,9 +23,11 @@ from model.training.token_batches import as_tensors
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
 from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
+from model.upsamplers import WDSR, WDSRShape, load_upsampler, save_upsampler
 from parti_data import TokenDataset
 from parti_data.caption_ids import TextReading
 from parti_data.errors import ConfigError, ShardError, TokenizerError
+from parti_data.storage import sha256_file
 from parti_data.text import TextTokenizer
 from parti_data.token_directory import open_token_directory
 
@@ -164,6 +166,24 @@ def test_samples_are_written_with_their_tokens_and_judged(tmp_path, prior_file, 
     manifest = evaluate(config)
     assert manifest.counts == {"judged": 2, "not_judged": 2}
     assert manifest.details["accuracy"].keys() == {"scenes"}
+
+
+def test_samples_are_written_larger_too_by_an_upsampler_of_their_tokenizer(tmp_path, prior_file, image_file, text_file):
+    network, path = WDSR(WDSRShape(2, num_blocks=1, width=4)), str(tmp_path / "upsampler.safetensors")
+    fingerprint = load_tokenizer(image_file).fingerprint
+    save_upsampler(network, fingerprint, path)
+    values = {"prompts": ["a ring"], "upsampler": path}
+    manifest = sample(sample_config(tmp_path / "s", prior_file, image_file, text_file, **values))
+    assert manifest.inputs["upsampler"] == sha256_file(path)
+    for copy in range(2):
+        with Image.open(tmp_path / "s" / f"sample-00000-{copy:03d}.png") as small:
+            wanted = load_upsampler(path).enlarge(np.asarray(small)[None])[0]
+        with Image.open(tmp_path / "s" / f"sample-00000-{copy:03d}-large.png") as large:
+            assert np.array_equal(np.asarray(large), wanted)
+    assert "sample-00000-001-large.png" in [shard.name for shard in manifest.shards]
+    save_upsampler(network, "cd" * 32, path)
+    with pytest.raises(TokenizerError, match=f"expected an upsampler of the image tokenizer {fingerprint[:12]}, found"):
+        sample(sample_config(tmp_path / "other", prior_file, image_file, text_file, **values))
 
 
 def test_two_runs_sample_the_same_bytes_whatever_the_batch(tmp_path, prior_file, image_file, text_file):
