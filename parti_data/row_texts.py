@@ -32,7 +32,8 @@ class Texts:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self._places.numbers) if self._made is None else len(self._made)
+        places = self._places
+        return len(places.numbers) if self._made is None else len(self._made)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -59,13 +60,13 @@ class Texts:
         return list, (self._make(),)
 
     def _make(self) -> list[str]:
+        tables, numbers = self._places  # first: another thread may make them meanwhile
         if self._made is None:
-            tables, numbers = self._places
             texts = np.empty(len(numbers), object)
             for table in np.unique(numbers[:, 0]).tolist():
                 here = np.flatnonzero(numbers[:, 0] == table)
                 found = tables[table].column(self._name).take(pa.array(numbers[here, 1]))
                 texts[here] = found.to_numpy(zero_copy_only=False)
             self._made = texts.tolist()
-            self._places = TextPlaces([], numbers[:0])  # lets go of the row groups
+            self._places = TextPlaces([], numbers[:0])  # lets go of the tables
         return self._made

@@ -28,7 +28,7 @@ def measure_prompt_fit(clip: Clip, directory: SampleDirectory, batch_size: int) 
     scores = np.concatenate(found)
     prompts, places = np.unique([sample.prompt for sample in samples], return_inverse=True)
     by_prompt = np.bincount(places, scores) / np.bincount(places)
-    figures = {"clip_score": float(scores.mean())}
+    figures = {"clip_score": float(by_prompt.mean())}
     if len(prompts) > 1:
         figures["clip_score_standard_error"] = float(by_prompt.std(ddof=1) / math.sqrt(len(prompts)))
     table = pa.table(

@@ -39,7 +39,7 @@ class SampleDirectory:
         self.samples = self._read()
         if not self.samples:
             raise ShardError(f"{path}: expected samples, found none; run sample into a new directory")
-        self.side_px = self.pixels(self.samples[0]).shape[0]
+        self.side_px = len(self._decoded(self.samples[0]))
 
     def _read(self) -> list[Sample]:
         place = join(self.path, TABLE)
@@ -66,7 +66,16 @@ class SampleDirectory:
         return read_range(join(self.path, sample.picture), 0, ImageLimits().max_bytes + 1)
 
     def pixels(self, sample: Sample) -> np.ndarray:
-        """Return a picture, uint8 (S, S, 3); raises ShardError where there is none."""
+        """Return a picture, uint8 (S, S, 3); raises ShardError where there is none, or one of another side."""
+        pixels = self._decoded(sample)
+        if len(pixels) != self.side_px:
+            raise ShardError(
+                f"{join(self.path, sample.picture)}: expected {self.side_px} px like the first picture, found "
+                f"{len(pixels)}; run sample into a new directory"
+            )
+        return pixels
+
+    def _decoded(self, sample: Sample) -> np.ndarray:
         pixels = decode(self.content(sample), ImageLimits())
         if isinstance(pixels, Drop) or pixels.shape[0] != pixels.shape[1]:
             found = pixels.detail if isinstance(pixels, Drop) else f"{pixels.shape[1]}x{pixels.shape[0]} pixels"

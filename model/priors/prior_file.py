@@ -3,14 +3,13 @@
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from model.checkpoints import shown
 from model.priors.parti import Parti, PartiShape
 from model.shapes import make_shape
-from model.weights import read_weights, write_weights
+from model.weights import make_module, read_weights, write_weights
 from parti_data.errors import CheckpointError, ConfigError
 from parti_data.storage import is_file
 from parti_data.token_shard import ShardMetadata
@@ -48,7 +47,7 @@ def load_prior(path: str) -> LoadedPrior:
     try:
         header, weights = read_weights(path)
         model = _build(header, weights)
-        marks = header["image_tokenizer"], header["text_tokenizer"]
+        marks = str(header["image_tokenizer"]), str(header["text_tokenizer"])
     except _NOT_OURS as error:
         first_line = shown((str(error).strip() or type(error).__name__).partition("\n")[0], _MOST_SHOWN)
         raise CheckpointError(f"{path}: expected a prior of ours, found {first_line}; check the file") from None
@@ -59,22 +58,9 @@ def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> Parti:
     if header.get("kind") != KIND:
         raise ValueError(f"kind {header.get('kind')}")
     shape = make_shape(PartiShape, header["shape"])
-    _refuse_misfit(shape, weights)
-    model = Parti(shape)
-    model.load_state_dict(weights)
-    return model
-
-
-def _refuse_misfit(shape: PartiShape, weights: dict[str, Tensor]) -> None:
-    """Raise ValueError where a header tells of other tensors than the file has, before they take memory."""
     num_layers = max(shape.num_encoder_layers, shape.num_decoder_layers)
     if num_layers > _MOST_LAYERS or shape.max_text_length > _MOST_TEXT or shape.grid_side > _MOST_GRID_SIDE:
         raise ValueError(
             f"a header of {num_layers} layers, {shape.max_text_length} text positions, a grid side of {shape.grid_side}"
         )
-    with torch.device("meta"):
-        expected = Parti(shape).state_dict()
-    for name, tensor in expected.items():
-        if name not in weights or weights[name].shape != tensor.shape:
-            found = tuple(weights[name].shape) if name in weights else "none"
-            raise ValueError(f"{name} of shape {found} where its header tells of {tuple(tensor.shape)}")
+    return make_module(lambda: Parti(shape), weights)

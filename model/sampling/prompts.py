@@ -6,8 +6,11 @@ from typing import NamedTuple
 import torch
 
 from parti_data.errors import ConfigError
-from parti_data.storage import read_bytes
+from parti_data.storage import read_range
 from parti_data.text import END, PAD, TextTokenizer
+
+_MAX_BYTES = 1 << 26
+"""Of a file of prompts; a million take less."""
 
 
 class Prompt(NamedTuple):
@@ -26,7 +29,12 @@ def read_prompts(texts: list[str], path: str) -> list[Prompt]:
     prompts = [Prompt(text) for text in texts]
     if path:
         try:
-            lines = read_bytes(path).decode().splitlines()
+            content = read_range(path, 0, _MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise ConfigError(
+                    f"{path}: expected prompts of at most {_MAX_BYTES >> 20} MiB, found more; split prompts_file"
+                )
+            lines = content.decode().replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: expected prompts as UTF-8 text, found {error}; check prompts_file") from None
         prompts += list(_parse_table(lines, path) if path.endswith(".tsv") else _parse_lines(lines))

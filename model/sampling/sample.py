@@ -18,7 +18,7 @@ from model.sampling.sample_files import (
     write_grid,
     write_larger,
 )
-from model.tokenizers import ImageTokenizer, Reading, open_tokenizer
+from model.tokenizers import ImageTokenizer, Reading, open_tokenizer, tokenizer_files
 from model.upsamplers import Upsampler, load_upsampler
 from parti_data.config import StageConfig
 from parti_data.errors import TokenizerError
@@ -60,6 +60,7 @@ def sample(config: SampleConfig) -> Manifest:
     inputs = {
         "prior": sha256_file(config.prior),
         "image_tokenizer": tokenizer.fingerprint,
+        "image_tokenizer_files": _digest_files(config),
         "text_tokenizer": text_tokenizer.fingerprint,
         "prompts": digest_json(prompts),
     }
@@ -107,6 +108,11 @@ def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokeni
                 "give the one that tokenized its shards"
             )
     return prior, tokenizer, text_tokenizer
+
+
+def _digest_files(config: SampleConfig) -> str:
+    """Return the digest of the image tokenizer's files: its decoder is in no fingerprint."""
+    return digest_json([sha256_file(path) for path in tokenizer_files(config.image_tokenizer, config.tokenizer)])
 
 
 def _open_upsampler(config: SampleConfig, tokenizer: ImageTokenizer) -> Upsampler | None:

@@ -30,7 +30,7 @@ from model.training.checkpoint_files import (
     StoredTensor,
     read_index,
 )  # fmt: skip
-from model.training.ranks import Ranks
+from model.training.ranks import PATIENCE, Ranks
 from parti_data.errors import CheckpointError
 from parti_data.storage import is_file, join, list_entries, publish_bytes, remove
 
@@ -64,6 +64,7 @@ class Checkpoints:
         """Load the newest checkpoint, if any, into each part; return how far it had come."""
         if self._ranks.is_first:
             self._remove(self._folders(is_finished=False))
+        self._ranks.from_first(None)  # nobody lists what is being removed
         finished = self._folders(is_finished=True)
         step = max(finished, default=0)
         self._ranks.refuse_differing(self._directory, "checkpoint", step)
@@ -71,7 +72,7 @@ class Checkpoints:
             return Progress()
         try:
             return self._load(stateful, finished[step])
-        except (RuntimeError, KeyError, ValueError, TypeError, OSError, SafetensorError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, OSError, SafetensorError) as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"{finished[step]}: expected this run's checkpoint, found {first_line}; remove it to go on from the "
@@ -85,7 +86,7 @@ class Checkpoints:
                 _make_room(part, f"{name}.", index.tensors)
         trees = {name: _tree(part) for name, part in stateful.items()}
         tensors = dict(_tensors(trees))
-        for name in tensors.keys() | index.tensors.keys():
+        for name in sorted(tensors.keys() | index.tensors.keys()):
             if name not in tensors or name not in index.tensors or not index.tensors[name].is_like(tensors[name]):
                 raise ValueError(f"another {name}")
         reader, planner = CheckpointReader(folder, index), DefaultLoadPlanner(flatten_state_dict=False)
@@ -121,7 +122,7 @@ class Checkpoints:
     def _joined(self) -> Any:
         """Return a group of all ranks for checkpoints alone, whose messages pass beside those of the steps."""
         if self._ranks.world_size > 1 and self._group is None:
-            self._group = dist.new_group(backend="gloo")
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         return self._group
 
     @property

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from parti_data.errors import ConfigError, PartiError, RankError
 
 Device = Literal["auto", "cpu", "cuda"]
-_PATIENCE = datetime.timedelta(hours=6)
+PATIENCE = datetime.timedelta(hours=6)
 """While the first rank reads a source through or measures, the others wait."""
 _TOLD = "told"
 """Set where a rank has said why it ends."""
@@ -118,7 +118,7 @@ def join_ranks(device: Device) -> Iterator[Ranks]:
     store, _, _ = next(dist.rendezvous("env://", ranks.rank, ranks.world_size))
     try:
         backend = "nccl" if ranks.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, None, _PATIENCE, ranks.world_size, ranks.rank, store)
+        dist.init_process_group(backend, None, PATIENCE, ranks.world_size, ranks.rank, store)
         yield ranks
         dist.barrier()
         dist.destroy_process_group()

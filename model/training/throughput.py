@@ -80,7 +80,7 @@ class Throughput:
         now = time.monotonic()
         step_s = (self._spent + now - self._since) / self._steps
         self._steps, self._since, self._spent = 0, now, 0.0
-        speed = {"steps_per_s": round(1 / step_s, 2)}
+        speed = {"steps_per_s": float(f"{1 / step_s:.4g}")}
         if not self._work:
             return speed
         images_per_s = self._batch_size / step_s
@@ -103,7 +103,7 @@ class Throughput:
 def throughput_line(figures: dict[str, float], batch_size: int) -> str:
     """Return the figures as a progress bar shows them."""
     steps_per_s = figures["steps_per_s"]
-    line = f"{steps_per_s:.1f} steps/s  {steps_per_s * batch_size:.0f} images/s"
+    line = f"{steps_per_s:.3g} steps/s  {steps_per_s * batch_size:.0f} images/s"
     if "mfu" not in figures:
         return line
     return (

@@ -142,7 +142,7 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
                 Tile(f"right: {category}", figures.say_share(accuracy), "by the judge", accuracy)
                 for category, accuracy in details.get("accuracy", {}).items()
             ] + [
-                Tile(_FIGURES[name], figures.say_figure(value), "of the samples")
+                Tile(_FIGURES[name], figures.say_figure(value), "by the evaluation")
                 for name, value in details.get("figures", {}).items()
                 if name in _FIGURES
             ]

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import time
-from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,14 +91,6 @@ class Browser:
 
     def type(self, text: str) -> None:
         self._ask("Input.insertText", text=text)
-
-    def dark(self, is_dark: bool) -> None:
-        feature = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
-        self._ask("Emulation.setEmulatedMedia", features=[feature])
-
-    def draw(self, path: Path) -> None:
-        """Write a picture of what is seen."""
-        path.write_bytes(b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
 
     def _ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)

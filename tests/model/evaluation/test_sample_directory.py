@@ -48,6 +48,13 @@ def test_a_picture_that_is_no_square_is_refused(tmp_path):
         SampleDirectory(path)
 
 
+def test_a_picture_of_another_side_is_refused(tmp_path):
+    directory = SampleDirectory(make_samples(tmp_path, PROMPTS))
+    (tmp_path / directory.samples[1].picture).write_bytes(to_png(np.zeros((6, 6, 3), np.uint8)))
+    with pytest.raises(ShardError, match=r"sample-00001-000.png: expected 8 px like the first picture, found 6; run"):
+        directory.pixels(directory.samples[1])
+
+
 def test_a_directory_without_samples_or_with_another_table_is_refused(tmp_path):
     with pytest.raises(ShardError, match="expected samples, found none; run sample into a new directory"):
         SampleDirectory(make_samples(tmp_path / "none", []))

@@ -18,6 +18,11 @@ def test_prompts_come_from_the_config_and_from_lines(tmp_path):
     assert prompts == [Prompt("zero"), Prompt("one"), Prompt("two")]
 
 
+def test_only_the_ends_of_lines_part_prompts(tmp_path):
+    (tmp_path / "prompts.tsv").write_bytes("Prompt\r\na\u2028b\r\nc\x0bd".encode())
+    assert read_prompts([], str(tmp_path / "prompts.tsv")) == [Prompt("a\u2028b"), Prompt("c\x0bd")]
+
+
 def test_parti_prompts_are_read_as_published(shared):
     prompts = read_prompts([], str(shared / "data" / "parti-prompts" / "PartiPrompts.tsv"))
     assert len(prompts) == 1632
@@ -31,6 +36,10 @@ def test_no_prompts_are_refused(tmp_path):
         read_prompts([], "")
     with pytest.raises(ConfigError, match="expected prompts as UTF-8 text, found"):
         read_prompts([], str(tmp_path / "none.txt"))
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate((1 << 26) + 1)
+    with pytest.raises(ConfigError, match="expected prompts of at most 64 MiB, found more; split prompts_file"):
+        read_prompts([], str(tmp_path / "huge.txt"))
     (tmp_path / "bad.tsv").write_text("text\nx\n")
     with pytest.raises(ConfigError, match="expected a column 'Prompt', found"):
         read_prompts([], str(tmp_path / "bad.tsv"))

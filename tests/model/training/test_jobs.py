@@ -16,7 +16,7 @@ from model.priors.prior_file import load_prior
 from model.sampling import sample as sample_module
 from model.sampling.generate import generate
 from model.sampling.sample import SampleConfig, sample
-from model.tokenizers import load_tokenizer
+from model.tokenizers import Reading, load_tokenizer, open_network, save_tokenizer
 from model.training.ranks import Ranks
 from model.training.schedule import PriorRunning, Schedule
 from model.training.token_batches import as_tensors
@@ -232,6 +232,18 @@ def test_a_stopped_run_goes_on_behind_its_last_batch_to_the_same_bytes(
     assert len(drawn) == 2
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     assert not [name for name in contents(tmp_path / "whole") if "part" in name]
+
+
+def test_a_run_does_not_go_on_with_another_decoder_of_the_same_tokens(tmp_path, prior_file, image_file, text_file):
+    config = sample_config(tmp_path / "s", prior_file, image_file, text_file, prompts=["a ring"])
+    sample(config)
+    network = open_network(image_file, Reading())
+    with torch.no_grad():
+        next(network.decoder.parameters()).mul_(2)  # type: ignore[union-attr]
+    save_tokenizer(network, str(tmp_path / "other.safetensors"))  # type: ignore[arg-type]
+    other = config.model_copy(update={"image_tokenizer": str(tmp_path / "other.safetensors")})
+    with pytest.raises(ShardError, match="image_tokenizer_files"):
+        sample(other)
 
 
 @pytest.mark.parametrize("lost", ["grid.png", "manifest.json"])

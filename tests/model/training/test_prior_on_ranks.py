@@ -134,7 +134,8 @@ def test_ranks_and_parts_change_rounding_alone(learned, one, other):
     lines = learned(one), learned(other)
     assert len(lines[0]) == len(lines[1]) == (24 + 6 if one == "one" else 8 + 2)
     for mine, its in zip(*lines, strict=True):
-        assert its == pytest.approx(mine, abs=1e-5, rel=1e-5), (mine, its)
+        rounding = 1e-4 if "held_out_loss" in mine else 0.0  # it is told to so many digits
+        assert its == pytest.approx(mine, abs=1e-5 + rounding, rel=1e-5), (mine, its)
     losses = [line["held_out_loss"] for line in lines[0] if "held_out_loss" in line]
     assert losses[-1] < losses[0]
 
