@@ -138,7 +138,9 @@ def train(
 def _steps(run: _Run, running: Running, checkpoints: Checkpoints, progress: Progress, watchers: _Watchers) -> None:
     schedule, saved = run.schedule, time.monotonic()
     figures = {name: torch.tensor(value, device=run.ranks.device) for name, value in progress.figures.items()}
-    throughput = Throughput(run.trainee.work, run.trainee.batch_size, run.ranks, _dtype(schedule))
+    throughput = Throughput(
+        run.trainee.work, run.trainee.batch_size, run.ranks, schedule.product_dtype(run.ranks.device)
+    )
     for step in range(progress.step, schedule.num_steps):
         figures |= _update(run, step)
         done = progress.step = step + 1
@@ -173,10 +175,6 @@ def _log(
     watchers.events.add_figures(step, progress.metrics[-1])
     learned = f"loss {values['total']:.4f}  gradient {values['gradient_norm']:.3g}  lr {schedule.lr_at(step - 1):.2e}"
     watchers.bar.update(step, f"{learned}  {throughput_line(speed, run.trainee.batch_size)}")
-
-
-def _dtype(schedule: Schedule) -> torch.dtype:
-    return torch.bfloat16 if schedule.precision == "bfloat16" else torch.float32
 
 
 def keep_freed_memory() -> None:
@@ -250,10 +248,11 @@ def _alone(player: _Player, players: list[_Player]) -> Iterator[None]:
 def _accumulate(run: _Run, player: _Player, step: int) -> dict[str, Tensor]:
     """Add up the gradients of all parts of a step; return the means of the loss terms."""
     player.network.train()
-    parts = run.trainee.num_parts
+    parts, device = run.trainee.num_parts, run.ranks.device
+    dtype = run.schedule.product_dtype(device)
     terms: dict[str, Tensor] = {}
     for part in range(parts):
-        with torch.autocast(run.ranks.device.type, torch.bfloat16, enabled=run.schedule.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             losses = run.trainee.losses(player.name, step, part)
         if losses:
             (losses["total"] / parts).backward()

@@ -1,10 +1,13 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
-from model.training.schedule import Schedule
+from model.training import schedule as schedule_module
+from model.training.schedule import Schedule, has_bfloat16
 
 PARTI = Schedule(
     num_steps=450_000, lr=4.5e-5, warmup_steps=5000, decay="exponential", decay_start=85_000, final_lr_ratio=0.025
@@ -51,3 +54,21 @@ def test_a_cosine_may_start_later_and_a_constant_rate_stays():
 def test_a_schedule_that_cannot_be_is_refused(wrong, message):
     with pytest.raises(ValidationError, match=message):
         Schedule(num_steps=1, lr=1.0, **wrong)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_products_are_as_asked_or_as_the_device_does_them_fast(monkeypatch, has):
+    monkeypatch.setattr(schedule_module, "has_bfloat16", lambda device: has)
+    cpu = torch.device("cpu")
+    found = {
+        name: Schedule(num_steps=1, lr=1.0, precision=name).product_dtype(cpu)
+        for name in ("auto", "bfloat16", "float32")
+    }
+    by_device = torch.bfloat16 if has else torch.float32
+    assert found == {"auto": by_device, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the kernel tells nothing of the processor")
+def test_a_processor_has_bfloat16_where_the_kernel_says_so():
+    flags = Path("/proc/cpuinfo").read_text()
+    assert has_bfloat16(torch.device("cpu")) == ("avx512_bf16" in flags or "amx_tile" in flags)
