@@ -1,5 +1,6 @@
 """Filter and tokenize submitted to a stand-in for Dataflow: what arrives there, and that it runs to the same bytes."""
 
+import math
 import re
 import sys
 import time
@@ -29,8 +30,10 @@ def service(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def parti(capsys):
-    """Run the program; return its exit code and what it complained of."""
+def parti(capsys, monkeypatch):
+    """Run the program; return its exit code and what it complained of, without progress, which a busy machine shows."""
+    monkeypatch.setattr("parti_data.watch.LINE_EVERY_S", math.inf)
+    monkeypatch.setattr("parti_data.progress.LINE_EVERY_S", math.inf)
 
     def run(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as end:
