@@ -95,7 +95,7 @@ def test_a_picture_is_large_on_click_and_the_keys_go_through_them(browser, page)
     assert browser.run("document.querySelector('.place').textContent").endswith("very-long-name-, sample 2 of 2")
     browser.press("Escape")
     browser.wait("!document.getElementById('viewer').open")
-    assert browser.run("document.activeElement.getAttribute('href')") == "pictures/0/00000-001.png"
+    browser.wait("document.activeElement.getAttribute('href') === 'pictures/0/00000-001.png'")
     browser.press("Enter")
     browser.wait("document.getElementById('viewer').open")
 
