@@ -64,6 +64,14 @@ def test_nothing_overflows_a_narrow_screen_and_only_pictures_near_it_are_loaded(
     assert browser.run("document.querySelector('.told .prompt').getBoundingClientRect().right") <= 400
 
 
+def test_nothing_overflows_a_wide_screen(browser, page):
+    browser.open(page, 1280)
+    browser.wait("document.images[0].naturalWidth === 8")
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth && innerWidth === 1280")
+    widest = "Math.max(...[...document.querySelectorAll('.card *, form *')].map(e => e.getBoundingClientRect().right))"
+    assert browser.run(widest) <= 1280
+
+
 def test_strangers_texts_run_nothing_and_the_policy_forbids_nothing_of_the_page(browser, page):
     browser.open(page, 900)
     browser.wait("document.images[0].naturalWidth === 8")
