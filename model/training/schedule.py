@@ -49,6 +49,8 @@ class Schedule(StrictModel):
             raise ValueError("an exponential decay ends at a final_lr_ratio above 0")
         if self.decay_start is not None and self.decay_start < self.warmup_steps:
             raise ValueError(f"decay_start comes no sooner than the end of the {self.warmup_steps} warmup_steps")
+        if self.decay_start is not None and self.decay_start >= self.num_steps:
+            raise ValueError(f"decay_start comes before the end of the {self.num_steps} num_steps")
         return self
 
     def lr_at(self, step: int) -> float:

@@ -49,6 +49,7 @@ def test_a_cosine_may_start_later_and_a_constant_rate_stays():
         ({"final_lr_ratio": -0.1}, "final_lr_ratio"),
         ({"decay": "exponential"}, "an exponential decay ends at a final_lr_ratio above 0"),
         ({"decay_start": 50}, "decay_start comes no sooner than the end of the 100 warmup_steps"),
+        ({"decay_start": 100}, "decay_start comes before the end of the 1 num_steps"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(wrong, message):
