@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.training.ranks import Ranks
@@ -32,11 +33,11 @@ class Work(NamedTuple):
 
 
 def count_work(network: nn.Module, text_ids: Tensor, image_tokens: Tensor) -> Work:
-    """Return what a step does for a row, told by the products of its forward pass."""
-    was_training = network.training
+    """Return what a step does for a row, told by the products of its forward pass, of which none is done."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(text_ids, image_tokens)
-    network.train(was_training)
+        functional_call(network, without_values, (text_ids.to("meta"), image_tokens.to("meta")))
     return Work(image_tokens.shape[1], (1 + _BACKWARD) * counter.get_total_flops() / len(image_tokens))
 
 
