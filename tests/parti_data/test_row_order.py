@@ -85,22 +85,22 @@ def test_seeds_and_epochs_have_orders_of_their_own_that_never_change():
 
 
 def test_a_batch_mixes_rows_of_the_whole_window():
-    """Rows in source order on purpose; with 68 blocks of 1,024 rows at hand, random draws find 66 in 256."""
+    """Rows in source order on purpose; with 64 blocks of 1,024 rows at hand, random draws find 63 in 256."""
     sizes = np.full(48, 4096)
     window = choose_window(sizes, 2048)
-    assert window == Window(1, 17)
+    assert window == Window(1, 16)
     order = EpochOrder(sizes, 0, 0, window)
     blocks = [
         len(np.unique(row_numbers(order, sizes, np.arange(start, start + 256)) // 1024))
         for start in range(0, sizes.sum(), 4096)
     ]
-    assert np.mean(blocks) > 62
+    assert np.mean(blocks) > 60
     assert min(blocks) > 45
 
 
 def test_the_window_fits_the_rows_and_the_memory():
     many = np.full(LANES * 32, 4096)
     assert choose_window(many, 2048) == Window(LANES, 2)
-    assert choose_window(many[:-1], 2048) == Window(1, 17)
+    assert choose_window(many[:-1], 2048) == Window(1, 16)
     assert choose_window(many[:-1], 8192) == Window(1, 5)
     assert choose_window(many[:-1], 2048, share=0.25) == Window(1, 4)
