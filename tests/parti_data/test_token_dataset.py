@@ -218,7 +218,7 @@ def whole_state(path: str, step: int) -> dict:
 def test_the_state_is_plain_and_says_the_step(path):
     dataset = TokenDataset(path, 16, seed=3)
     take(dataset, 4)
-    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest, "order": 2}
+    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest, "order": 3}
 
 
 def test_the_state_of_another_dataset_is_refused(path, tmp_path):
@@ -239,7 +239,7 @@ def test_the_state_of_another_order_is_refused(path):
     dataset = TokenDataset(path, 16)
     state = dataset.state_dict()
     del state["order"]
-    with pytest.raises(ShardError, match="expected a state with order 2, found None; resume with what the run was"):
+    with pytest.raises(ShardError, match="expected a state with order 3, found None; resume with what the run was"):
         dataset.load_state_dict(state)
 
 
