@@ -1,21 +1,23 @@
-"""What the tests start on each rank: several trainings of a prior one after the other, by the same processes.
+# ruff: noqa: F821  # what this needs is given as globals
+"""What the tests run on each rank: several trainings of a prior one after the other, by the same processes.
 
 Each is a list of overrides; a word `stop=7` ends a training in its step 7 on all ranks, `bad=5` makes the loss of rank
 1 infinite there, and what is raised is kept in the output.
 """
 
-import json
-import sys
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-
+from model.training import throughput
 from model.training import train_prior as job
 from model.training.prior_trainee import PriorTrainee
 from model.training.ranks import join_ranks
 from parti_data.errors import CheckpointError
 
+TOLD: dict[str, str]
+CONFIG: str
+TRAININGS: list[list[str]]
 _losses, _after_step = PriorTrainee.losses, PriorTrainee.after_step
 
 
@@ -34,15 +36,16 @@ def run(words: list[str], rank: int) -> None:
 
     PriorTrainee.losses, PriorTrainee.after_step = losses, after_step
     try:
-        job.train_prior(job.TrainPriorConfig.load(sys.argv[1], [f"{name}={value}" for name, value in told.items()]))
+        job.train_prior(job.TrainPriorConfig.load(CONFIG, [f"{name}={value}" for name, value in told.items()]))
     except KeyboardInterrupt:
         pass
     except CheckpointError as error:
         Path(told["output"], f"error{rank}.txt").write_text(str(error))
 
 
-torch.set_num_threads(1)
+os.environ.update(TOLD)
+throughput._MEASURED_S = 0.0
 with join_ranks("cpu") as ranks:
     job.join_ranks = lambda device: nullcontext(ranks)
-    for words in json.loads(sys.argv[2]):
+    for words in TRAININGS:
         run(words, ranks.rank)
