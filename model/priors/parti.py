@@ -137,13 +137,8 @@ class Parti(nn.Module):
 
         The tokens may be only the first of an image.
         """
-        text, length = self.encode_text(text_ids), image_tokens.shape[1]
-        before = self.token_embedding(image_tokens[:, :-1])
-        x = torch.cat([self.start_positions.expand(len(before), 1, -1), before], dim=1)
-        if self.row_positions is not None and self.column_positions is not None:
-            x = x + positions_2d(self.row_positions, self.column_positions)[:length]
-        rotation = self.image_rotation(0, length) if self.image_rotation else None
-        x = self.dropout(x)
+        text = self.encode_text(text_ids)
+        x, rotation = self._embed(image_tokens)
         for block in self.decoder:
             x = block(x, self.mask, rotation, context=text.states, context_mask=text.mask)
         return self._logits(x)
@@ -162,6 +157,15 @@ class Parti(nn.Module):
         sides = (batch_size, s.num_heads, s.num_tokens, s.head_width)
         return [(like.new_zeros(sides), like.new_zeros(sides)) for _ in self.decoder]
 
+    def prefill(self, image_tokens: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> None:
+        """Leave in the caches what a step at each of the first positions would, given their tokens (B, N), N > 0."""
+        x, rotation = self._embed(image_tokens)
+        end = image_tokens.shape[1]
+        seen = self.mask.seen_from_first(end)
+        for block, (keys, values), context in zip(self.decoder, caches, text.layers, strict=True):
+            cache = KeyValueCache(keys[:, :, :end], values[:, :, :end], seen)
+            x = block(x, None, rotation, cache, context, text.mask)
+
     def step(self, last_tokens: Tensor, position: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> Tensor:
         """Return logits float32 (B, V) of a position, int64 (1), given the token before it (B); before position 0 any.
 
@@ -178,6 +182,14 @@ class Parti(nn.Module):
         for block, (keys, values), context in zip(self.decoder, caches, text.layers, strict=True):
             x = block(x, None, rotation, KeyValueCache(keys, values, seen), context, text.mask)
         return self._logits(x)[:, 0]
+
+    def _embed(self, image_tokens: Tensor) -> tuple[Tensor, Rotation | None]:
+        """Return what the decoder reads at the positions of tokens (B, N), each the token before it, and their turns."""
+        before, length = self.token_embedding(image_tokens[:, :-1]), image_tokens.shape[1]
+        x = torch.cat([self.start_positions.expand(len(before), 1, -1), before], dim=1)
+        if self.row_positions is not None and self.column_positions is not None:
+            x = x + positions_2d(self.row_positions, self.column_positions)[:length]
+        return self.dropout(x), self.image_rotation(0, length) if self.image_rotation else None
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.to_logits(self.decoder_norm(x)).float()

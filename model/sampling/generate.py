@@ -57,10 +57,14 @@ def uniform_numbers(seeds: list[tuple[int, ...]], num_tokens: int) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+def generate(
+    model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling, given: Tensor | None = None
+) -> Tensor:
     """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I).
 
-    With guidance other than 1 the batch is decoded twice, with and without text.
+    Those of the first positions may be given, int64 (B, N): they come back as they are, and all others are drawn with
+    the numbers that they would be drawn with otherwise. With guidance other than 1 the batch is decoded twice, with and
+    without text.
     """
     is_guided = sampling.guidance != 1
     both = torch.cat([text_ids, no_text(*text_ids.shape).to(text_ids.device)]) if is_guided else text_ids
@@ -69,7 +73,13 @@ def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling
     positions = torch.arange(model.shape.num_tokens, device=text_ids.device)
     tokens = text_ids.new_zeros(uniform.shape)
     last = tokens.new_zeros(len(both))
-    for position in range(model.shape.num_tokens):
+    num_given = 0 if given is None else given.shape[1]
+    if given is not None and num_given:
+        tokens[:, :num_given] = given
+        known = given.repeat(2, 1) if is_guided else given
+        model.prefill(known, text, caches)
+        last = known[:, -1]
+    for position in range(num_given, model.shape.num_tokens):
         end = _SPAN * (position // _SPAN + 1)
         filled = [(keys[:, :, :end], values[:, :, :end]) for keys, values in caches]
         logits = model.step(last, positions[position : position + 1], text, filled)
