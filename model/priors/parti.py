@@ -184,7 +184,7 @@ class Parti(nn.Module):
         return self._logits(x)[:, 0]
 
     def _embed(self, image_tokens: Tensor) -> tuple[Tensor, Rotation | None]:
-        """Return what the decoder reads at the positions of tokens (B, N), each the token before it, and their turns."""
+        """Return what the decoder reads at the positions of tokens (B, N), the token before each, and their turns."""
         before, length = self.token_embedding(image_tokens[:, :-1]), image_tokens.shape[1]
         x = torch.cat([self.start_positions.expand(len(before), 1, -1), before], dim=1)
         if self.row_positions is not None and self.column_positions is not None:

@@ -1,0 +1,87 @@
+"""Which of a prompt's samples are kept: those that fit it best, as a ranker scores them.
+
+Source: Parti, arXiv 2206.10789v1, section 4, where the best of 16 by a contrastive model is taken.
+"""
+
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from model.evaluation.clip import Clip, load_clip
+from model.evaluation.clip_score import cosines
+from model.evaluation.evaluate_config import ClipSettings
+from model.sampling.prompts import Prompt
+from model.sampling.sample_files import Drawn
+from model.tokenizers import ImageTokenizer
+from parti_data.config import StrictModel
+from parti_data.errors import CheckpointError, ConfigError
+from parti_data.storage import is_file, sha256_file
+
+
+class Ranking(StrictModel):
+    """By what samples are ranked, one of two, and how many of a prompt's are kept."""
+
+    model: str = ""
+    """The file that train contrastive wrote, which scores image tokens."""
+    clip: ClipSettings | None = None
+    """A CLIP model, which scores pictures."""
+    keep: PositiveInt = 1
+    """The best so many have pictures, best first; all others only a row in the table, with their scores. As many as
+    samples_per_prompt keeps all, in ranked order."""
+
+
+class Ranker(Protocol):
+    """What scores samples."""
+
+    def scores(self, prompts: list[Prompt], image_tokens: torch.Tensor) -> np.ndarray:
+        """Return float64 (B,) for prompts and image tokens (B, I): the higher, the better a sample fits its prompt."""
+        ...
+
+
+class ClipRanker:
+    """Scores by a CLIP model: 100 times the cosine of a picture's features and its prompt's."""
+
+    def __init__(self, clip: Clip, tokenizer: ImageTokenizer, batch_size: int):
+        self._clip, self._tokenizer, self._batch_size = clip, tokenizer, batch_size
+
+    def scores(self, prompts: list[Prompt], image_tokens: torch.Tensor) -> np.ndarray:
+        """Return float64 (B,) for prompts and image tokens (B, I)."""
+        found = []
+        for start in range(0, len(prompts), self._batch_size):
+            batch = slice(start, start + self._batch_size)
+            pictures = self._clip.picture_features(list(self._tokenizer.decode(image_tokens[batch]).numpy()))
+            texts = self._clip.text_features([prompt.text for prompt in prompts[batch]])
+            found.append(100 * cosines(pictures, texts))
+        return np.concatenate(found)
+
+
+def open_ranker(ranking: Ranking, tokenizer: ImageTokenizer) -> Ranker:
+    """Return the ranker that the settings name; raises the errors of its file."""
+    assert ranking.clip
+    clip = load_clip(ranking.clip.model, ranking.clip.weights, torch.device("cpu"))
+    return ClipRanker(clip, tokenizer, ranking.clip.batch_size)
+
+
+def ranker_digest(ranking: Ranking) -> str:
+    """Return the SHA-256 of the ranker's file; raises ConfigError where there is none."""
+    path = ranking.clip.weights if ranking.clip else ranking.model
+    if not is_file(path):
+        raise ConfigError(f"ranking: expected a file of weights, found none at {path}; make one or check the path")
+    return sha256_file(path)
+
+
+def keep_best(drawn: list[Drawn], keep: int) -> list[Drawn]:
+    """Return the samples of some prompts, each prompt's best first, with their ranks; of equal scores the first drawn.
+
+    All of a prompt's stand together. Raises CheckpointError for scores that are not finite.
+    """
+    if not np.isfinite([one.score or 0.0 for one in drawn]).all():
+        raise CheckpointError("ranking: expected finite scores, found others; check the ranker's weights")
+    ranked: list[Drawn] = []
+    for _, samples in groupby(drawn, key=lambda one: one.place.prompt):
+        best_first = sorted(samples, key=lambda one: -(one.score or 0.0))
+        ranked += [one._replace(rank=rank, is_kept=rank <= keep) for rank, one in enumerate(best_first, 1)]
+    return ranked
