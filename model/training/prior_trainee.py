@@ -56,7 +56,7 @@ class PriorTrainee:
         self.networks: dict[str, nn.Module] = {"model": self.model}
 
     def _prepare_blocks(self) -> None:
-        for block in (*self.model.encoder, *self.model.decoder):
+        for block in (*self.model.text_encoder.blocks, *self.model.decoder):
             if self._config.recompute_blocks:
                 block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
             if self._config.running.compile:
