@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
+from model.contrastive import Contrastive, load_contrastive
 from model.evaluation.clip import Clip, load_clip
 from model.evaluation.clip_score import cosines
 from model.evaluation.evaluate_config import ClipSettings
-from model.sampling.prompts import Prompt
+from model.sampling.prompts import Prompt, encode_prompts
 from model.sampling.sample_files import Drawn
 from model.tokenizers import ImageTokenizer
 from parti_data.config import StrictModel
-from parti_data.errors import CheckpointError, ConfigError
+from parti_data.errors import CheckpointError, ConfigError, TokenizerError
 from parti_data.storage import is_file, sha256_file
+from parti_data.text import TextTokenizer
 
 
 class Ranking(StrictModel):
@@ -37,12 +39,25 @@ class Ranker(Protocol):
     """What scores samples."""
 
     def scores(self, prompts: list[Prompt], image_tokens: torch.Tensor) -> np.ndarray:
-        """Return float64 (B,) for prompts and image tokens (B, I): the higher, the better a sample fits its prompt."""
+        """Return the cosine float64 (B,) of what the ranker makes of each prompt and of its image tokens (B, I)."""
         ...
 
 
+class ContrastiveRanker:
+    """Scores by a contrastive model over image tokens."""
+
+    def __init__(self, model: Contrastive, text_tokenizer: TextTokenizer):
+        self._model, self._text_tokenizer = model, text_tokenizer
+
+    @torch.inference_mode()
+    def scores(self, prompts: list[Prompt], image_tokens: torch.Tensor) -> np.ndarray:
+        """Return float64 (B,) for prompts and image tokens (B, I)."""
+        text_ids = encode_prompts(prompts, self._text_tokenizer, self._model.shape.max_text_length)
+        return self._model.scores(text_ids, image_tokens).double().numpy()
+
+
 class ClipRanker:
-    """Scores by a CLIP model: 100 times the cosine of a picture's features and its prompt's."""
+    """Scores by a CLIP model of the pictures that image tokens are decoded to."""
 
     def __init__(self, clip: Clip, tokenizer: ImageTokenizer, batch_size: int):
         self._clip, self._tokenizer, self._batch_size = clip, tokenizer, batch_size
@@ -54,15 +69,28 @@ class ClipRanker:
             batch = slice(start, start + self._batch_size)
             pictures = self._clip.picture_features(list(self._tokenizer.decode(image_tokens[batch]).numpy()))
             texts = self._clip.text_features([prompt.text for prompt in prompts[batch]])
-            found.append(100 * cosines(pictures, texts))
+            found.append(cosines(pictures, texts))
         return np.concatenate(found)
 
 
-def open_ranker(ranking: Ranking, tokenizer: ImageTokenizer) -> Ranker:
-    """Return the ranker that the settings name; raises the errors of its file."""
-    assert ranking.clip
-    clip = load_clip(ranking.clip.model, ranking.clip.weights, torch.device("cpu"))
-    return ClipRanker(clip, tokenizer, ranking.clip.batch_size)
+def open_ranker(ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer) -> Ranker:
+    """Return the ranker that the settings name; raises the errors of its file, and TokenizerError where it is one of
+    other tokenizers than those of the samples.
+    """
+    if ranking.clip:
+        clip = load_clip(ranking.clip.model, ranking.clip.weights, torch.device("cpu"))
+        return ClipRanker(clip, tokenizer, ranking.clip.batch_size)
+    loaded = load_contrastive(ranking.model)
+    for kind, wanted, found in (
+        ("image tokenizer", tokenizer.fingerprint, loaded.image_tokenizer),
+        ("text tokenizer", text_tokenizer.fingerprint, loaded.text_tokenizer),
+    ):
+        if wanted != found:
+            raise TokenizerError(
+                f"{ranking.model}: expected a ranker of the {kind} {wanted[:12]} that the prior has, found one of "
+                f"{found[:12]}; train one on the prior's shards"
+            )
+    return ContrastiveRanker(loaded.model, text_tokenizer)
 
 
 def ranker_digest(ranking: Ranking) -> str:

@@ -97,7 +97,7 @@ def _open(config: SampleConfig) -> _Inputs:
         digests["completion"] = digest_json(given.keys)
     if config.ranking:
         digests["ranker"] = ranker_digest(config.ranking)
-        ranker = open_ranker(config.ranking, tokenizer)
+        ranker = open_ranker(config.ranking, tokenizer, text_tokenizer)
     if upsampler:
         digests["upsampler"] = sha256_file(config.upsampler)
     return _Inputs(prompts, prior, tokenizer, text_tokenizer, given, ranker, upsampler, digests)

@@ -10,7 +10,7 @@ drawn in, or best first where they were ranked:
     image_tokens   list<int64>     raster order
     given_rows     int64           so many of the token grid's rows were given, not drawn
     given_key      string          content key of the picture that they are of; empty where none was given
-    score          double          by the ranker; null where samples were not ranked
+    score          double          cosine of the ranker; null where samples were not ranked
     rank           int64           1 for the best of its prompt; null where samples were not ranked
 
 Until the table is whole each batch has a part of it, written once its pictures are there: a run that was stopped goes

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from stand_in_clip import save_towers, stand_in
 
+from model.contrastive import Contrastive, ContrastiveShape, save_contrastive
 from model.evaluation.clip import load_clip
 from model.evaluation.clip_score import cosines
 from model.priors.parti import Parti, PartiShape
@@ -18,26 +20,30 @@ from model.sampling import sample as sample_module
 from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import load_tokenizer
 from model.upsamplers import WDSR, WDSRShape, save_upsampler
-from parti_data.errors import CheckpointError, ConfigError, ShardError
+from parti_data.errors import CheckpointError, ConfigError, ShardError, TokenizerError
 from parti_data.images import image_key, to_png
 from parti_data.recipes import apply_recipe
 from parti_data.storage import sha256_file
 from parti_data.text import TextTokenizer
 
 PROMPTS = ["a small red ring", "a large blue star"]
-SHAPE = PartiShape(128, 32, 64, 4, 32, 64, 2, 1, 1, 0.0)
+SIZES = {"width": 32, "hidden": 64, "num_heads": 2, "num_encoder_layers": 1, "dropout": 0.0}
+IDS = {"text_vocabulary_size": 128, "max_text_length": 32, "codebook_size": 64, "grid_side": 4}
+
+
+def marks(image_tokenizer: str, text_tokenizer: str) -> Any:
+    """What a shard's metadata tells a file of weights."""
+    return SimpleNamespace(image_tokenizer=image_tokenizer, text_tokenizer=text_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, image_file, text_file) -> dict[str, str]:
     """The files that every config here names."""
     path = str(tmp_path_factory.mktemp("prior") / "prior.safetensors")
-    metadata = SimpleNamespace(
-        image_tokenizer=load_tokenizer(image_file).fingerprint, text_tokenizer=TextTokenizer(text_file).fingerprint
-    )
+    metadata = marks(load_tokenizer(image_file).fingerprint, TextTokenizer(text_file).fingerprint)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_prior(Parti(SHAPE), metadata, path)  # type: ignore[arg-type]
+        save_prior(Parti(PartiShape(**IDS, **SIZES, num_decoder_layers=1)), metadata, path)
     return {"prior": path, "image_tokenizer": image_file, "text_tokenizer": text_file}
 
 
@@ -214,10 +220,30 @@ def test_clip_ranks_by_the_angle_between_picture_and_prompt(draw, monkeypatch, t
     for row in rows:
         with Image.open(tmp_path / "ranked" / row["picture"]) as opened:
             picture = clip.picture_features([np.asarray(opened)])
-        assert row["score"] == pytest.approx(100 * cosines(picture, clip.text_features([row["prompt"]]))[0], abs=1e-9)
+        assert row["score"] == pytest.approx(cosines(picture, clip.text_features([row["prompt"]]))[0], abs=1e-9)
     manifest = (tmp_path / "ranked" / "manifest.json").read_text()
     assert sha256_file(weights) in manifest
     assert weights not in manifest
+
+
+def test_a_contrastive_model_of_the_same_tokenizers_ranks(draw, files, tmp_path):
+    path, fingerprint = str(tmp_path / "contrastive.safetensors"), load_tokenizer(files["image_tokenizer"]).fingerprint
+    text_tokenizer = TextTokenizer(files["text_tokenizer"])
+    torch.manual_seed(0)
+    model = Contrastive(ContrastiveShape(**IDS, **SIZES, num_image_layers=1, embedding_width=8)).eval()
+    save_contrastive(model, marks(fingerprint, text_tokenizer.fingerprint), path)
+    rows = draw("ranked", ranking={"model": path})
+    for row in rows:
+        text_ids = torch.tensor([text_tokenizer.encode(row["prompt"])])
+        assert row["score"] == pytest.approx(
+            model.scores(text_ids, torch.tensor([row["image_tokens"]])).item(), abs=1e-6
+        )
+    for mine in (rows[:3], rows[3:]):
+        assert [row["score"] for row in mine] == sorted({row["score"] for row in mine}, reverse=True)
+    for kind, others in (("image", ("ab" * 32, text_tokenizer.fingerprint)), ("text", (fingerprint, "ab" * 32))):
+        save_contrastive(model, marks(*others), path)
+        with pytest.raises(TokenizerError, match=f"expected a ranker of the {kind} tokenizer .* found one of abababab"):
+            draw("other", ranking={"model": path})
 
 
 def test_tables_that_do_not_fit_are_refused(draw, tmp_path):
