@@ -104,7 +104,7 @@ def test_the_first_tokens_of_a_drawn_image_give_it_back(model, guidance):
     text_ids, uniform = torch.tensor([[5, 6, END], [7, END, PAD]]), uniform_numbers([(3, n) for n in range(2)], 16)
     sampling = Sampling(guidance=guidance)
     drawn = generate(model, text_ids, uniform, sampling)
-    for num_given in range(17):
+    for num_given in (0, 4, 11, 16):
         assert torch.equal(generate(model, text_ids, uniform, sampling, drawn[:, :num_given]), drawn)
 
 
