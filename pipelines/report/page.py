@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from parti_data import figures
+from parti_data import charts, figures
 from parti_data.errors import PartiError, ShardError
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
-from pipelines.report import charts
 from pipelines.report.funnel import read_funnel
 from pipelines.report.samples import read_samples
 from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages

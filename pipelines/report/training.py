@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parti_data.charts import Axes, Chart, Scale, Series, draw_curves
 from parti_data.errors import ShardError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.storage import join
-from pipelines.report.charts import Chart, Scale, Series, draw_curves
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage, read_stage_file
 
@@ -178,7 +178,8 @@ def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def _draw_each(metrics: list[dict[str, Any]], names: Iterable[str], scale: Scale) -> list[Chart]:
-    charts = (draw_curves(_title(name), [Series(_title(name), find_series(metrics, name))], scale) for name in names)
+    axes = Axes(scale=scale)
+    charts = (draw_curves(_title(name), [Series(_title(name), find_series(metrics, name))], axes) for name in names)
     return [chart for chart in charts if chart]
 
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from spoiled_tokens import write_anyhow
 
+from parti_data.charts import BOTTOM, TOP, Axes, Series, draw_code_usage, draw_curves, thin
 from parti_data.errors import ShardError, StorageError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
@@ -24,7 +25,6 @@ from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema
 from pipelines.report import page as page_module
 from pipelines.report import write_report
-from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
 from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
 from pipelines.report.stages import FinishedStage, find_stages
@@ -461,14 +461,14 @@ def test_code_figures_are_those_of_the_shard(run):
 
 def test_negative_losses_fall_back_to_a_linear_scale():
     points = [(1.0, 100.0), (2.0, -5.0)]
-    chart = draw_curves("loss", [Series("loss", points)], "log")
+    chart = draw_curves("loss", [Series("loss", points)], Axes(scale="log"))
     assert chart is not None
     assert chart.scale == "linear"
     assert [tick.place for tick in chart.y_ticks] == [BOTTOM, (TOP + BOTTOM) / 2, TOP]
 
 
 def test_a_log_scale_has_its_geometric_mean_in_the_middle():
-    chart = draw_curves("loss", [Series("loss", [(1, 0.01), (2, 1.0)])], "log")
+    chart = draw_curves("loss", [Series("loss", [(1, 0.01), (2, 1.0)])], Axes(scale="log"))
     assert chart is not None
     assert (chart.scale, [tick.text for tick in chart.y_ticks]) == ("log", ["0.01", "0.1", "1"])
 
