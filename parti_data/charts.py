@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 146
 """The edges of the plotted area."""
 _MAX_POINTS = 240
 _MAX_COLUMNS = 128
+_FEW_STEPS = 5
 _LEAST_LOG_RATIO = 5
 """A log scale shows nothing where the largest value is less than this many times the smallest."""
 
@@ -37,7 +38,7 @@ class Tick(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A line as drawn: what SVG's `points` takes, and where and at what value it ends."""
+    """A line as drawn: what SVG's `points` takes, and where and at what value it ends, empty where it is not told."""
 
     name: str
     points: str
@@ -56,6 +57,8 @@ class Axes(NamedTuple):
     """Where the axis of values begins, None for the least of them, ..."""
     most: float | None = None
     """... and ends."""
+    tells_last: bool = True
+    """Whether the last value of a line is told beside its name, as where things stand."""
 
 
 class Chart(NamedTuple):
@@ -103,8 +106,8 @@ def draw_curves(
         "; ".join(_describe(line, axes.x_label) for line in series),
         axes.x_label,
         scale,
-        [_curve(line, to_x, to_y) for line in series],
-        [Tick(to_x(step), _say_step(step)) for step in _ends_and_middle(steps)],
+        [_curve(line, to_x, to_y, axes.tells_last) for line in series],
+        [Tick(to_x(step), _say_step(step)) for step in _marked(steps)],
         [Tick(to_y(value), say_figure(value)) for value in _spread(low, high, scale)],
         Tick(to_y(reference[1]), reference[0]) if reference else None,
     )
@@ -155,19 +158,21 @@ def _spread(low: float, high: float, scale: Scale) -> list[float]:
     return [low, math.sqrt(low * high) if scale == "log" else (low + high) / 2, high]
 
 
-def _ends_and_middle(steps: list[float]) -> list[float]:
-    """Return the first, the last, and the one nearest to the middle of the range, each once."""
+def _marked(steps: list[float]) -> list[float]:
+    """Return all steps where they are few, else the first, the last, and the one nearest to the middle of the range."""
+    if len(steps) <= _FEW_STEPS:
+        return steps
     middle = (steps[0] + steps[-1]) / 2
-    return sorted({steps[0], min(steps, key=lambda step: abs(step - middle)), steps[-1]})
+    return [steps[0], min(steps, key=lambda step: abs(step - middle)), steps[-1]]
 
 
 def _say_step(step: float) -> str:
     return say_count(round(step)) if step == round(step) else say_figure(step)
 
 
-def _curve(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Curve:
+def _curve(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float], tells_last: bool) -> Curve:
     places = [(to_x(step), to_y(value)) for step, value in line.points]
-    return Curve(line.name, _join(places), *places[-1], say_figure(line.points[-1][1]))
+    return Curve(line.name, _join(places), *places[-1], say_figure(line.points[-1][1]) if tells_last else "")
 
 
 def _describe(line: Series, x_label: str) -> str:

@@ -317,6 +317,10 @@ def _run_job(
     arguments: list[str] | None,
 ) -> Manifest:
     _refuse_beam_options(context)
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"{context.command_path}: expected one process, found {count} that torchrun started; start it without"
+        )
     return _run(job, _config(model, arguments))
 
 
@@ -327,8 +331,9 @@ def _run_on_ranks(
     arguments: list[str] | None,
 ) -> None:
     """Run a job that torchrun may have started in several processes, of which the first holds the output."""
+    _refuse_beam_options(context)
     if os.environ.get("RANK", "0") == "0":
-        _run_job(context, job, model, arguments)
+        _run(job, _config(model, arguments))
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
     try:

@@ -10,6 +10,7 @@ from parti_data import charts
 from parti_data.charts import Axes, Chart, Series, draw_curves
 
 _COLUMNS = 3
+_FEW_POINTS = 6
 
 
 class Line(BaseModel):
@@ -35,12 +36,14 @@ class Curves(BaseModel):
 
     title: str
     x_label: str
+    tells_last: bool = True
+    """Whether the last value of a line is one that is looked for, and told beside its name."""
     panels: list[Panel]
 
 
 def draw_panels(curves: Curves) -> list[Chart]:
     """Return a chart of each category, all on one scale."""
-    axes = Axes(curves.x_label, least=0.0, most=1.0)
+    axes = Axes(curves.x_label, least=0.0, most=1.0, tells_last=curves.tells_last)
     drawn = (
         draw_curves(
             f"{panel.category}, {panel.num_pictures} pictures",
@@ -71,11 +74,12 @@ def render(curves: Curves) -> bytes:
 
 
 def curve_lines(curves: Curves) -> list[str]:
-    """Return a line for each curve: its shares at its ends and in its middle."""
+    """Return a line for each curve: its shares, of many those at its ends and in its middle."""
     told = []
     for panel in curves.panels:
         for line in panel.lines:
-            places = dict.fromkeys((0, (len(line.points) - 1) // 2, len(line.points) - 1))
+            count = len(line.points)
+            places = range(count) if count <= _FEW_POINTS else (0, (count - 1) // 2, count - 1)
             said = ", ".join(f"{line.points[place][1]:.4g} at {line.points[place][0]:g}" for place in places)
             told.append(f"right, {panel.category}, {line.name}: {said}")
     return told

@@ -10,7 +10,7 @@ from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
 from model.evaluation.curves import Curves, curve_lines, render
 from model.evaluation.evaluate_config import EvaluateConfig
-from model.evaluation.fidelity import measure_fidelity, refuse_other_features
+from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
 from model.evaluation.measured import Measured
 from model.evaluation.prompt_fit import measure_prompt_fit
@@ -76,6 +76,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
         if config.fidelity.compares:
             refuse_other_features(config.fidelity, digests["inception"], samples.side_px)
             digests["real"] = real_digest(config.fidelity)
+        refuse_too_few(config.fidelity, samples)
     if config.clip:
         digests["clip"] = _file_digest("clip.weights", config.clip.weights)
         clip = load_clip(config.clip.model, config.clip.weights, device)

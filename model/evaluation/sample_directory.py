@@ -50,7 +50,7 @@ class SampleDirectory:
         self.samples = [sample for sample in drawn if sample.picture]
         if not self.samples:
             raise ShardError(f"{path}: expected samples, found none; run sample into a new directory")
-        self.side_px = len(self._decoded(self.samples[0]))
+        self.side_px = len(self._decoded(self.samples[0], self.content(self.samples[0])))
 
     def _read(self) -> list[Sample]:
         place = join(self.path, TABLE)
@@ -71,18 +71,27 @@ class SampleDirectory:
             )
         return read_range(join(self.path, sample.picture), 0, ImageLimits().max_bytes + 1)
 
+    def checked_content(self, sample: Sample) -> bytes:
+        """Return a picture's file; raises ShardError as `pixels` does."""
+        content = self.content(sample)
+        self._refuse_other_side(sample, self._decoded(sample, content))
+        return content
+
     def pixels(self, sample: Sample) -> np.ndarray:
         """Return a picture, uint8 (S, S, 3); raises ShardError where there is none, or one of another side."""
-        pixels = self._decoded(sample)
+        pixels = self._decoded(sample, self.content(sample))
+        self._refuse_other_side(sample, pixels)
+        return pixels
+
+    def _refuse_other_side(self, sample: Sample, pixels: np.ndarray) -> None:
         if len(pixels) != self.side_px:
             raise ShardError(
                 f"{join(self.path, sample.picture)}: expected {self.side_px} px like the first picture, found "
                 f"{len(pixels)}; run sample into a new directory"
             )
-        return pixels
 
-    def _decoded(self, sample: Sample) -> np.ndarray:
-        pixels = decode(self.content(sample), ImageLimits())
+    def _decoded(self, sample: Sample, content: bytes) -> np.ndarray:
+        pixels = decode(content, ImageLimits())
         if isinstance(pixels, Drop) or pixels.shape[0] != pixels.shape[1]:
             found = pixels.detail if isinstance(pixels, Drop) else f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
             raise ShardError(

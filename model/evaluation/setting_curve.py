@@ -43,7 +43,7 @@ class SettingCurve:
         title = f"Right pictures by {self.setting}"
         return Measured(
             counts={"curve_directories": len(self.values)},
-            curves={SETTING_CURVE: Curves(title=title, x_label=self.setting, panels=panels)},
+            curves={SETTING_CURVE: Curves(title=title, x_label=self.setting, tells_last=False, panels=panels)},
         )
 
 
