@@ -17,6 +17,7 @@ from parti_data import TokenDataset
 
 CONFIG = """
 batch_size = 32
+seed = 1
 ema_decay = 0.9
 [architecture]
 max_text_length = 16
