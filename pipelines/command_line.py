@@ -33,7 +33,8 @@ app = typer.Typer(
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
 )  # fmt: skip
 training = typer.Typer(
-    no_args_is_help=True, help="Train a text tokenizer, an image tokenizer, an upsampler or a prior."
+    no_args_is_help=True,
+    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior.",
 )
 app.add_typer(training, name="train")
 
@@ -135,6 +136,20 @@ def train_upsampler_command(context: typer.Context, arguments: Arguments = None)
     """Train a WDSR on the reconstructions of an image tokenizer; under torchrun in several processes."""
     job = _load("model.training.train_upsampler")
     _run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
+
+
+@training.command("text-encoder")
+def train_text_encoder_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a prior's text encoder to tell masked ids of text; under torchrun in several processes."""
+    job = _load("model.training.train_text_encoder")
+    _run_on_ranks(context, job.train_text_encoder, job.TrainTextEncoderConfig, arguments)
+
+
+@training.command("contrastive")
+def train_contrastive_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a text encoder and a tower of image tokens to tell pairs; under torchrun in several processes."""
+    job = _load("model.training.train_contrastive")
+    _run_on_ranks(context, job.train_contrastive, job.TrainContrastiveConfig, arguments)
 
 
 @training.command("prior")

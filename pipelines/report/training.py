@@ -23,7 +23,7 @@ _DRAWN = re.compile(r"reconstructions-(\d{8})\.png")
 _MAX_DRAWN = 3
 _RECONSTRUCTION_PX = 1024
 _PROGRESS = (
-    "lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s", "images_per_s", "tokens_per_s", "mfu",
+    "lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s", "rows_per_s", "tokens_per_s", "mfu",
     "memory_bytes",
 )  # fmt: skip
 """Figures of a logged step that are not losses."""
@@ -41,8 +41,8 @@ _TITLES = {
     "discriminator_fake_score": "discriminator's score of reconstructions",
     "discriminator_r1": "discriminator's R1 penalty",
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
-    "lr": "learning rate", "steps_per_s": "steps a second", "images_per_s": "images a second",
-    "tokens_per_s": "image tokens a second", "mfu": "MFU, a share of a large matmul's speed",
+    "lr": "learning rate", "steps_per_s": "steps a second", "rows_per_s": "rows a second",
+    "tokens_per_s": "tokens a second", "mfu": "MFU, a share of a large matmul's speed",
     "memory_bytes": "peak memory, bytes",
 }  # fmt: skip
 

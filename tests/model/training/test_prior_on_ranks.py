@@ -1,10 +1,5 @@
 """A prior that two processes train, each with all weights or with a share: as one process would."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +12,7 @@ from parti_data import TokenDataset
 
 CONFIG = """
 batch_size = 32
+seed = 1
 ema_decay = 0.9
 [architecture]
 max_text_length = 16
@@ -53,7 +49,7 @@ def stop_at(step: int):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tokens):
+def runs(tmp_path_factory, tokens, on_two_ranks):
     """The folder of all runs: by one process, by two, stopped and gone on with, also by the other number."""
     folder = tmp_path_factory.mktemp("priors")
     config = folder / "config.toml"
@@ -61,7 +57,7 @@ def runs(tmp_path_factory, tokens):
     alone, together = alone_in(config, folder), []
 
     def output(name, *words):
-        return [f"output={folder / name}", *words]
+        return ["prior", str(config), f"output={folder / name}", *words]
 
     alone("one")
     alone("one_stopped", stop=STOPS["one"])
@@ -75,7 +71,7 @@ def runs(tmp_path_factory, tokens):
     together += [output("shares_stopped", *SHARD, *ADAFACTOR, f"stop={STOPS['shares']}")]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR), output("one_to_two", *SHARD, *ADAFACTOR)]
     together += [output("two_to_one", *SHARD, *ADAFACTOR, f"stop={STOPS['moved']}"), output("bad", "bad=3")]
-    start(config, together)
+    on_two_ranks(together)
     alone("two_to_one", *ADAFACTOR)
     return folder
 
@@ -90,24 +86,6 @@ def alone_in(config: Path, folder: Path):
                 assert stop >= 0
 
     return train
-
-
-def start(config: Path, together: list[list[str]]) -> None:
-    """Start two processes with what torchrun would tell them; it takes longer to start than all of their work."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    script = str(Path(__file__).with_name("train_prior_on_ranks.py"))
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    root = str(Path(__file__).parents[3])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(config), json.dumps(together)], stderr=subprocess.PIPE, text=True,
-            env=os.environ | told | {"RANK": str(rank), "PYTHONPATH": root},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
 
 
 LEARNED = ("step", "lr", "total", "gradient_norm", "held_out_loss")
