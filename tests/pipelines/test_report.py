@@ -332,6 +332,44 @@ def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
     assert "50.0 % right, 3 samples" in page
 
 
+def make_curves(path: Path, curves: object) -> None:
+    begun = directory(path, "evaluate")
+    begun.finish([], {"judged": 6}, {"figures": {}, "curves": curves})
+
+
+def test_curves_of_an_evaluation_have_their_charts(tmp_path):
+    lines = [
+        {"name": "best by score", "points": [[1, 0.5], [2, 0.625], [3, 0.75]]},
+        {"name": HOSTILE, "points": [[1, 1]]},
+    ]
+    panel = {"category": HOSTILE, "num_pictures": 6, "lines": lines, "reference": ["one sample", 0.5]}
+    curves = {"title": "Right pictures", "x_label": "candidates a prompt", "panels": [panel]}
+    make_curves(tmp_path / "evaluation", {"best_of": curves})
+    page = read_page(tmp_path)
+    assert re.findall(r"<h2>(.+?) <small>", page) == ["Curves"]
+    assert "best by score 0.75</span>" in page
+    assert "best by score: 0.5 at candidates a prompt 1, 0.75 at candidates a prompt 3" in page
+    assert 'class="axis">candidates a prompt</text>' in page
+    ((places,),) = [re.findall(r'<polyline class="line-1" points="([^"]+)"', page)]
+    heights = [float(place.partition(",")[2]) for place in places.split()]
+    assert heights == pytest.approx([BOTTOM + share * (TOP - BOTTOM) for share in (0.5, 0.625, 0.75)])
+    assert "<script>" not in page
+
+
+@pytest.mark.parametrize("curves", [{"best_of": {"title": 3}}, [1]])
+def test_other_curves_are_told_as_a_problem(tmp_path, curves):
+    make_curves(tmp_path / "evaluation", curves)
+    assert "expected curves as evaluate writes them, found others; run evaluate into a new" in read_page(tmp_path)
+
+
+def test_samples_that_were_not_kept_are_not_shown(run):
+    path = run / "samples" / "samples.parquet"
+    table = pq.read_table(path)
+    names = [table["picture"][0].as_py(), "", ""]
+    pq.write_table(table.set_column(table.column_names.index("picture"), "picture", [names]), path)
+    assert "1 samples" in read_page(run)
+
+
 def test_more_samples_than_fit_are_chosen_by_prompt():
     rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in (7, 1)]
     assert choose(rows) == [{"sample": 7, "prompt": prompt} for prompt in range(24)]
