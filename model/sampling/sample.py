@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from model.priors.prior_file import LoadedPrior, load_prior
+from model.sampling.decoding import DecodingExecution, prepare
 from model.sampling.generate import Sampling, generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
 from model.sampling.sample_files import (
@@ -18,7 +19,7 @@ from model.sampling.sample_files import (
     write_grid,
     write_larger,
 )
-from model.tokenizers import ImageTokenizer, Reading, open_tokenizer, tokenizer_files
+from model.tokenizers import Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
 from model.upsamplers import Upsampler, load_upsampler
 from parti_data.config import StageConfig
 from parti_data.errors import TokenizerError
@@ -44,6 +45,7 @@ class SampleConfig(StageConfig):
     """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line."""
     samples_per_prompt: PositiveInt = 4
     sampling: Sampling = Field(default_factory=Sampling)
+    execution: DecodingExecution = Field(default_factory=DecodingExecution)
     batch_size: PositiveInt = 64
     seed: int = 0
 
@@ -95,7 +97,9 @@ def sample(config: SampleConfig) -> Manifest:
 
 def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
     """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
-    prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer)
+    where = Execution(device=config.execution.device)
+    prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
+    prepare(prior.model, config.execution)
     tokenizer.refuse_without_decoder()
     text_tokenizer = TextTokenizer(config.text_tokenizer)
     for kind, path, wanted, found in (
