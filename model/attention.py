@@ -100,6 +100,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
     """
     is_long = keys.shape[2] >= LONG_SEQUENCE
     is_causal = isinstance(mask, CausalMask)
+    if queries.is_meta:  # where products are counted
+        return attend_written_out(queries, keys, values, _allowed(mask, keys.shape[2]))
     if queries.is_cuda or torch.jit.is_tracing() or (is_long and is_causal and mask.is_dense):
         return attend_fused(queries, keys, values, mask)
     if is_long and is_causal:

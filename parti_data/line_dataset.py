@@ -101,6 +101,7 @@ class LineDataset:
         if spare <= 0:
             return text
         start = int(luck * (spare + 1))
-        space = text.find(" ", start - 1, start + _LONGEST_WORD) if start else -1
-        start = start if space < 0 else space + 1
+        first = max(start - _LONGEST_WORD, 0)
+        space = text.rfind(" ", first, start)
+        start = space + 1 if space >= 0 or not first else start
         return text[start : start + _CHARACTERS_AN_ID * wanted]

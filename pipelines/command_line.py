@@ -161,7 +161,7 @@ def train_prior_command(context: typer.Context, arguments: Arguments = None) -> 
 
 @app.command("sample")
 def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Sample images for prompts: PNGs, a grid and a table of tokens."""
+    """Sample images for prompts, whole or from given rows on, and keep the best: PNGs, a grid, a table of tokens."""
     job = _load("model.sampling.sample")
     _run_job(context, job.sample, job.SampleConfig, arguments)
 

@@ -98,8 +98,8 @@ class Parti(nn.Module):
         return ProjectedText([block.cross_attention.project(text.states) for block in self.decoder], text.mask)  # type: ignore[union-attr]
 
     def make_caches(self, batch_size: int) -> list[KeysAndValues]:
-        """Return room for the keys and values of all positions, for each decoder layer."""
-        s, like = self.shape, self.start_positions
+        """Return room for the keys and values of all positions, for each decoder layer, of the products' type."""
+        s, like = self.shape, self.to_logits.weight
         sides = (batch_size, s.num_heads, s.num_tokens, s.head_width)
         return [(like.new_zeros(sides), like.new_zeros(sides)) for _ in self.decoder]
 

@@ -6,11 +6,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from model.priors.parti import Parti, no_text
+from model.sampling.decoding import Decoding
 from parti_data.config import StrictModel
-
-_SPAN = 128
-"""Positions by which what is read of the caches grows: all at once, a step would be compiled for one shape alone, and
-read twice as much."""
 
 
 class Sampling(StrictModel):
@@ -60,31 +57,27 @@ def uniform_numbers(seeds: list[tuple[int, ...]], num_tokens: int) -> Tensor:
 def generate(
     model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling, given: Tensor | None = None
 ) -> Tensor:
-    """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I).
+    """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I), drawn where the model is.
 
     Those of the first positions may be given, int64 (B, N): they come back as they are, and all others are drawn with
     the numbers that they would be drawn with otherwise. With guidance other than 1 the batch is decoded twice, with and
     without text.
     """
-    is_guided = sampling.guidance != 1
-    both = torch.cat([text_ids, no_text(*text_ids.shape).to(text_ids.device)]) if is_guided else text_ids
-    text = model.project_text(model.encode_text(both))
-    caches = model.make_caches(len(both))
-    positions = torch.arange(model.shape.num_tokens, device=text_ids.device)
-    tokens = text_ids.new_zeros(uniform.shape)
+    is_guided, device = sampling.guidance != 1, model.start_positions.device
+    both = torch.cat([text_ids, no_text(*text_ids.shape)]) if is_guided else text_ids
+    decoding, uniform = Decoding(model, both.to(device)), uniform.to(device)
+    tokens = torch.zeros(uniform.shape, dtype=torch.long, device=device)
     last = tokens.new_zeros(len(both))
     num_given = 0 if given is None else given.shape[1]
     if given is not None and num_given:
-        tokens[:, :num_given] = given
-        known = given.repeat(2, 1) if is_guided else given
-        model.prefill(known, text, caches)
+        tokens[:, :num_given] = given.to(device)
+        known = tokens[:, :num_given].repeat(2, 1) if is_guided else tokens[:, :num_given]
+        decoding.fill(known)
         last = known[:, -1]
     for position in range(num_given, model.shape.num_tokens):
-        end = _SPAN * (position // _SPAN + 1)
-        filled = [(keys[:, :, :end], values[:, :, :end]) for keys, values in caches]
-        logits = model.step(last, positions[position : position + 1], text, filled)
+        logits = decoding.step(last, position)
         if is_guided:
             logits = guide(*logits.chunk(2), sampling.guidance)
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
         last = tokens[:, position].repeat(2) if is_guided else tokens[:, position]
-    return tokens
+    return tokens.cpu()

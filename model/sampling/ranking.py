@@ -46,14 +46,15 @@ class Ranker(Protocol):
 class ContrastiveRanker:
     """Scores by a contrastive model over image tokens."""
 
-    def __init__(self, model: Contrastive, text_tokenizer: TextTokenizer):
-        self._model, self._text_tokenizer = model, text_tokenizer
+    def __init__(self, model: Contrastive, text_tokenizer: TextTokenizer, device: torch.device):
+        self._model, self._text_tokenizer, self._device = model.to(device), text_tokenizer, device
 
     @torch.inference_mode()
     def scores(self, prompts: list[Prompt], image_tokens: torch.Tensor) -> np.ndarray:
         """Return float64 (B,) for prompts and image tokens (B, I)."""
         text_ids = encode_prompts(prompts, self._text_tokenizer, self._model.shape.max_text_length)
-        return self._model.scores(text_ids, image_tokens).double().numpy()
+        scores = self._model.scores(text_ids.to(self._device), image_tokens.to(self._device))
+        return scores.double().cpu().numpy()
 
 
 class ClipRanker:
@@ -73,12 +74,14 @@ class ClipRanker:
         return np.concatenate(found)
 
 
-def open_ranker(ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer) -> Ranker:
+def open_ranker(
+    ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, device: torch.device
+) -> Ranker:
     """Return the ranker that the settings name; raises the errors of its file, and TokenizerError where it is one of
     other tokenizers than those of the samples.
     """
     if ranking.clip:
-        clip = load_clip(ranking.clip.model, ranking.clip.weights, torch.device("cpu"))
+        clip = load_clip(ranking.clip.model, ranking.clip.weights, device)
         return ClipRanker(clip, tokenizer, ranking.clip.batch_size)
     loaded = load_contrastive(ranking.model)
     for kind, wanted, found in (
@@ -90,7 +93,7 @@ def open_ranker(ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: Tex
                 f"{ranking.model}: expected a ranker of the {kind} {wanted[:12]} that the prior has, found one of "
                 f"{found[:12]}; train one on the prior's shards"
             )
-    return ContrastiveRanker(loaded.model, text_tokenizer)
+    return ContrastiveRanker(loaded.model, text_tokenizer, device)
 
 
 def ranker_digest(ranking: Ranking) -> str:

@@ -6,6 +6,7 @@ import torch
 
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.sampling.completion import Given, pair_up, read_given
+from model.sampling.decoding import prepare
 from model.sampling.generate import generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
 from model.sampling.ranking import Ranker, keep_best, open_ranker, ranker_digest
@@ -23,7 +24,7 @@ from model.sampling.sample_files import (
     write_part,
     write_pictures,
 )
-from model.tokenizers import ImageTokenizer, open_tokenizer, tokenizer_files
+from model.tokenizers import Execution, ImageTokenizer, open_tokenizer, tokenizer_files
 from model.upsamplers import Upsampler, load_upsampler
 from parti_data.errors import TokenizerError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
@@ -97,7 +98,7 @@ def _open(config: SampleConfig) -> _Inputs:
         digests["completion"] = digest_json(given.keys)
     if config.ranking:
         digests["ranker"] = ranker_digest(config.ranking)
-        ranker = open_ranker(config.ranking, tokenizer, text_tokenizer)
+        ranker = open_ranker(config.ranking, tokenizer, text_tokenizer, torch.device(config.execution.device))
     if upsampler:
         digests["upsampler"] = sha256_file(config.upsampler)
     return _Inputs(prompts, prior, tokenizer, text_tokenizer, given, ranker, upsampler, digests)
@@ -105,7 +106,9 @@ def _open(config: SampleConfig) -> _Inputs:
 
 def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
     """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
-    prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer)
+    where = Execution(device=config.execution.device)
+    prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
+    prepare(prior.model, config.execution)
     tokenizer.refuse_without_decoder()
     text_tokenizer = TextTokenizer(config.text_tokenizer)
     for kind, path, wanted, found in (

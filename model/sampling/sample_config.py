@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveInt
 
 from model.sampling.completion import Completion
+from model.sampling.decoding import DecodingExecution
 from model.sampling.generate import Sampling
 from model.sampling.ranking import Ranking
 from model.tokenizers import Reading
@@ -33,6 +34,7 @@ class SampleConfig(StageConfig):
     ranking: Ranking | None = None
     """By what a prompt's samples are ranked, and how many are kept; none: they are not ranked."""
     sampling: Sampling = Field(default_factory=Sampling)
+    execution: DecodingExecution = Field(default_factory=DecodingExecution)
     batch_size: PositiveInt = 64
     seed: int = 0
 

@@ -52,7 +52,8 @@ def refuse_missing(execution: Execution) -> None:
     """Raise TokenizerError where this machine lacks what an execution needs: a GPU, a library, a processor's bf16."""
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise TokenizerError(
-            "execution.device=cuda: expected a GPU where images are encoded, found none; ask for one or use cpu"
+            "execution.device=cuda: expected a GPU where images are encoded or decoded, found none; ask for one or use "
+            "cpu"
         )
     if execution.backend == "openvino":
         import_openvino()

@@ -11,6 +11,7 @@ from model.training.contrastive_loss import contrastive_loss, mark_rows, retriev
 from model.training.loop import Evaluation
 from model.training.ranks import Ranks
 from model.training.row_trainee import RowTrainee
+from model.training.throughput import Work, count_work
 from model.training.token_batches import StepBatches, on_device
 from parti_data.row_texts import Texts
 from parti_data.token_dataset import TokenBatch, TokenDataset
@@ -48,8 +49,9 @@ class ContrastiveTrainee(RowTrainee[Contrastive]):
         self._held_out, self._measured_rows = held_out, config.measured_rows
         self._batches = StepBatches(lambda step: make_pairs(tokens.batch(step)), ranks.device)
         first = self._batches.get(0)
-        blocks = [*network.text_encoder.blocks, *network.image_tower.blocks]
-        super().__init__(config, network, blocks, ranks, (first.text_ids[:1], first.image_tokens[:1]))
+        num_tokens = first.image_tokens.shape[1]
+        self.work: Work | None = count_work(network, num_tokens, first.text_ids[:1], first.image_tokens[:1])
+        super().__init__(config, network, [*network.text_encoder.blocks, *network.image_tower.blocks], ranks)
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
         """Return the loss of this rank's rows, and what similarities are multiplied by."""

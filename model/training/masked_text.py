@@ -31,9 +31,9 @@ class MaskedText(nn.Module):
         initialise(self, shape.num_encoder_layers)
         nn.init.normal_(self.mask, std=shape.width**-0.5)  # as a row of the embedding
 
-    def forward(self, read_ids: Tensor, is_masked: Tensor, is_chosen: Tensor) -> Tensor:
-        """Return logits float32 (N, V) of the N chosen places of ids (B, T), row after row."""
+    def forward(self, read_ids: Tensor, is_masked: Tensor, places: Tensor) -> Tensor:
+        """Return logits float32 (N, V) of ids (B, T) at N places, int64 (N), counted row after row."""
         embedded = self.text_encoder.embedding(read_ids)
         embedded = torch.where(is_masked[..., None], self.mask.to(embedded.dtype), embedded)
-        states = self.text_encoder(read_ids, embedded).states[is_chosen]
+        states = self.text_encoder(read_ids, embedded).states.flatten(0, 1)[places]
         return F.linear(self.transform(states), self.text_encoder.embedding.weight, self.bias).float()

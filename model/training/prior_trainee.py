@@ -12,6 +12,7 @@ from model.training.prior_config import TrainPriorConfig
 from model.training.ranks import Ranks
 from model.training.row_trainee import RowTrainee
 from model.training.sharding import shard
+from model.training.throughput import Work, count_work
 from model.training.token_batches import StepBatches, as_tensors, on_device
 from parti_data.token_dataset import TokenDataset
 
@@ -34,8 +35,9 @@ class PriorTrainee(RowTrainee[Parti]):
         self.num_parts = config.batch_parts
         self._batches = StepBatches(lambda step: as_tensors(data.tokens.batch(step)), ranks.device)
         first = self._batches.get(0)
-        blocks = [*network.text_encoder.blocks, *network.decoder]
-        super().__init__(config, network, blocks, ranks, (first.text_ids[:1], first.image_tokens[:1]))
+        num_tokens = first.image_tokens.shape[1]
+        self.work: Work | None = count_work(network, num_tokens, first.text_ids[:1], first.image_tokens[:1])
+        super().__init__(config, network, [*network.text_encoder.blocks, *network.decoder], ranks)
         if config.running.parallel == "shard" and ranks.world_size > 1:
             for held in [self.model, *([self._average.network] if self._average else [])]:
                 shard(held, ranks)  # type: ignore[arg-type]

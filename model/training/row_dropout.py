@@ -36,16 +36,20 @@ class RowKeys:
 class RowDropout(nn.Module):
     """Dropout of (B, ...) whose row b is a function of its key, of which dropout this is, and of which of its calls."""
 
-    def __init__(self, p: float, rows: RowKeys, number: int):
+    first_call: Tensor
+    """Its number among those of all; a tensor, so that blocks which differ in it alone are compiled once."""
+
+    def __init__(self, p: float, rows: RowKeys, number: int, device: torch.device):
         super().__init__()
-        self.p, self._rows, self._number = p, rows, number
-        self.calls = 0
+        self.p, self._rows, self.calls = p, rows, 0
+        first_call = torch.tensor(number * _MOST_CALLS, dtype=torch.int32, device=device)
+        self.register_buffer("first_call", first_call, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with a share p of its values 0, the others larger by 1 / (1 - p); x itself in evaluation."""
         if not self.training:
             return x
-        keys = _mix(self._rows.keys ^ (self._number * _MOST_CALLS + self.calls))
+        keys = _mix(self._rows.keys ^ (self.first_call + self.calls))
         self.calls += 1
         return x * _kept(x[0].numel(), keys, self.p).view(x.shape) * (1 / (1 - self.p))
 
@@ -70,11 +74,11 @@ def drop_by_row(network: nn.Module, rows: RowKeys) -> None:
 
     A module's calls are counted anew in each of its forwards, so that one that is done again drops the same.
     """
-    number = 0
+    number, device = 0, next(network.parameters()).device
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout) and child.p:
-                setattr(module, name, RowDropout(child.p, rows, number))
+                setattr(module, name, RowDropout(child.p, rows, number, device))
                 number += 1
         made = [child for child in module.children() if isinstance(child, RowDropout)]
         if made:

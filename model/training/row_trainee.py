@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from model.training.average import WeightAverage
 from model.training.ranks import Ranks
 from model.training.row_config import TrainOnRowsConfig
 from model.training.row_dropout import RowKeys, drop_by_row
-from model.training.throughput import Work, count_work
+from model.training.throughput import Work
 from model.training.token_batches import StepBatches
 from parti_data.keyed_random import stream_key
 
@@ -28,17 +28,14 @@ class RowTrainee(Generic[M]):
     """A network that learns from rows."""
 
     num_parts = 1
+    work: Work | None = None
     _batches: StepBatches[Any]
     """Of this rank, each with the keys of its rows."""
 
-    def __init__(
-        self, config: TrainOnRowsConfig, network: M, blocks: Iterable[nn.Module], ranks: Ranks, row: tuple[Tensor, ...]
-    ):
-        """`row` is what the network is given of one row, by which its work is counted."""
+    def __init__(self, config: TrainOnRowsConfig, network: M, blocks: Iterable[nn.Module], ranks: Ranks):
         self._ranks, self._seed = ranks, config.seed
         self.batch_size = config.batch_size
         self.model = network.to(ranks.device)
-        self.work: Work | None = count_work(self.model, *row)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self._row_keys = RowKeys()
         drop_by_row(self.model, self._row_keys)  # after the average is copied: it is about this network's forwards

@@ -17,6 +17,7 @@ from model.training.ranks import Ranks
 from model.training.row_trainee import RowTrainee
 from model.training.text_encoder_config import TrainTextEncoderConfig
 from model.training.text_source import TextBatch, TextRows
+from model.training.throughput import Work, count_work
 from model.training.token_batches import StepBatches, on_device
 from parti_data.keyed_random import stream_key
 
@@ -42,6 +43,11 @@ def hide(batch: TextBatch, rows: np.ndarray, vocabulary_size: int, key: np.uint6
     return MaskedBatch(batch.keys, *(torch.from_numpy(part) for part in (batch.text_ids, *masked)))
 
 
+def _places(is_chosen: Tensor) -> Tensor:
+    """Return the numbers of the chosen places of a batch (B, T), row after row, int64 (N)."""
+    return is_chosen.flatten().nonzero()[:, 0]
+
+
 class TextEncoderTrainee(RowTrainee[MaskedText]):
     """A text encoder with its data."""
 
@@ -63,8 +69,11 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
 
         self._batches = StepBatches(load, ranks.device)
         first = self._batches.get(0)
-        row = first.read_ids[:1], first.is_masked[:1], first.is_chosen[:1]
-        super().__init__(config, network, network.text_encoder.blocks, ranks, row)
+        places = _places(first.is_chosen[:1])
+        self.work: Work | None = count_work(
+            network, first.read_ids.shape[1], first.read_ids[:1], first.is_masked[:1], places
+        )
+        super().__init__(config, network, network.text_encoder.blocks, ranks)
         self._num_chosen: tuple[int, Tensor] | None = None
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
@@ -73,9 +82,9 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
         mine, _ = self._take(step, part)
         if self._num_chosen is None or self._num_chosen[0] != step:
             self._num_chosen = step, self._ranks.mean(batch.is_chosen.sum().double()).clamp_min(1)
-        logits = self.model(batch.read_ids[mine], batch.is_masked[mine], batch.is_chosen[mine])
-        wanted = batch.text_ids[mine][batch.is_chosen[mine]]
-        nats = F.cross_entropy(logits, wanted, reduction="sum")
+        places = _places(batch.is_chosen[mine])
+        logits = self.model(batch.read_ids[mine], batch.is_masked[mine], places)
+        nats = F.cross_entropy(logits, batch.text_ids[mine].flatten()[places], reduction="sum")
         return {"total": nats * self.num_parts / self._num_chosen[1].float()}
 
     @torch.no_grad()
@@ -92,7 +101,8 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
             found = hide(batch, rows, self._vocabulary_size, stream_key(0, 0, _MEASURED))
             found = MaskedBatch(*(part[: self._measured_rows - num_rows] for part in found))
             found = on_device(found, self._ranks.device)
-            logits, wanted = network(*found[2:]), found.text_ids[found.is_chosen]
+            places = _places(found.is_chosen)
+            logits, wanted = network(found.read_ids, found.is_masked, places), found.text_ids.flatten()[places]
             nats = F.cross_entropy(logits, wanted, reduction="none")
             told.append(torch.stack([nats.double(), (logits.argmax(-1) == wanted).double()], 1))
             num_rows += len(batch.text_ids)

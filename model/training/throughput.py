@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.training.ranks import Ranks
@@ -31,15 +32,15 @@ class Work(NamedTuple):
     flops: float
 
 
-def count_work(network: nn.Module, *inputs: Tensor) -> Work:
-    """Return what a step does for a row, told by the products of its forward pass; the last of its inputs, each
-    (B, ...), has its tokens.
+def count_work(network: nn.Module, num_tokens: int, *inputs: Tensor) -> Work:
+    """Return what a step does for a row of so many tokens, told by the products of its forward pass, of which none is
+    done; the first of the inputs is (B, ...).
     """
-    was_training = network.training
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(*inputs)
-    network.train(was_training)
-    return Work(inputs[-1].shape[1], (1 + _BACKWARD) * counter.get_total_flops() / len(inputs[-1]))
+        functional_call(network, without_values, tuple(tensor.to("meta") for tensor in inputs))
+    return Work(num_tokens, (1 + _BACKWARD) * counter.get_total_flops() / len(inputs[0]))
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:

@@ -6,6 +6,7 @@ import pytest
 from parti_data import text_lines
 from parti_data.caption_ids import TextReading
 from parti_data.line_dataset import LineDataset
+from parti_data.scenes import COLOURS, SHAPES
 from parti_data.text import END, PAD, TextTokenizer
 from parti_data.text_lines import TextLines, find_line_files, index_lines
 from parti_data.token_rows import Share
@@ -79,17 +80,17 @@ def test_ids_are_the_tokenizers_cut_and_padded(make, lines, text_file):
 
 
 def test_all_of_a_long_line_is_read_in_the_end_from_words_on(tmp_path, text_file):
-    words = [f"{first}{second}{first}{second}" for first in "ringstal" for second in "ringstal"]  # of known letters
+    words = [*COLOURS, *SHAPES]
     (tmp_path / "long.txt").write_text(" ".join(words) + "\n" + "x" * 500 + "\n")
     files = find_line_files(f"{tmp_path}/long.txt", "source")
     index_lines(files, f"{tmp_path}/lines.parquet")
-    dataset = LineDataset(TextLines(files, f"{tmp_path}/lines.parquet"), TextReading(length=24, tokenizer=text_file), 2)
+    dataset = LineDataset(TextLines(files, f"{tmp_path}/lines.parquet"), TextReading(length=8, tokenizer=text_file), 2)
     tokenizer, seen, starts = TextTokenizer(text_file), "", set()
-    for step in range(200):
+    for step in range(100):
         batch = dataset.batch(step)
         text = tokenizer.decode(batch.text_ids[[key.endswith(":0") for key in batch.keys].index(True)].tolist())
         starts.add(text.split()[0])
         seen += f" {text}"
     assert starts <= set(words)
-    assert len(starts) > 20
+    assert len(starts) > len(words) // 2
     assert set(words) <= set(seen.split())

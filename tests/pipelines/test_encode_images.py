@@ -97,7 +97,7 @@ def test_a_run_in_another_precision_reads_the_weights_once(tmp_path, encoding, m
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(encoding):
     with pytest.raises(
-        TokenizerError, match="^execution.device=cuda: expected a GPU where images are encoded, found none; ask fo"
+        TokenizerError, match="^execution.device=cuda: expected a GPU where images are encoded or decoded, found"
     ):
         encode_slice(EncodePlan(0, 0, 5), encoding._replace(execution=Execution(device="cuda")))
 

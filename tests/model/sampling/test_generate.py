@@ -71,7 +71,7 @@ def test_an_image_does_not_depend_on_its_batch(model):
 
 
 def test_generation_equals_a_loop_without_a_cache(model, monkeypatch):
-    monkeypatch.setattr("model.sampling.generate._SPAN", 5)
+    monkeypatch.setattr("model.sampling.decoding._SPAN", 5)
     text_ids = torch.tensor([[5, 6, END], [7, END, PAD]])
     uniform = uniform_numbers([(1, n) for n in range(2)], 16)
     sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)

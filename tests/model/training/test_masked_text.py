@@ -10,7 +10,7 @@ SHAPE = TextEncoderShape(
 )
 IDS = torch.tensor([[5, 6, 7, END, PAD], [8, 9, 10, 11, END]])
 MASKED = torch.tensor([[True, False, False, False, False], [False, False, True, False, False]])
-CHOSEN = MASKED | torch.tensor([[False] * 5, [False, True, False, False, False]])
+PLACES = torch.tensor([0, 6, 7])
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_logits_are_those_of_the_chosen_places_by_the_tied_embedding(network):
         hidden = torch.nn.functional.gelu(linear.weight @ states[row, place] + linear.bias)
         hidden = (hidden - hidden.mean()) / (hidden.var(correction=0) + norm.eps).sqrt() * norm.weight + norm.bias
         wanted.append(network.text_encoder.embedding.weight.double() @ hidden + network.bias.double())
-    found = network.float()(IDS, MASKED, CHOSEN)
+    found = network.float()(IDS, MASKED, PLACES)
     assert found.shape == (3, 32)
     torch.testing.assert_close(found.double(), torch.stack(wanted), atol=1e-5, rtol=1e-5)
 
@@ -37,13 +37,13 @@ def test_logits_are_those_of_the_chosen_places_by_the_tied_embedding(network):
 def test_what_is_masked_is_not_read(network):
     other = IDS.clone()
     other[0, 0], other[1, 2] = 20, 21
-    assert torch.equal(network(other, MASKED, CHOSEN), network(IDS, MASKED, CHOSEN))
+    assert torch.equal(network(other, MASKED, PLACES), network(IDS, MASKED, PLACES))
     other[1, 1] = 22  # chosen, but shown
-    assert not torch.allclose(network(other, MASKED, CHOSEN), network(IDS, MASKED, CHOSEN))
+    assert not torch.allclose(network(other, MASKED, PLACES), network(IDS, MASKED, PLACES))
 
 
 def test_the_mask_is_no_part_of_the_encoder(network):
     assert "mask" in dict(network.named_parameters())
     assert network.text_encoder.embedding.weight.shape == (32, 32)
-    network(IDS, MASKED, CHOSEN).sum().backward()
+    network(IDS, MASKED, PLACES).sum().backward()
     assert network.mask.grad.abs().sum() > 0

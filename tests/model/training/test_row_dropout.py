@@ -15,7 +15,7 @@ def keys_of(rows, step: int = 0) -> RowKeys:
 
 
 def kept(rows, number: int = 0, step: int = 0, p: float = 0.25, size: int = 5000) -> np.ndarray:
-    dropped = RowDropout(p, keys_of(rows, step), number)(torch.ones(len(rows), size))
+    dropped = RowDropout(p, keys_of(rows, step), number, torch.device("cpu"))(torch.ones(len(rows), size))
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
     return (dropped > 0).numpy()
 

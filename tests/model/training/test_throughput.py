@@ -1,5 +1,6 @@
 import itertools
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,14 +16,15 @@ SHAPE = PartiShape(
 )  # fmt: skip
 
 
-def test_work_is_six_flops_a_weight_and_token_and_what_attention_adds():
-    text, image, width, hidden, codes = 7, 16, 32, 64, 48
+@pytest.mark.parametrize("grid_side", [4, 16])
+def test_work_is_six_flops_a_weight_and_token_and_what_attention_adds(grid_side):
+    text, image, width, hidden, codes = 7, grid_side**2, 32, 64, 48
     encoder = 3 * (4 * width**2 + 2 * width * hidden) * text
     decoder = 2 * ((6 * width**2 + 2 * width * hidden) * image + 2 * width**2 * text)
     attention = 2 * width * (3 * text**2 + 2 * (image**2 + image * text))
     wanted = 6 * (encoder + decoder + width * codes * image + attention)
-    network = Parti(SHAPE).train()
-    found = count_work(network, torch.ones(2, text, dtype=torch.long), torch.ones(2, image, dtype=torch.long))
+    network = Parti(replace(SHAPE, grid_side=grid_side)).train()
+    found = count_work(network, image, torch.ones(2, text, dtype=torch.long), torch.ones(2, image, dtype=torch.long))
     assert found == Work(image, wanted)
     assert network.training
 
