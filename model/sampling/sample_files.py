@@ -13,8 +13,8 @@ drawn in, or best first where they were ranked:
     score          double          cosine of the ranker; null where samples were not ranked
     rank           int64           1 for the best of its prompt; null where samples were not ranked
 
-Until the table is whole each batch has a part of it, written once its pictures are there: a run that was stopped goes
-on behind the last part.
+Until the table is whole each part of it is a file of its own, written once its pictures are there: a run that was
+stopped goes on behind the last part.
 """
 
 import io
