@@ -334,7 +334,7 @@ def _run_job(
     _refuse_beam_options(context)
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise ConfigError(
-            f"{context.command_path}: expected one process, found {count} that torchrun started; start it without"
+            f"{context.info_name}: expected one process, found {count} that torchrun started; start it without"
         )
     return _run(job, _config(model, arguments))
 
