@@ -1,7 +1,5 @@
 """A prior in training: its loss, which of its rows have no text, and what is measured of it."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,20 +18,20 @@ _TEXT_DROP = 2
 """What a stream of random numbers is for."""
 
 
-class PriorData(NamedTuple):
-    """What a rank learns from, and what it measures."""
-
-    tokens: TokenDataset
-    held_out: TokenDataset | None
-
-
 class PriorTrainee(RowTrainee[Parti]):
     """A prior with its data."""
 
-    def __init__(self, config: TrainPriorConfig, network: Parti, data: PriorData, ranks: Ranks):
-        self._held_out, self._text_drop = data.held_out, config.text_drop
+    def __init__(
+        self,
+        config: TrainPriorConfig,
+        network: Parti,
+        tokens: TokenDataset,
+        held_out: TokenDataset | None,
+        ranks: Ranks,
+    ):
+        self._held_out, self._text_drop = held_out, config.text_drop
         self.num_parts = config.batch_parts
-        self._batches = StepBatches(lambda step: as_tensors(data.tokens.batch(step)), ranks.device)
+        self._batches = StepBatches(lambda step: as_tensors(tokens.batch(step)), ranks.device)
         first = self._batches.get(0)
         num_tokens = first.image_tokens.shape[1]
         self.work: Work | None = count_work(network, num_tokens, first.text_ids[:1], first.image_tokens[:1])

@@ -69,10 +69,8 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
 
         self._batches = StepBatches(load, ranks.device)
         first = self._batches.get(0)
-        places = _places(first.is_chosen[:1])
-        self.work: Work | None = count_work(
-            network, first.read_ids.shape[1], first.read_ids[:1], first.is_masked[:1], places
-        )
+        row = first.read_ids[:1], first.is_masked[:1], _places(first.is_chosen[:1])
+        self.work: Work | None = count_work(network, first.read_ids.shape[1], *row)
         super().__init__(config, network, network.text_encoder.blocks, ranks)
         self._num_chosen: tuple[int, Tensor] | None = None
 
