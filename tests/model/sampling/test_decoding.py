@@ -6,7 +6,10 @@ from model.priors.parti import Parti, PartiShape
 from model.sampling.decoding import Decoding, DecodingExecution, prepare
 from parti_data.text import END
 
-TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
+TINY = PartiShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_encoder_layers=1, num_decoder_layers=2, dropout=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture
