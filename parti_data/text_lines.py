@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from parti_data.errors import ConfigError, SourceError
 from parti_data.progress import show_progress
+from parti_data.sources.text_rows import BYTE_ORDER_MARK, UTF_16_MARKS
 from parti_data.storage import (
     digest_json,
     expand,
@@ -28,8 +29,6 @@ from parti_data.storage import (
 
 CHUNK_BYTES = 4 << 20
 """Of a chunk about so many; a longer line is refused."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _COLUMNS = ("file", "offset", "size", "lines")
 
 
@@ -79,10 +78,11 @@ def index_lines(files: LineFiles, path: str) -> None:
 
 def _chunks(file: BinaryIO, path: str) -> Iterator[bytes]:
     """Yield a file's bytes in pieces that end with a line."""
-    rest = b""
+    rest, is_first = b"", True
     while block := file.read(CHUNK_BYTES):
-        if not rest and block.startswith(_UTF_16_MARKS):
+        if is_first and block.startswith(UTF_16_MARKS):
             raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
+        is_first = False
         end = block.rfind(b"\n") + 1
         if end:
             yield rest + block[:end]
@@ -99,7 +99,7 @@ def _chunks(file: BinaryIO, path: str) -> Iterator[bytes]:
 
 
 def _lines(chunk: bytes) -> list[bytes]:
-    return [line for line in chunk.removeprefix(_BYTE_ORDER_MARK).split(b"\n") if line.strip()]
+    return [line for line in chunk.removeprefix(BYTE_ORDER_MARK).split(b"\n") if line.strip()]
 
 
 class TextLines:
