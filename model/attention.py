@@ -24,11 +24,11 @@ _SPARSE_SHARE = 0.5
 
 
 class Seen(NamedTuple):
-    """What one position sees of a cache."""
+    """What one position, or each of the first ones, sees of a cache."""
 
-    position: Tensor  # int64 (1)
+    position: Tensor  # int64 (1), or (N) where it is the first ones
     neighbours: Tensor | None  # int64 (N), the positions that are read; None where all are
-    allowed: Tensor  # bool (1, N), False for those that are not seen
+    allowed: "Tensor | CausalMask"  # bool (1, N), False for those that are not seen; of the first ones the mask itself
 
 
 class CausalMask(nn.Module):
@@ -55,6 +55,10 @@ class CausalMask(nn.Module):
             return Seen(position, None, self.allowed[:, :num_keys].index_select(0, position))
         return Seen(position, self.neighbours.index_select(0, position)[0], self.is_neighbour.index_select(0, position))
 
+    def seen_from_first(self, count: int) -> Seen:
+        """Return what each of the first positions sees of the keys of as many."""
+        return Seen(torch.arange(count, device=self.allowed.device), None, self)
+
 
 def neighbours_under(allowed: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return the positions that each sees, int64 (I, N), N the most that one sees, and bool (I, N), False past them."""
@@ -76,7 +80,7 @@ class KeyValueCache(NamedTuple):
     seen: Seen
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (B, H, 1, D/H) of the position in turn; return those that are read for it."""
+        """Store keys and values (B, H, N, D/H) of the position in turn, or of the first ones; return what it reads."""
         self.keys.index_copy_(2, self.seen.position, keys)
         self.values.index_copy_(2, self.seen.position, values)
         if self.seen.neighbours is None:

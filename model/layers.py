@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Return (B, N, D); with a cache, x and the rotation hold the position in turn alone, and the mask is its."""
+        """Return (B, N, D); with a cache, x and the rotation hold the positions in turn alone, and the mask is its."""
         queries, keys, values = (_split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
         queries, keys = _normed(queries, self.query_norm), _normed(keys, self.key_norm)
         if rotation:

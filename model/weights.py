@@ -1,20 +1,25 @@
 """Files of weights: safetensors, with what belongs to the weights as JSON in the header, so that neither is lost."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from parti_data.storage import canonical_json, on_disk, publish_bytes, read_range
+from model.checkpoints import shown
+from parti_data.errors import CheckpointError, ConfigError
+from parti_data.storage import canonical_json, is_file, on_disk, publish_bytes, read_range
 
 _KEY = "parti"
 """One key only: safetensors writes several in no fixed order, and the file would not be the same bytes twice."""
 
 _LARGEST_HEADER_BYTES = 8 << 20
+_NOT_OURS = (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError, KeyError, ConfigError)
+_MOST_SHOWN = 200
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,6 +35,18 @@ def read_weights(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with on_disk(path) as place, safe_open(place, "pt") as file:
         header = _parse((file.metadata() or {}).get(_KEY, "{}"))
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def own_file(path: str, what: str, command: str) -> Iterator[None]:
+    """Read in the block what a file of ours holds; raises CheckpointError where there is none, or it is not ours."""
+    if not is_file(path):
+        raise CheckpointError(f"{path}: expected {what}'s file, found none; make one with {command}")
+    try:
+        yield
+    except _NOT_OURS as error:
+        first_line = shown((str(error).strip() or type(error).__name__).partition("\n")[0], _MOST_SHOWN)
+        raise CheckpointError(f"{path}: expected {what} of ours, found {first_line}; check the file") from None
 
 
 def make_module(make: Callable[[], M], weights: dict[str, Tensor]) -> M:

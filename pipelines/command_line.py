@@ -33,7 +33,8 @@ app = typer.Typer(
     help="Image-text pairs to token shards, and an autoregressive image prior trained on them.",
 )  # fmt: skip
 training = typer.Typer(
-    no_args_is_help=True, help="Train a text tokenizer, an image tokenizer, an upsampler or a prior."
+    no_args_is_help=True,
+    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior.",
 )
 app.add_typer(training, name="train")
 
@@ -137,6 +138,20 @@ def train_upsampler_command(context: typer.Context, arguments: Arguments = None)
     _run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
 
 
+@training.command("text-encoder")
+def train_text_encoder_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a prior's text encoder to tell masked ids of text; under torchrun in several processes."""
+    job = _load("model.training.train_text_encoder")
+    _run_on_ranks(context, job.train_text_encoder, job.TrainTextEncoderConfig, arguments)
+
+
+@training.command("contrastive")
+def train_contrastive_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train a text encoder and a tower of image tokens to tell pairs; under torchrun in several processes."""
+    job = _load("model.training.train_contrastive")
+    _run_on_ranks(context, job.train_contrastive, job.TrainContrastiveConfig, arguments)
+
+
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a Parti prior on token shards; under torchrun in several processes."""
@@ -146,7 +161,7 @@ def train_prior_command(context: typer.Context, arguments: Arguments = None) -> 
 
 @app.command("sample")
 def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Sample images for prompts: PNGs, a grid and a table of tokens."""
+    """Sample images for prompts, whole or from given rows on, and keep the best: PNGs, a grid, a table of tokens."""
     job = _load("model.sampling.sample")
     _run_job(context, job.sample, job.SampleConfig, arguments)
 
@@ -317,6 +332,10 @@ def _run_job(
     arguments: list[str] | None,
 ) -> Manifest:
     _refuse_beam_options(context)
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ConfigError(
+            f"{context.info_name}: expected one process, found {count} that torchrun started; start it without"
+        )
     return _run(job, _config(model, arguments))
 
 
@@ -327,8 +346,9 @@ def _run_on_ranks(
     arguments: list[str] | None,
 ) -> None:
     """Run a job that torchrun may have started in several processes, of which the first holds the output."""
+    _refuse_beam_options(context)
     if os.environ.get("RANK", "0") == "0":
-        _run_job(context, job, model, arguments)
+        _run(job, _config(model, arguments))
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
     try:

@@ -17,6 +17,8 @@ STAGES = {
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
     "train upsampler": ("model.training.train_upsampler", "TrainUpsamplerConfig"),
+    "train text-encoder": ("model.training.train_text_encoder", "TrainTextEncoderConfig"),
+    "train contrastive": ("model.training.train_contrastive", "TrainContrastiveConfig"),
     "train prior": ("model.training.train_prior", "TrainPriorConfig"),
     "sample": ("model.sampling.sample", "SampleConfig"),
     "evaluate": ("model.evaluation.evaluate", "EvaluateConfig"),

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 import torch
 
+from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
+from model.evaluation.curves import Curves, curve_lines, render
 from model.evaluation.evaluate_config import EvaluateConfig
-from model.evaluation.fidelity import measure_fidelity, refuse_other_features
+from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
 from model.evaluation.measured import Measured
 from model.evaluation.prompt_fit import measure_prompt_fit
@@ -16,11 +18,12 @@ from model.evaluation.prompt_page import write_prompt_page
 from model.evaluation.real_images import real_digest
 from model.evaluation.sample_directory import SampleDirectory
 from model.evaluation.scenes import judge_scenes
+from model.evaluation.setting_curve import SettingCurve
 from model.priors.prior_file import LoadedPrior
 from model.training.ranks import choose_device
 from parti_data.errors import ConfigError
 from parti_data.manifest import Beginning, Manifest, ShardRecord, begin, record_shard
-from parti_data.storage import is_file, join, publish, sha256_file
+from parti_data.storage import is_file, join, publish, publish_bytes, sha256_file
 from parti_data.token_dataset import TokenDataset
 
 __all__ = ["EvaluateConfig", "evaluate", "figure_lines"]
@@ -33,6 +36,7 @@ class _Inputs(NamedTuple):
     held_out: tuple[LoadedPrior, TokenDataset] | None
     clip: Clip | None
     models: dict[str, SampleDirectory]
+    curve: SettingCurve | None
     digests: dict[str, str]
 
 
@@ -51,6 +55,8 @@ def evaluate(config: EvaluateConfig) -> Manifest:
         details["figures"] |= {name: round(value, 6) for name, value in measured.figures.items()}
         counts |= measured.counts
         details |= measured.details
+        for name, curves in measured.curves.items():
+            details.setdefault("curves", {})[name] = curves.model_dump(mode="json")
         shards += _write(config.output, measured)
     return begun.finish(shards, counts, details)
 
@@ -59,7 +65,9 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
     samples = SampleDirectory(config.samples) if config.samples else None
     digests = {"samples": samples.digest} if samples else {}
-    held_out, clip, models = None, None, {}
+    held_out, clip, models, curve = None, None, {}, None
+    if samples and config.best_of:
+        refuse_unranked(samples)
     if config.held_out:
         held_out = open_held_out(config.held_out)
         digests |= {"prior": sha256_file(config.held_out.prior), "held_out": held_out[1].digest}
@@ -68,13 +76,17 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
         if config.fidelity.compares:
             refuse_other_features(config.fidelity, digests["inception"], samples.side_px)
             digests["real"] = real_digest(config.fidelity)
+        refuse_too_few(config.fidelity, samples)
     if config.clip:
         digests["clip"] = _file_digest("clip.weights", config.clip.weights)
         clip = load_clip(config.clip.model, config.clip.weights, device)
     if config.page:
         models = {name: SampleDirectory(path) for name, path in config.page.models.items()}
         digests |= {f"page.{name}": directory.digest for name, directory in models.items()}
-    return _Inputs(samples, held_out, clip, models, digests)
+    if config.curve:
+        curve = SettingCurve(config.curve.samples)
+        digests |= {f"curve.{value}": one.digest for value, one in zip(curve.values, curve.directories, strict=True)}
+    return _Inputs(samples, held_out, clip, models, curve, digests)
 
 
 def _file_digest(key: str, path: str) -> str:
@@ -87,7 +99,9 @@ def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> I
     if inputs.held_out:
         yield measure_held_out_loss(*inputs.held_out, device)
     if inputs.samples and config.scenes:
-        yield judge_scenes(inputs.samples)
+        yield judge_scenes(inputs.samples, config.best_of)
+    if inputs.curve:
+        yield inputs.curve.measure()
     if inputs.samples and config.fidelity:
         yield measure_fidelity(config.fidelity, inputs.samples, config.output, device)
     if inputs.samples and inputs.clip and config.clip:
@@ -98,16 +112,21 @@ def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> I
 
 
 def _write(output: str, measured: Measured) -> list[ShardRecord]:
-    """Write a measurement's tables; return the records of all its files."""
+    """Write a measurement's tables and draw its curves; return the records of all its files."""
     for name, table in measured.tables.items():
         with publish(join(output, name)) as file:
             pq.write_table(table, file)
+    for name, curves in measured.curves.items():
+        publish_bytes(join(output, f"{name}.svg"), render(curves))
     rows = {name: len(table) for name, table in measured.tables.items()}
-    return [record_shard(output, name, rows.get(name, 0)) for name in (*rows, *measured.files)]
+    pictures = [f"{name}.svg" for name in measured.curves]
+    return [record_shard(output, name, rows.get(name, 0)) for name in (*rows, *pictures, *measured.files)]
 
 
 def figure_lines(manifest: Manifest) -> list[str]:
     """Return what was measured, a figure a line."""
     figures: dict[str, float] = dict(manifest.details["figures"])
     figures |= {f"right, {category}": share for category, share in manifest.details.get("accuracy", {}).items()}
-    return [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items()]
+    lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items()]
+    curves = [Curves.model_validate(found) for found in manifest.details.get("curves", {}).values()]
+    return [*lines, *(line for one in curves for line in curve_lines(one))]

@@ -74,13 +74,24 @@ class PageSettings(StrictModel):
     """Shown at most."""
 
 
+class CurveSettings(StrictModel):
+    """How the share of right pictures of synthetic scenes changes with a setting of sample."""
+
+    samples: list[str] = Field(min_length=2)
+    """Directories that sample finished, whose configs differ in one number, such as sampling.guidance."""
+
+
 class EvaluateConfig(StageConfig):
     """What `parti evaluate` is told."""
 
     samples: str = ""
-    """A directory that sample finished; for all but `held_out` and a page with models of its own."""
+    """A directory that sample finished; for all but `held_out`, `curve` and a page with models of its own."""
     scenes: bool = False
     """Whether samples of synthetic scenes are judged against their prompts."""
+    best_of: bool = False
+    """Whether their share of right pictures is also told for the best of k candidates of a prompt, k from 1 on; for
+    ranked samples of which all were kept."""
+    curve: CurveSettings | None = None
     held_out: HeldOutLossSettings | None = None
     fidelity: FidelitySettings | None = None
     clip: ClipSettings | None = None
@@ -93,11 +104,13 @@ class EvaluateConfig(StageConfig):
     def refuse_nothing(self) -> None:
         """Raise ConfigError where nothing is measured, or no samples are named to measure."""
         on_samples = self.scenes or self.fidelity or self.clip or (self.page and not self.page.models)
-        if not (on_samples or self.held_out or self.page):
+        if not (on_samples or self.held_out or self.page or self.curve):
             raise ConfigError(
                 "evaluate: expected something to measure, found nothing; add scenes=true, or a table held_out, "
-                "fidelity, clip or page"
+                "fidelity, clip, curve or page"
             )
+        if self.best_of and not self.scenes:
+            raise ConfigError("best_of: expected with scenes=true alone, found without; add it or leave best_of out")
         if on_samples and not self.samples:
             raise ConfigError("samples: expected a directory that sample finished, found none; add samples=…")
         if self.fidelity and self.fidelity.compares and not self.fidelity.real:
@@ -117,4 +130,6 @@ class EvaluateConfig(StageConfig):
             del values["fidelity"]["real"]
         if self.page:
             values["page"]["models"] = list(self.page.models)
+        if self.curve:
+            del values["curve"]["samples"]
         return values

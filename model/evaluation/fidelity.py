@@ -6,6 +6,7 @@ be compared with the same real images without reading those again.
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from model.checkpoints import open_checkpoint
 from model.evaluation.evaluate_config import FidelitySettings
 from model.evaluation.frechet_distance import fit_gaussian, frechet_distance
 from model.evaluation.inception import WIDTH, Inception, load_inception
-from model.evaluation.inception_score import inception_score
+from model.evaluation.inception_score import NUM_SPLITS, inception_score
 from model.evaluation.measured import Measured
-from model.evaluation.precision_recall import precision_recall
+from model.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from model.evaluation.real_images import INDEX, choose, choose_real, open_real, real_pictures
 from model.evaluation.sample_directory import SampleDirectory
-from parti_data.errors import ShardError
+from parti_data.errors import ConfigError, ShardError
+from parti_data.image_dataset import Images
+from parti_data.ledger import LedgerRow
 from parti_data.manifest import read_manifest
 from parti_data.progress import show_progress
 from parti_data.storage import is_file, join, publish
@@ -27,6 +30,8 @@ from parti_data.storage import is_file, join, publish
 SIDE = "side_px"
 REAL, GENERATED = "real_features.npy", "sample_features.npy"
 STAGE = "evaluate"
+_LEAST = {"fid": 2, "inception_score": NUM_SPLITS, "precision_recall": NEIGHBOURS + 1}
+"""Images below which there is no such figure."""
 _SAME = ("num_images", "preprocessing", "seed", "limits")
 """Settings that decide which features real images have."""
 
@@ -34,9 +39,12 @@ _SAME = ("num_images", "preprocessing", "seed", "limits")
 def measure_fidelity(
     settings: FidelitySettings, directory: SampleDirectory, output: str, device: torch.device
 ) -> Measured:
-    """Return the figures that the settings ask for; raises ConfigError where there are too few images."""
+    """Return the figures that the settings ask for; raises ConfigError where there are too few images, before any
+    goes through the network.
+    """
     network = load_inception(settings.inception).to(device)
     numbers = choose(len(directory.samples), settings.num_images, settings.seed, f"samples in {directory.path}")
+    chosen = _choose_real(settings, output) if settings.compares else None
     pictures = (directory.pixels(directory.samples[number]) for number in numbers)
     generated = _features(join(output, GENERATED), network, pictures, len(numbers), settings.batch_size)
     figures, counts, files = {}, {"samples": len(generated)}, [GENERATED]
@@ -44,7 +52,7 @@ def measure_fidelity(
         score = inception_score(_logits(network, generated))
         figures |= {"inception_score": score.mean, "inception_score_std": score.std}
     if settings.compares:
-        real = _real_features(settings, network, output, directory.side_px)
+        real = _real_features(settings, chosen, network, output, directory.side_px)
         figures |= _compare(settings, real, generated)
         counts["real_images"] = len(real)
         files += [name for name in (REAL, INDEX) if is_file(join(output, name))]
@@ -60,13 +68,51 @@ def _compare(settings: FidelitySettings, real: np.ndarray, generated: np.ndarray
     return figures
 
 
-def _real_features(settings: FidelitySettings, network: Inception, output: str, side: int) -> np.ndarray:
+class _Chosen(NamedTuple):
+    """Real images, and the rows of those that are measured."""
+
+    images: Images
+    rows: list[LedgerRow]
+
+
+def _choose_real(settings: FidelitySettings, output: str) -> _Chosen | None:
+    """Return the real images that are measured, None where an evaluation has their features."""
     if isinstance(settings.real, str) and read_manifest(settings.real).stage == STAGE:
-        return _taken(settings.real, join(output, REAL))
+        return None
     images = open_real(settings, output)
     rows = choose_real(images, settings)
-    pictures = real_pictures(images, rows, settings, side)
-    return _features(join(output, REAL), network, pictures, len(rows), settings.batch_size)
+    _refuse_fewer(settings, len(rows), "real images")
+    return _Chosen(images, rows)
+
+
+def _real_features(
+    settings: FidelitySettings, chosen: _Chosen | None, network: Inception, output: str, side: int
+) -> np.ndarray:
+    if chosen is None:
+        return _taken(str(settings.real), join(output, REAL))
+    pictures = real_pictures(chosen.images, chosen.rows, settings, side)
+    return _features(join(output, REAL), network, pictures, len(chosen.rows), settings.batch_size)
+
+
+def refuse_too_few(settings: FidelitySettings, directory: SampleDirectory) -> None:
+    """Raise ConfigError where samples, or the real images of a finished directory, are too few for a figure."""
+    samples = choose(len(directory.samples), settings.num_images, settings.seed, f"samples in {directory.path}")
+    _refuse_fewer(settings, len(samples), "samples")
+    if settings.compares and isinstance(settings.real, str):
+        manifest = read_manifest(settings.real)
+        is_measured = manifest.stage == STAGE
+        available = manifest.counts.get("real_images", 0) if is_measured else sum(manifest.details["kept"])
+        chosen = choose(available, settings.num_images, settings.seed, f"real images in {settings.real}")
+        _refuse_fewer(settings, len(chosen), "real images")
+
+
+def _refuse_fewer(settings: FidelitySettings, count: int, what: str) -> None:
+    for figure in settings.figures:
+        if count < _LEAST[figure] and (what == "samples" or figure != "inception_score"):
+            raise ConfigError(
+                f"fidelity.figures: expected at least {_LEAST[figure]} {what} for {figure}, found {count}; give more "
+                "or leave it out"
+            )
 
 
 def _taken(other: str, path: str) -> np.ndarray:

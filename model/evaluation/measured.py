@@ -5,6 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from model.evaluation.curves import Curves
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -15,3 +17,5 @@ class Measured:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Curves] = field(default_factory=dict)
+    """By the names of their pictures."""

@@ -20,7 +20,7 @@ from model.evaluation.prompt_groups import TIERS, tier_of
 from model.evaluation.sample_directory import Sample, SampleDirectory
 from parti_data.figures import say_count
 from parti_data.progress import show_progress
-from parti_data.storage import join, publish_bytes
+from parti_data.storage import join, publish_bytes, sweep
 from parti_data.threads import map_in_threads
 
 PAGE = "prompts.html"
@@ -70,6 +70,8 @@ def write_prompt_page(settings: PageSettings, models: dict[str, SampleDirectory]
             copies += [_Copy(directory, *copy) for copy in zip(mine, pictures[-1], strict=True)]
         first = next(iter(samples.values()))[0]
         prompts.append(Prompt(text, first.category, first.challenge, pictures))
+    for place in range(len(models)):
+        sweep(join(output, f"{PICTURES}/{place}"))  # of a run that was killed
     _make_copies(copies, output)
     side_px = max(directory.side_px for directory in models.values())
     publish_bytes(join(output, PAGE), render(settings.title, list(models), prompts, side_px).encode("utf-8", "replace"))
@@ -92,8 +94,7 @@ def _make_copies(copies: list[_Copy], output: str) -> None:
     """Copy pictures, several at a time: most of it is waiting for the disk."""
 
     def copy(one: _Copy) -> None:
-        one.directory.pixels(one.sample)  # what is no picture is refused
-        publish_bytes(join(output, one.name), one.directory.content(one.sample))
+        publish_bytes(join(output, one.name), one.directory.checked_content(one.sample))
 
     with show_progress("page", len(copies)) as bar:
         for number, _ in enumerate(map_in_threads(copy, copies), 1):

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask, KeyValueCache
-from model.layers import Block, BlockShape, FeedForwardKind, NormKind, initialise, make_norm, positions_2d
+from model.layers import Block, initialise, make_norm, positions_2d
 from model.masks import make_mask
 from model.one_dnn import Linear
-from model.rotary import RotaryPositions, Rotation, rotation_1d, rotation_2d
-from model.shapes import refuse_even, refuse_remainder
+from model.rotary import RotaryPositions, Rotation, rotation_2d
+from model.shapes import refuse_even
+from model.text_encoder import EncodedText, TextEncoder, TextEncoderShape, position_table
 from parti_data.text import END, PAD
 
 KeysAndValues = tuple[Tensor, Tensor]
@@ -25,68 +26,26 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class PartiShape:
+class PartiShape(TextEncoderShape):
     """The architecture; width, layers and heads default to Parti-350M (table 1), the rest to what scenes took best."""
 
-    text_vocabulary_size: int = 16_000
-    max_text_length: int = 128
     codebook_size: int = 8192
     grid_side: int = 32
-    width: int = 1024
-    hidden: int = 4096
-    num_heads: int = 16
-    num_encoder_layers: int = 12
     num_decoder_layers: int = 12
-    dropout: float = 0.1
     image_attention: Literal["dense", "conv"] = "dense"
     """What a position sees of the image before it. `conv`, the paper's choice for every layer (section 2.2): a square
     around it. `dense`: all, which costs little at up to 1,024 positions, and a scene's objects lie far apart."""
     kernel_side: int = 11
     """Of that square. Parti states none; DALL-E's, which it refers to, is 11 (arXiv 2102.12092v2, appendix B.1)."""
-    feed_forward: FeedForwardKind = "relu"
-    """`relu` is the paper's (figure 5). Gated ones, geglu and swiglu, are today's practice; they have three matrices,
-    so that two thirds of `hidden` keep the number of parameters."""
-    biases: bool = True
-    """Whether the feed-forward adds vectors. The paper does not say; the sizes that it prints count matrices alone."""
-    norm: NormKind = "layer"
-    """`layer` is the paper's (section 3); `rms` is today's practice: no mean is taken, nothing is added."""
-    qk_norm: bool = False
-    """Whether the queries and keys of each head are normed, which keeps scores from growing in large models trained in
-    bfloat16 (Chameleon, arXiv 2405.09818). Parti states none."""
-    positions: Literal["learned", "rotary", "both"] = "both"
-    """Parti states none. `learned`: vectors added, for the image rows plus columns as in DALL-E. `rotary`: queries and
-    keys of self-attention turned, as priors have today, so that what is learned of a phrase or a shape in one place
-    holds in all. Beside learned ones, those of the image halved the steps to a loss on synthetic scenes; those of the
-    text raised right pictures of two objects from 21% to 54% after 2,000 steps."""
 
     def __post_init__(self):
-        refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
+        super().__post_init__()
         refuse_even("kernel_side", self.kernel_side)
 
     @property
     def num_tokens(self) -> int:
         """Tokens an image."""
         return self.grid_side**2
-
-    @property
-    def head_width(self) -> int:
-        """Channels a head."""
-        return self.width // self.num_heads
-
-    @property
-    def block(self) -> BlockShape:
-        """The architecture of each block."""
-        return BlockShape(
-            self.width, self.hidden, self.num_heads, self.feed_forward, self.biases, self.norm, self.qk_norm,
-            self.dropout,
-        )  # fmt: skip
-
-
-class EncodedText(NamedTuple):
-    """What the encoder makes of text."""
-
-    states: Tensor  # (B, T, D)
-    mask: Tensor  # bool (B, 1, 1, T), True where there is text
 
 
 class ProjectedText(NamedTuple):
@@ -102,49 +61,31 @@ class Parti(nn.Module):
     def __init__(self, shape: PartiShape):
         super().__init__()
         self.shape = shape
-        is_learned, is_rotary = shape.positions != "rotary", shape.positions != "learned"
-        head = shape.head_width
-        self.text_embedding = nn.Embedding(shape.text_vocabulary_size, shape.width)
-        self.text_positions = _table(shape.max_text_length, shape.width) if is_learned else None
-        self.encoder = nn.ModuleList(Block(shape.block) for _ in range(shape.num_encoder_layers))
-        self.encoder_norm = make_norm(shape.norm, shape.width)
+        self.text_encoder = TextEncoder(shape)
         self.token_embedding = nn.Embedding(shape.codebook_size, shape.width)
-        self.start_positions = _table(1, shape.width)
-        self.row_positions = _table(shape.grid_side, shape.width) if is_learned else None
-        self.column_positions = _table(shape.grid_side, shape.width) if is_learned else None
+        self.start_positions = position_table(1, shape.width)
+        self.row_positions = position_table(shape.grid_side, shape.width) if shape.has_tables else None
+        self.column_positions = position_table(shape.grid_side, shape.width) if shape.has_tables else None
         self.decoder = nn.ModuleList(Block(shape.block, has_context=True) for _ in range(shape.num_decoder_layers))
         self.decoder_norm = make_norm(shape.norm, shape.width)
         self.to_logits = Linear(shape.width, shape.codebook_size, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         initialise(self, shape.num_encoder_layers + shape.num_decoder_layers)
         self.mask = CausalMask(make_mask(shape.image_attention, shape.grid_side, shape.kernel_side))
-        self.text_rotation = RotaryPositions(rotation_1d(shape.max_text_length, head)) if is_rotary else None
-        self.image_rotation = RotaryPositions(rotation_2d(shape.grid_side, head)) if is_rotary else None
+        rotation = rotation_2d(shape.grid_side, shape.head_width) if shape.has_rotations else None
+        self.image_rotation = RotaryPositions(rotation) if rotation else None
 
     def encode_text(self, text_ids: Tensor) -> EncodedText:
         """Return what the encoder makes of text ids (B, T), padded with PAD."""
-        mask, length = (text_ids != PAD)[:, None, None, :], text_ids.shape[1]
-        x = self.text_embedding(text_ids)
-        if self.text_positions is not None:
-            x = x + self.text_positions[:length]
-        x = self.dropout(x)
-        rotation = self.text_rotation(0, length) if self.text_rotation else None
-        for block in self.encoder:
-            x = block(x, mask, rotation)
-        return EncodedText(self.encoder_norm(x), mask)
+        return self.text_encoder(text_ids)
 
     def forward(self, text_ids: Tensor, image_tokens: Tensor) -> Tensor:
         """Return logits float32 (B, I, V): position i sees the text and, of the tokens before i, what the mask allows.
 
         The tokens may be only the first of an image.
         """
-        text, length = self.encode_text(text_ids), image_tokens.shape[1]
-        before = self.token_embedding(image_tokens[:, :-1])
-        x = torch.cat([self.start_positions.expand(len(before), 1, -1), before], dim=1)
-        if self.row_positions is not None and self.column_positions is not None:
-            x = x + positions_2d(self.row_positions, self.column_positions)[:length]
-        rotation = self.image_rotation(0, length) if self.image_rotation else None
-        x = self.dropout(x)
+        text = self.encode_text(text_ids)
+        x, rotation = self._embed(image_tokens)
         for block in self.decoder:
             x = block(x, self.mask, rotation, context=text.states, context_mask=text.mask)
         return self._logits(x)
@@ -163,6 +104,15 @@ class Parti(nn.Module):
         sides = (batch_size, s.num_heads, s.num_tokens, s.head_width)
         return [(like.new_zeros(sides), like.new_zeros(sides)) for _ in self.decoder]
 
+    def prefill(self, image_tokens: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> None:
+        """Leave in the caches what a step at each of the first positions would, given their tokens (B, N), N > 0."""
+        x, rotation = self._embed(image_tokens)
+        end = image_tokens.shape[1]
+        seen = self.mask.seen_from_first(end)
+        for block, (keys, values), context in zip(self.decoder, caches, text.layers, strict=True):
+            cache = KeyValueCache(keys[:, :, :end], values[:, :, :end], seen)
+            x = block(x, None, rotation, cache, context, text.mask)
+
     def step(self, last_tokens: Tensor, position: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> Tensor:
         """Return logits float32 (B, V) of a position, int64 (1), given the token before it (B); before position 0 any.
 
@@ -180,12 +130,16 @@ class Parti(nn.Module):
             x = block(x, None, rotation, KeyValueCache(keys, values, seen), context, text.mask)
         return self._logits(x)[:, 0]
 
+    def _embed(self, image_tokens: Tensor) -> tuple[Tensor, Rotation | None]:
+        """Return what the decoder reads at the positions of tokens (B, N), the token before each, and their turns."""
+        before, length = self.token_embedding(image_tokens[:, :-1]), image_tokens.shape[1]
+        x = torch.cat([self.start_positions.expand(len(before), 1, -1), before], dim=1)
+        if self.row_positions is not None and self.column_positions is not None:
+            x = x + positions_2d(self.row_positions, self.column_positions)[:length]
+        return self.dropout(x), self.image_rotation(0, length) if self.image_rotation else None
+
     def _logits(self, x: Tensor) -> Tensor:
         return self.to_logits(self.decoder_norm(x)).float()
-
-
-def _table(length: int, width: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(length, width))
 
 
 def no_text(batch_size: int, length: int) -> Tensor:

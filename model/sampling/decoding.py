@@ -60,6 +60,11 @@ class Decoding:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
 
+    def fill(self, image_tokens: Tensor) -> None:
+        """Do at once what steps at the first positions would, given their tokens (B, N), N > 0."""
+        with self._precision():
+            self._model.prefill(image_tokens, self._text, self._caches)
+
     def step(self, last: Tensor, position: int) -> Tensor:
         """Return logits float32 (B, V) of a position, given the token before it (B); the next step may overwrite them.
 

@@ -54,17 +54,27 @@ def uniform_numbers(seeds: list[tuple[int, ...]], num_tokens: int) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+def generate(
+    model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling, given: Tensor | None = None
+) -> Tensor:
     """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I), drawn where the model is.
 
-    With guidance other than 1 the batch is decoded twice, with and without text.
+    Those of the first positions may be given, int64 (B, N): they come back as they are, and all others are drawn with
+    the numbers that they would be drawn with otherwise. With guidance other than 1 the batch is decoded twice, with and
+    without text.
     """
     is_guided, device = sampling.guidance != 1, model.start_positions.device
     both = torch.cat([text_ids, no_text(*text_ids.shape)]) if is_guided else text_ids
     decoding, uniform = Decoding(model, both.to(device)), uniform.to(device)
     tokens = torch.zeros(uniform.shape, dtype=torch.long, device=device)
     last = tokens.new_zeros(len(both))
-    for position in range(model.shape.num_tokens):
+    num_given = 0 if given is None else given.shape[1]
+    if given is not None and num_given:
+        tokens[:, :num_given] = given.to(device)
+        known = tokens[:, :num_given].repeat(2, 1) if is_guided else tokens[:, :num_given]
+        decoding.fill(known)
+        last = known[:, -1]
+    for position in range(num_given, model.shape.num_tokens):
         logits = decoding.step(last, position)
         if is_guided:
             logits = guide(*logits.chunk(2), sampling.guidance)

@@ -1,101 +1,110 @@
 """The job that samples images for prompts and writes them with everything that made them."""
 
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt
 
 from model.priors.prior_file import LoadedPrior, load_prior
-from model.sampling.decoding import DecodingExecution, prepare
-from model.sampling.generate import Sampling, generate, uniform_numbers
+from model.sampling.completion import Given, pair_up, read_given
+from model.sampling.decoding import prepare
+from model.sampling.generate import generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
+from model.sampling.ranking import Ranker, keep_best, open_ranker, ranker_digest
+from model.sampling.sample_config import SampleConfig
 from model.sampling.sample_files import (
     GRID,
     TABLE,
+    Drawn,
     Place,
     is_drawn,
     join_parts,
-    write_batch,
+    kept_pictures,
+    larger_name,
     write_grid,
-    write_larger,
+    write_part,
+    write_pictures,
 )
-from model.tokenizers import Execution, ImageTokenizer, Reading, open_tokenizer, tokenizer_files
+from model.tokenizers import Execution, ImageTokenizer, open_tokenizer, tokenizer_files
 from model.upsamplers import Upsampler, load_upsampler
-from parti_data.config import StageConfig
 from parti_data.errors import TokenizerError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.progress import show_progress
 from parti_data.storage import canonical_json, digest_json, sha256_file
 from parti_data.text import TextTokenizer
 
+__all__ = ["SampleConfig", "sample"]
 
-class SampleConfig(StageConfig):
-    """What `parti sample` is told."""
 
-    prior: str
-    """The file that train prior wrote."""
-    image_tokenizer: str
-    tokenizer: Reading = Field(default_factory=Reading)
-    """How a published image tokenizer is read, as tokenize was told."""
-    text_tokenizer: str
-    upsampler: str = ""
-    """The file that train upsampler wrote: each sample is also written larger; empty: it is not."""
-    prompts: list[str] = Field(default_factory=list)
-    prompts_file: str = ""
-    """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line."""
-    samples_per_prompt: PositiveInt = 4
-    sampling: Sampling = Field(default_factory=Sampling)
-    execution: DecodingExecution = Field(default_factory=DecodingExecution)
-    batch_size: PositiveInt = 64
-    seed: int = 0
+class _Inputs(NamedTuple):
+    """What images are drawn by and from, opened, and the digest of each of it."""
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset(
-        {"prior", "image_tokenizer", "text_tokenizer", "upsampler", "prompts_file"}
-    )
+    prompts: list[Prompt]
+    prior: LoadedPrior
+    tokenizer: ImageTokenizer
+    text_tokenizer: TextTokenizer
+    given: Given | None
+    ranker: Ranker | None
+    upsampler: Upsampler | None
+    digests: dict[str, str]
 
 
 def sample(config: SampleConfig) -> Manifest:
-    """Sample and write PNGs, a grid and a table of tokens, a batch after the other; return the manifest."""
-    prompts = read_prompts(config.prompts, config.prompts_file)
-    prior, tokenizer, text_tokenizer = _open(config)
+    """Sample and write PNGs, a grid and a table of tokens, a part after the other; return the manifest."""
+    config.refuse_unfit()
+    inputs = _open(config)
+    begun = begin(config.output, Beginning(stage="sample", config=config.deciding(), inputs=inputs.digests))
+    if isinstance(begun, Manifest):
+        return begun
+    places = [Place(number, copy) for number in range(len(inputs.prompts)) for copy in range(config.samples_per_prompt)]
+    parts = _split(config, places)
+    num_drawn = 0
+    with show_progress("sample", len(places)) as bar:
+        for number, part in enumerate(parts):
+            if not is_drawn(config.output, number):
+                drawn = _draw_part(config, inputs, part)
+                _write_kept(config, inputs, [one for one in drawn if one.is_kept])
+                write_part(config.output, number, drawn)
+            num_drawn += len(part)
+            bar.update(num_drawn, "images")
+    join_parts(config.output, len(parts), canonical_json(begun.beginning.model_dump(mode="json")))
+    pictures = kept_pictures(config.output)
+    write_grid(config.output, pictures)
+    larger = [larger_name(picture) for picture in pictures if inputs.upsampler]
+    counts = {"prompts": len(inputs.prompts), "images": len(pictures)}
+    return begun.finish(
+        [record_shard(config.output, name, 0) for name in [*pictures, *larger, TABLE, GRID]],
+        counts | ({"drawn": len(places)} if config.ranking else {}),
+        {"sampling": config.sampling.model_dump(mode="json")},
+    )
+
+
+def _open(config: SampleConfig) -> _Inputs:
+    """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
+    prompts, pictures = read_prompts(config.prompts, config.prompts_file), []
+    if config.completion:
+        prompts, pictures = pair_up(prompts, config.completion.pictures)
+    prior, tokenizer, text_tokenizer = _open_prior(config)
     upsampler = _open_upsampler(config, tokenizer)
-    inputs = {
+    digests = {
         "prior": sha256_file(config.prior),
         "image_tokenizer": tokenizer.fingerprint,
         "image_tokenizer_files": _digest_files(config),
         "text_tokenizer": text_tokenizer.fingerprint,
         "prompts": digest_json(prompts),
     }
+    given, ranker = None, None
+    if config.completion:
+        given = read_given(config.completion, pictures, tokenizer, prior.model.shape.grid_side)
+        digests["completion"] = digest_json(given.keys)
+    if config.ranking:
+        digests["ranker"] = ranker_digest(config.ranking)
+        ranker = open_ranker(config.ranking, tokenizer, text_tokenizer, torch.device(config.execution.device))
     if upsampler:
-        inputs["upsampler"] = sha256_file(config.upsampler)
-    begun = begin(config.output, Beginning(stage="sample", config=config.deciding(), inputs=inputs))
-    if isinstance(begun, Manifest):
-        return begun
-    places = [Place(number, copy) for number in range(len(prompts)) for copy in range(config.samples_per_prompt)]
-    batches = [places[start : start + config.batch_size] for start in range(0, len(places), config.batch_size)]
-    drawn = 0
-    with show_progress("sample", len(places)) as bar:
-        for number, batch in enumerate(batches):
-            if not is_drawn(config.output, number):
-                asked = [prompts[place.prompt] for place in batch]
-                tokens = _draw(config, prior, text_tokenizer, asked, batch)
-                pictures = tokenizer.decode(tokens).numpy()
-                if upsampler:
-                    write_larger(config.output, batch, upsampler.enlarge(pictures))
-                write_batch(config.output, number, asked, batch, tokens, pictures)
-            drawn += len(batch)
-            bar.update(drawn, "images")
-    join_parts(config.output, len(batches), canonical_json(begun.beginning.model_dump(mode="json")))
-    write_grid(config.output, places)
-    pictures = [place.picture for place in places] + [place.larger for place in places if upsampler]
-    return begun.finish(
-        [record_shard(config.output, name, 0) for name in [*pictures, TABLE, GRID]],
-        {"prompts": len(prompts), "images": len(places)},
-        {"sampling": config.sampling.model_dump(mode="json")},
-    )
+        digests["upsampler"] = sha256_file(config.upsampler)
+    return _Inputs(prompts, prior, tokenizer, text_tokenizer, given, ranker, upsampler, digests)
 
 
-def _open(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
+def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
     """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
     where = Execution(device=config.execution.device)
     prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
@@ -128,13 +137,44 @@ def _open_upsampler(config: SampleConfig, tokenizer: ImageTokenizer) -> Upsample
     return upsampler
 
 
-def _draw(
-    config: SampleConfig,
-    prior: LoadedPrior,
-    text_tokenizer: TextTokenizer,
-    prompts: list[Prompt],
-    places: list[Place],
-) -> torch.Tensor:
-    text_ids = encode_prompts(prompts, text_tokenizer, prior.model.shape.max_text_length)
-    uniform = uniform_numbers([(config.seed, *place) for place in places], prior.model.shape.num_tokens)
-    return generate(prior.model, text_ids, uniform, config.sampling)
+def _split(config: SampleConfig, places: list[Place]) -> list[list[Place]]:
+    """Return the places in parts: batches, or where samples are ranked the whole prompts that a batch has room for."""
+    size = config.batch_size
+    if config.ranking:
+        size = config.samples_per_prompt * max(1, size // config.samples_per_prompt)
+    return [places[start : start + size] for start in range(0, len(places), size)]
+
+
+def _draw_part(config: SampleConfig, inputs: _Inputs, part: list[Place]) -> list[Drawn]:
+    """Return the samples of a part, each prompt's best first where they are ranked."""
+    drawn: list[Drawn] = []
+    for start in range(0, len(part), config.batch_size):
+        drawn += _draw(config, inputs, part[start : start + config.batch_size])
+    return keep_best(drawn, config.ranking.keep) if config.ranking else drawn
+
+
+def _draw(config: SampleConfig, inputs: _Inputs, places: list[Place]) -> list[Drawn]:
+    model, given = inputs.prior.model, inputs.given
+    numbers = [place.prompt for place in places]
+    prompts = [inputs.prompts[number] for number in numbers]
+    text_ids = encode_prompts(prompts, inputs.text_tokenizer, model.shape.max_text_length)
+    uniform = uniform_numbers([(config.seed, *place) for place in places], model.shape.num_tokens)
+    tokens = generate(model, text_ids, uniform, config.sampling, given.tokens[numbers] if given else None)
+    scores = inputs.ranker.scores(prompts, tokens).tolist() if inputs.ranker else [None] * len(places)
+    rows, keys = (given.rows, given.keys) if given else (0, [""] * len(inputs.prompts))
+    return [
+        Drawn(place, prompt, image_tokens, rows, keys[place.prompt], score)
+        for place, prompt, image_tokens, score in zip(places, prompts, tokens, scores, strict=True)
+    ]
+
+
+def _write_kept(config: SampleConfig, inputs: _Inputs, kept: list[Drawn]) -> None:
+    """Write the pictures of samples, and larger ones where there is an upsampler, a batch after the other."""
+    for start in range(0, len(kept), config.batch_size):
+        batch = kept[start : start + config.batch_size]
+        names = [one.place.picture for one in batch]
+        pictures = inputs.tokenizer.decode(torch.stack([one.image_tokens for one in batch])).numpy()
+        if inputs.upsampler:
+            larger = [larger_name(name) for name in names]
+            write_pictures(config.output, larger, inputs.upsampler.enlarge(pictures))
+        write_pictures(config.output, names, pictures)

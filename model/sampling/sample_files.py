@@ -1,7 +1,20 @@
 """The files of a directory of samples: a picture each, a table of their tokens, and a grid of the first ones.
 
-Until the table is whole each batch has a part of it, written once its pictures are there: a run that was stopped goes
-on behind the last part.
+The table has a row for each image that was drawn, in the order of the prompts, a prompt's in the order that they were
+drawn in, or best first where they were ranked:
+
+    column         type            what
+    prompt, category, challenge    strings, as they were given
+    sample         int64           number among the prompt's, by which an image is drawn again
+    picture        string          name of its file; empty for one that was not kept
+    image_tokens   list<int64>     raster order
+    given_rows     int64           so many of the token grid's rows were given, not drawn
+    given_key      string          content key of the picture that they are of; empty where none was given
+    score          double          cosine of the ranker; null where samples were not ranked
+    rank           int64           1 for the best of its prompt; null where samples were not ranked
+
+Until the table is whole each part of it is a file of its own, written once its pictures are there: a run that was
+stopped goes on behind the last part.
 """
 
 import io
@@ -15,7 +28,7 @@ from PIL import Image
 
 from model.sampling.prompts import Prompt
 from parti_data.images import to_png
-from parti_data.storage import is_file, join, publish, publish_bytes, read_bytes, remove
+from parti_data.storage import is_file, join, open_scattered, publish, publish_bytes, read_bytes, remove
 
 TABLE = "samples.parquet"
 GRID = "grid.png"
@@ -34,49 +47,58 @@ class Place(NamedTuple):
         """The name of the picture's file."""
         return f"sample-{self.prompt:05d}-{self.copy:03d}.png"
 
-    @property
-    def larger(self) -> str:
-        """The name of the file of the picture as an upsampler enlarged it."""
-        return f"sample-{self.prompt:05d}-{self.copy:03d}-large.png"
+
+class Drawn(NamedTuple):
+    """An image that was drawn."""
+
+    place: Place
+    prompt: Prompt
+    image_tokens: torch.Tensor
+    """Int64 (I,)."""
+    given_rows: int
+    given_key: str
+    score: float | None
+    rank: int | None = None
+    is_kept: bool = True
 
 
 def part_name(number: int) -> str:
-    """Return the name of a batch's part of the table."""
+    """Return the name of a part of the table."""
     return f"part-{number:05d}.parquet"
 
 
 def is_drawn(directory: str, number: int) -> bool:
-    """Whether a batch is done."""
+    """Whether a part is done."""
     return is_file(join(directory, TABLE)) or is_file(join(directory, part_name(number)))
 
 
-def write_batch(
-    directory: str,
-    number: int,
-    prompts: list[Prompt],
-    places: list[Place],
-    tokens: torch.Tensor,
-    pictures: np.ndarray,
-) -> None:
-    """Write the pictures uint8 (B, S, S, 3) of a batch, then its part of the table with tokens int64 (B, I)."""
-    for place, picture in zip(places, pictures, strict=True):
-        publish_bytes(join(directory, place.picture), to_png(picture))
+def larger_name(picture: str) -> str:
+    """Return the name of the file of a picture as an upsampler enlarged it."""
+    return f"{picture.removesuffix('.png')}-large.png"
+
+
+def write_pictures(directory: str, names: list[str], pictures: np.ndarray) -> None:
+    """Write pictures uint8 (B, S, S, 3)."""
+    for name, picture in zip(names, pictures, strict=True):
+        publish_bytes(join(directory, name), to_png(picture))
+
+
+def write_part(directory: str, number: int, drawn: list[Drawn]) -> None:
+    """Write a part of the table, when the pictures of those that are kept are there."""
     table = {
-        "prompt": [prompt.text for prompt in prompts],
-        "category": [prompt.category for prompt in prompts],
-        "challenge": [prompt.challenge for prompt in prompts],
-        "sample": [place.copy for place in places],
-        "picture": [place.picture for place in places],
-        "image_tokens": tokens.tolist(),
+        "prompt": [one.prompt.text for one in drawn],
+        "category": [one.prompt.category for one in drawn],
+        "challenge": [one.prompt.challenge for one in drawn],
+        "sample": [one.place.copy for one in drawn],
+        "picture": [one.place.picture if one.is_kept else "" for one in drawn],
+        "image_tokens": [one.image_tokens.tolist() for one in drawn],
+        "given_rows": [one.given_rows for one in drawn],
+        "given_key": [one.given_key for one in drawn],
+        "score": pa.array([one.score for one in drawn], pa.float64()),
+        "rank": pa.array([one.rank for one in drawn], pa.int64()),
     }
     with publish(join(directory, part_name(number))) as file:
         pq.write_table(pa.table(table), file)
-
-
-def write_larger(directory: str, places: list[Place], pictures: np.ndarray) -> None:
-    """Write the enlarged pictures uint8 (B, S, S, 3) of a batch."""
-    for place, picture in zip(places, pictures, strict=True):
-        publish_bytes(join(directory, place.larger), to_png(picture))
 
 
 def join_parts(directory: str, num_parts: int, made_by: str) -> None:
@@ -93,9 +115,16 @@ def join_parts(directory: str, num_parts: int, made_by: str) -> None:
             remove(part)
 
 
-def write_grid(directory: str, places: list[Place]) -> None:
-    """Write the pictures of the first places as one."""
-    files = [read_bytes(join(directory, place.picture)) for place in places[:_GRID_IMAGES]]
+def kept_pictures(directory: str) -> list[str]:
+    """Return the names of the pictures in the table, in its order."""
+    with open_scattered(join(directory, TABLE)) as file:
+        names = pq.read_table(file, columns=["picture"])["picture"].to_pylist()
+    return [name for name in names if name]
+
+
+def write_grid(directory: str, names: list[str]) -> None:
+    """Write the first of the pictures as one."""
+    files = [read_bytes(join(directory, name)) for name in names[:_GRID_IMAGES]]
     pictures = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     publish_bytes(join(directory, GRID), to_png(make_grid(pictures)))
 

@@ -129,7 +129,7 @@ def _bound(moves: list[_Move], ranks: Any) -> None:
     """Make updates whose root mean square is too large so much smaller."""
     squares = _sum([move.gradient.square().sum().view(1) for move in moves], ranks)
     for move, square in zip(moves, squares, strict=True):
-        rms = (square / move.size.numel()).sqrt()
+        rms = (square[0] / move.size.numel()).sqrt()
         move.gradient.mul_((LARGEST_RMS / rms).clamp(max=1.0))
 
 

@@ -49,9 +49,9 @@ class Trainee(Protocol):
     num_parts: int
     """Equal parts that a rank's slice of a batch is taken in; their gradients add up to those of the whole."""
     batch_size: int
-    """Images a step, of all ranks together."""
+    """Rows a step, of all ranks together."""
     work: Work | None
-    """What an image asks for, where it is known: then the run tells its tokens a second and its MFU."""
+    """What a row asks for, where it is known: then the run tells its tokens a second and its MFU."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:

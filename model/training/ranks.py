@@ -71,6 +71,13 @@ class Ranks:
         all_values[self.rank] = values
         return self.sum(all_values)
 
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Return the rows (B, ...) of all ranks one after the other, (W B, ...); each rank has as many.
+
+        Gradients come back to each rank from the losses of all: their sum.
+        """
+        return rows if self.world_size == 1 else _GatheredRows.apply(rows, self)  # type: ignore[return-value]
+
     def gather(self, value: Any) -> list[Any]:
         """Return what each rank gives; small objects that pickle."""
         if self.world_size == 1:
@@ -102,6 +109,22 @@ class Ranks:
             parts = joined.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+
+class _GatheredRows(torch.autograd.Function):
+    """What `Ranks.gather_rows` does, and its gradient."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        context.ranks, context.num_rows = ranks, len(rows)
+        found = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(ranks.world_size)]
+        dist.all_gather(found, rows.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(context: Any, gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        whole = context.ranks.sum(gradients.contiguous())
+        return whole[context.ranks.rank * context.num_rows :][: context.num_rows], None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from model.training.ranks import Ranks
 def shard(network: Parti, ranks: Ranks) -> None:
     """Leave each rank with its share of the rows of each weight."""
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    blocks: list[Any] = [*network.encoder, *network.decoder]
+    blocks: list[Any] = [*network.text_encoder.blocks, *network.decoder]
     for block in blocks:
         if block.cross_attention:
             fully_shard(block.cross_attention.to_kv, mesh=mesh)  # which is called before its block

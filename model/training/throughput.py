@@ -1,4 +1,4 @@
-"""How fast a run is, beside what its device can do: images and tokens a second, MFU, memory, time left.
+"""How fast a run is, beside what its device can do: rows and tokens a second, MFU, memory, time left.
 
 MFU is the FLOPs that the network's products ask for, over those of a large product of matrices on the same device,
 measured once at the start: a share of what is there to be had, not of a data sheet. Attention counts as if every
@@ -26,19 +26,21 @@ _MEASURED_S = 0.2
 
 
 class Work(NamedTuple):
-    """What an image asks for in a step."""
+    """What a row asks for in a step."""
 
     tokens: int
     flops: float
 
 
-def count_work(network: nn.Module, text_ids: Tensor, image_tokens: Tensor) -> Work:
-    """Return what a step does for a row, told by the products of its forward pass, of which none is done."""
+def count_work(network: nn.Module, num_tokens: int, *inputs: Tensor) -> Work:
+    """Return what a step does for a row of so many tokens, told by the products of its forward pass, of which none is
+    done; the first of the inputs is (B, ...).
+    """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        functional_call(network, without_values, (text_ids.to("meta"), image_tokens.to("meta")))
-    return Work(image_tokens.shape[1], (1 + _BACKWARD) * counter.get_total_flops() / len(image_tokens))
+        functional_call(network, without_values, tuple(tensor.to("meta") for tensor in inputs))
+    return Work(num_tokens, (1 + _BACKWARD) * counter.get_total_flops() / len(inputs[0]))
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -84,11 +86,11 @@ class Throughput:
         speed = {"steps_per_s": float(f"{1 / step_s:.4g}")}
         if not self._work:
             return speed
-        images_per_s = self._batch_size / step_s
-        achieved = images_per_s * self._work.flops / self._ranks.world_size
+        rows_per_s = self._batch_size / step_s
+        achieved = rows_per_s * self._work.flops / self._ranks.world_size
         return speed | {
-            "images_per_s": round(images_per_s, 2),
-            "tokens_per_s": round(images_per_s * self._work.tokens, 1),
+            "rows_per_s": round(rows_per_s, 2),
+            "tokens_per_s": round(rows_per_s * self._work.tokens, 1),
             "mfu": round(achieved / self._peak, 4),
             "matmul_peak_tflops": round(self._peak / 1e12, 4),
             "memory_bytes": float(self._memory_bytes()),
@@ -104,7 +106,7 @@ class Throughput:
 def throughput_line(figures: dict[str, float], batch_size: int) -> str:
     """Return the figures as a progress bar shows them."""
     steps_per_s = figures["steps_per_s"]
-    line = f"{steps_per_s:.3g} steps/s  {steps_per_s * batch_size:.0f} images/s"
+    line = f"{steps_per_s:.3g} steps/s  {steps_per_s * batch_size:.0f} rows/s"
     if "mfu" not in figures:
         return line
     return (

@@ -3,8 +3,8 @@
 A `TokenDataset` alone is also a map from steps to batches: `DataLoader(dataset, batch_size=None, sampler=range(…))`.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from parti_data.coming_batches import ComingBatches
 from parti_data.row_texts import Texts
 from parti_data.token_dataset import TokenBatch, TokenDataset
+
+B = TypeVar("B", bound=tuple[Any, ...])
+"""A NamedTuple of tensors and of what is none."""
+_NARROW = (torch.uint16, torch.uint32)
 
 
 class TokenBatches(IterableDataset):
@@ -66,24 +70,37 @@ def as_tensors(batch: TokenBatch) -> TensorBatch:
     return TensorBatch(batch.keys, torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens))
 
 
-def on_device(batch: TensorBatch, device: torch.device) -> TensorBatch:
+def on_device(batch: B, device: torch.device) -> B:
     """Return a batch on a device, to which its ids cross in two bytes or four; they are widened there."""
-    text_ids, image_tokens = (ids.to(device, non_blocking=True).long() for ids in batch[1:])
-    return TensorBatch(batch.keys, text_ids, image_tokens)
+    return _each(batch, lambda tensor: _widened(tensor.to(device, non_blocking=True)))
 
 
-class StepBatches:
-    """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory."""
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.long() if tensor.dtype in _NARROW else tensor
 
-    def __init__(self, dataset: TokenDataset, device: torch.device):
-        self._dataset, self._device = dataset, device
+
+def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
+    """Return a batch whose tensors are changed."""
+    return type(batch)(*(change(part) if isinstance(part, Tensor) else part for part in batch))
+
+
+class StepBatches(Generic[B]):
+    """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory.
+
+    `load` gives this rank's slice of a step in the machine's memory. The newest is kept.
+    """
+
+    def __init__(self, load: Callable[[int], B], device: torch.device):
+        self._load, self._device = load, device
         self._coming = ComingBatches(self._pinned, 1) if device.type == "cuda" else None
+        self._newest: tuple[int, B] | None = None
 
-    def get(self, step: int) -> TensorBatch:
+    def get(self, step: int) -> B:
         """Return this rank's slice of global batch number `step`."""
-        batch = self._coming.get(step) if self._coming else as_tensors(self._dataset.batch(step))
-        return on_device(batch, self._device)
+        if self._newest is None or self._newest[0] != step:
+            batch = self._coming.get(step) if self._coming else self._load(step)
+            self._newest = step, on_device(batch, self._device)
+        return self._newest[1]
 
-    def _pinned(self, step: int) -> TensorBatch:
-        keys, text_ids, image_tokens = as_tensors(self._dataset.batch(step))
-        return TensorBatch(keys, text_ids.pin_memory(), image_tokens.pin_memory())
+    def _pinned(self, step: int) -> B:
+        return _each(self._load(step), Tensor.pin_memory)

@@ -5,22 +5,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from model.checkpoints import shown
 from model.shapes import make_shape
 from model.tokenizers.tokenizer import to_bytes
 from model.upsamplers.wdsr import WDSR, WDSRShape
-from model.weights import make_module, read_weights, write_weights
-from parti_data.errors import CheckpointError, ConfigError, TokenizerError
-from parti_data.storage import is_file
+from model.weights import make_module, own_file, read_weights, write_weights
+from parti_data.errors import TokenizerError
 
 KIND = "wdsr"
 _MOST_BLOCKS = 256
 """Of a file whose header asks for more nothing is built: modules without weights take memory and time too."""
-_NOT_OURS = (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError, KeyError, ConfigError)
-_MOST_SHOWN = 200
 
 
 class Upsampler:
@@ -55,14 +51,9 @@ def save_upsampler(network: WDSR, image_tokenizer: str, path: str) -> None:
 
 def load_upsampler(path: str, device: str = "cpu") -> Upsampler:
     """Return the upsampler in a file that `save_upsampler` wrote; raises CheckpointError."""
-    if not is_file(path):
-        raise CheckpointError(f"{path}: expected an upsampler's file, found none; make one with parti train upsampler")
-    try:
+    with own_file(path, "an upsampler", "parti train upsampler"):
         header, weights = read_weights(path)
         return Upsampler(_build(header, weights), str(header["image_tokenizer"]), device)
-    except _NOT_OURS as error:
-        first_line = shown((str(error).strip() or type(error).__name__).partition("\n")[0], _MOST_SHOWN)
-        raise CheckpointError(f"{path}: expected an upsampler of ours, found {first_line}; check the file") from None
 
 
 def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> WDSR:

@@ -17,8 +17,8 @@ MAX_LINE_BYTES = 4 << 20
 _MAX_RECORD_LINES = 1000
 """A quote that is open for more lines was never meant to be one; csv itself ends fields at 131,072 characters."""
 _BLOCK_BYTES = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})(\.\d{1,30})?([eE][-+]?\d{1,2})?", re.ASCII)
 
 
@@ -88,9 +88,9 @@ def read_lines(file: BinaryIO, path: str) -> Iterator[Line]:
     """Yield the lines that are not empty, without their newlines, holding a few MiB however long a line is."""
     for number, line in enumerate(split_lines(file), 1):
         if number == 1 and line is not None:
-            if line.startswith(_UTF_16_MARKS):
+            if line.startswith(UTF_16_MARKS):
                 raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
-            line = line.removeprefix(_BYTE_ORDER_MARK)
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if line is None or line.strip():
             yield Line(number, None if line is None else line.decode("utf-8", "replace"))
 

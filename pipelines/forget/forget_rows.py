@@ -30,7 +30,7 @@ from pipelines.forget.prove import check_files, refuse_left_behind
 from pipelines.forget.swap import NEW_BEGUN, REPORT, Pledge, Swapped, SwapStage, fulfil, make_pledge, read_pledge
 
 _SHOWN, _SHOWN_FILES = 20, 6
-_MODELS = ("train_text", *TRAINED_ON_IMAGES, "train_prior")
+_MODELS = ("train_text", *TRAINED_ON_IMAGES, "train_text_encoder", "train_contrastive", "train_prior")
 
 
 class Options(NamedTuple):

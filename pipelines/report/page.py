@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from parti_data import figures
+from parti_data import charts, figures
 from parti_data.errors import PartiError, ShardError
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
-from pipelines.report import charts
+from pipelines.report.curves import has_curves, read_curves
 from pipelines.report.funnel import read_funnel
 from pipelines.report.samples import read_samples
 from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages
@@ -93,6 +93,7 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         token_shards=_read_each(read_tokens, stages.of("tokenize")),
         priors=_read_each(read_prior, stages.of("train_prior")),
         samples=_read_each(lambda stage: read_samples(stage, evaluations), stages.of("sample")),
+        curves=_read_each(read_curves, list(filter(has_curves, evaluations))),
         times=_flatten(_read_each(read_times, stages.finished)),
         chart_area=charts,
     )

@@ -1,6 +1,7 @@
 """Samples with their prompts, by category, and the judge's verdict on each where there is one."""
 
 import io
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,8 @@ def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samp
     digest = manifest_digest(stage.path)
     judged = [found for found in evaluations if "accuracy" in found.manifest.details]
     evaluation = next((found for found in judged if found.manifest.inputs.get("samples") == digest), None)
-    rows = _read_table(stage, TABLE, ["picture", "prompt", "category", "sample"])
+    drawn = _read_table(stage, TABLE, ["picture", "prompt", "category"])
+    rows = [row for row in drawn if row["picture"]]
     verdicts = _read_table(evaluation, VERDICTS, ["picture", "is_right", "fault"]) if evaluation else []
     by_picture = {verdict["picture"]: verdict for verdict in verdicts}
     accuracy = evaluation.manifest.details["accuracy"] if evaluation else {}
@@ -74,8 +76,16 @@ def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samp
 
 
 def choose(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows to show: as many prompts as there is room for, then more samples of each, never by verdict."""
-    first = sorted(range(len(rows)), key=lambda number: (rows[number]["sample"], number))[:_SHOWN]
+    """Return the rows to show: as many prompts as there is room for, then more samples of each, never by verdict.
+
+    A prompt's are taken in their order, which is best first where they were ranked.
+    """
+    before: Counter[str] = Counter()
+    places = []
+    for number, row in enumerate(rows):
+        places.append((before[row["prompt"]], number))
+        before[row["prompt"]] += 1
+    first = [number for _, number in sorted(places)[:_SHOWN]]
     return [rows[number] for number in sorted(first)]
 
 

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from parti_data.charts import Histogram, draw_code_usage
 from parti_data.code_counts import count_codes, entropy, row_groups
 from parti_data.errors import ShardError
 from parti_data.shard_footer import column_bytes
 from parti_data.storage import join
 from parti_data.token_shard import ShardMetadata, read_metadata
-from pipelines.report.charts import Histogram, draw_code_usage
 from pipelines.report.quality import QualityView, read_quality
 from pipelines.report.stages import FinishedStage
 

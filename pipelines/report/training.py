@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parti_data.charts import Axes, Chart, Scale, Series, draw_curves
 from parti_data.errors import ShardError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.storage import join
-from pipelines.report.charts import Chart, Scale, Series, draw_curves
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage, read_stage_file
 
@@ -23,7 +23,7 @@ _DRAWN = re.compile(r"reconstructions-(\d{8})\.png")
 _MAX_DRAWN = 3
 _RECONSTRUCTION_PX = 1024
 _PROGRESS = (
-    "lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s", "images_per_s", "tokens_per_s", "mfu",
+    "lr", "gradient_norm", "discriminator_gradient_norm", "steps_per_s", "rows_per_s", "tokens_per_s", "mfu",
     "memory_bytes",
 )  # fmt: skip
 """Figures of a logged step that are not losses."""
@@ -41,8 +41,8 @@ _TITLES = {
     "discriminator_fake_score": "discriminator's score of reconstructions",
     "discriminator_r1": "discriminator's R1 penalty",
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
-    "lr": "learning rate", "steps_per_s": "steps a second", "images_per_s": "images a second",
-    "tokens_per_s": "image tokens a second", "mfu": "MFU, a share of a large matmul's speed",
+    "lr": "learning rate", "steps_per_s": "steps a second", "rows_per_s": "rows a second",
+    "tokens_per_s": "tokens a second", "mfu": "MFU, a share of a large matmul's speed",
     "memory_bytes": "peak memory, bytes",
 }  # fmt: skip
 
@@ -178,7 +178,8 @@ def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
 
 
 def _draw_each(metrics: list[dict[str, Any]], names: Iterable[str], scale: Scale) -> list[Chart]:
-    charts = (draw_curves(_title(name), [Series(_title(name), find_series(metrics, name))], scale) for name in names)
+    axes = Axes(scale=scale)
+    charts = (draw_curves(_title(name), [Series(_title(name), find_series(metrics, name))], axes) for name in names)
     return [chart for chart in charts if chart]
 
 

@@ -272,6 +272,16 @@ def test_the_installed_program_exits_with_the_code(tmp_path):
     assert len(failed.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("words", [["sample"], ["evaluate"], ["train", "text"]])
+def test_jobs_of_one_process_are_refused_under_torchrun(capsys, monkeypatch, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "nowhere.toml"])
+    assert stopped.value.code == 2
+    said = f"{words[-1]}: expected one process, found 2 that torchrun started; start it without"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("job", ["tokenizer", "prior"])
 def test_a_rank_but_the_first_leaves_it_to_that_to_say_what_is_wrong_with_a_config(capsys, monkeypatch, job):
     monkeypatch.setattr("signal.signal", lambda *_: None)

@@ -306,6 +306,10 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
     StageDirectory(
         str(runs / "prior"), Beginning(stage="train_prior", config={}, inputs={"source": digest})
     ).finish([], {})  # fmt: skip
+    for name in ("text_encoder", "contrastive"):
+        StageDirectory(
+            str(runs / name), Beginning(stage=f"train_{name}", config={}, inputs={"source": digest})
+        ).finish([], {})  # fmt: skip
     prior = manifest_digest(str(runs / "prior"))
     StageDirectory(
         str(runs / "samples"), Beginning(stage="sample", config={}, inputs={"prior": prior})
@@ -315,7 +319,9 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
     for row in kept[:2]:  # after the first time the prior knows the tokens by the digest of before
         lines: list[str] = []
         forget(str(runs), by_key(row.key), lines.append)
-        told = [line for line in lines if "prior" in line or "samples" in line or "text" in line]
+        unlearned = {line.split()[2] for line in lines if line.startswith("not unlearned: ")}
+        assert unlearned == {"text_encoder", "contrastive", "prior"}
+        told = [line for line in lines if "prior" in line or "samples" in line or "left as it is: text" in line]
         assert told == [
             "not unlearned: prior was trained on rows that are forgotten; train it anew in a new output",
             "left as it is: samples, sample of what was made with the rows; remove it or make it anew",

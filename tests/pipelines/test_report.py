@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from spoiled_tokens import write_anyhow
 
+from parti_data.charts import BOTTOM, TOP, Axes, Series, draw_code_usage, draw_curves, thin
 from parti_data.errors import ShardError, StorageError
 from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, say_share
 from parti_data.images import image_key, to_png
@@ -24,7 +25,6 @@ from parti_data.sources import SyntheticSource
 from parti_data.token_shard import ShardMetadata, TokenRow, token_schema
 from pipelines.report import page as page_module
 from pipelines.report import write_report
-from pipelines.report.charts import BOTTOM, TOP, Series, draw_code_usage, draw_curves, thin
 from pipelines.report.funnel import find_examples, read_funnel
 from pipelines.report.samples import choose
 from pipelines.report.stages import FinishedStage, find_stages
@@ -332,9 +332,47 @@ def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
     assert "50.0 % right, 3 samples" in page
 
 
+def make_curves(path: Path, curves: object) -> None:
+    begun = directory(path, "evaluate")
+    begun.finish([], {"judged": 6}, {"figures": {}, "curves": curves})
+
+
+def test_curves_of_an_evaluation_have_their_charts(tmp_path):
+    lines = [
+        {"name": "best by score", "points": [[1, 0.5], [2, 0.625], [3, 0.75]]},
+        {"name": HOSTILE, "points": [[1, 1]]},
+    ]
+    panel = {"category": HOSTILE, "num_pictures": 6, "lines": lines, "reference": ["one sample", 0.5]}
+    curves = {"title": "Right pictures", "x_label": "candidates a prompt", "panels": [panel]}
+    make_curves(tmp_path / "evaluation", {"best_of": curves})
+    page = read_page(tmp_path)
+    assert re.findall(r"<h2>(.+?) <small>", page) == ["Curves"]
+    assert "best by score 0.75</span>" in page
+    assert "best by score: 0.5 at candidates a prompt 1, 0.75 at candidates a prompt 3" in page
+    assert 'class="axis">candidates a prompt</text>' in page
+    ((places,),) = [re.findall(r'<polyline class="line-1" points="([^"]+)"', page)]
+    heights = [float(place.partition(",")[2]) for place in places.split()]
+    assert heights == pytest.approx([BOTTOM + share * (TOP - BOTTOM) for share in (0.5, 0.625, 0.75)])
+    assert "<script>" not in page
+
+
+@pytest.mark.parametrize("curves", [{"best_of": {"title": 3}}, [1]])
+def test_other_curves_are_told_as_a_problem(tmp_path, curves):
+    make_curves(tmp_path / "evaluation", curves)
+    assert "expected curves as evaluate writes them, found others; run evaluate into a new" in read_page(tmp_path)
+
+
+def test_samples_that_were_not_kept_are_not_shown(run):
+    path = run / "samples" / "samples.parquet"
+    table = pq.read_table(path)
+    names = [table["picture"][0].as_py(), "", ""]
+    pq.write_table(table.set_column(table.column_names.index("picture"), "picture", [names]), path)
+    assert "1 samples" in read_page(run)
+
+
 def test_more_samples_than_fit_are_chosen_by_prompt():
-    rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in range(2)]
-    assert choose(rows) == [{"sample": 0, "prompt": prompt} for prompt in range(24)]
+    rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in (7, 1)]
+    assert choose(rows) == [{"sample": 7, "prompt": prompt} for prompt in range(24)]
 
 
 @pytest.mark.parametrize(("measured_on", "shown"), [("held_out", "held-out pictures"), ("training", "training pic")])
@@ -421,7 +459,7 @@ def test_unfinished_stages_are_named(run):
         ("tokenizer/reconstructions.png", b"no", "expected a picture, found image_unreadable"),
         ("prior/metrics.jsonl", b'{"step": 1}\n{', "a step in each line, found something else in line 2"),
         ("tokens/tokens-00000-of-00001.parquet", None, "expected a token shard, found"),
-        ("samples/samples.parquet", b"no", "expected a table with picture, prompt, category, sample, found"),
+        ("samples/samples.parquet", b"no", "expected a table with picture, prompt, category, found"),
         ("pairs/ledger-00000-of-00001.parquet", None, "No such file"),
     ],
 )  # fmt: skip
@@ -461,14 +499,14 @@ def test_code_figures_are_those_of_the_shard(run):
 
 def test_negative_losses_fall_back_to_a_linear_scale():
     points = [(1.0, 100.0), (2.0, -5.0)]
-    chart = draw_curves("loss", [Series("loss", points)], "log")
+    chart = draw_curves("loss", [Series("loss", points)], Axes(scale="log"))
     assert chart is not None
     assert chart.scale == "linear"
     assert [tick.place for tick in chart.y_ticks] == [BOTTOM, (TOP + BOTTOM) / 2, TOP]
 
 
 def test_a_log_scale_has_its_geometric_mean_in_the_middle():
-    chart = draw_curves("loss", [Series("loss", [(1, 0.01), (2, 1.0)])], "log")
+    chart = draw_curves("loss", [Series("loss", [(1, 0.01), (2, 1.0)])], Axes(scale="log"))
     assert chart is not None
     assert (chart.scale, [tick.text for tick in chart.y_ticks]) == ("log", ["0.01", "0.1", "1"])
 

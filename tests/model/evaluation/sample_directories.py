@@ -13,9 +13,18 @@ Row = tuple[str, str, str]
 """Prompt, category and challenge."""
 
 
-def make_samples(path: Path, prompts: list[Row], copies: int = 1, side: int = 8, pictures: list | None = None) -> str:
+def make_samples(
+    path: Path,
+    prompts: list[Row],
+    copies: int = 1,
+    side: int = 8,
+    pictures: list | None = None,
+    beginning: dict | None = None,
+) -> str:
     """Write a finished directory with `copies` samples of each prompt; its path."""
-    begun = begin(str(path), Beginning(stage="sample", config={}, inputs={}))
+    begun = begin(
+        str(path), Beginning.model_validate({"stage": "sample", "config": {}, "inputs": {}} | (beginning or {}))
+    )
     assert isinstance(begun, StageDirectory)
     rows = [
         (*prompt, copy, f"sample-{n:05d}-{copy:03d}.png") for n, prompt in enumerate(prompts) for copy in range(copies)
@@ -29,3 +38,13 @@ def make_samples(path: Path, prompts: list[Row], copies: int = 1, side: int = 8,
     files = ["samples.parquet", *(row[4] for row in rows)]
     begun.finish([record_shard(str(path), file, 0) for file in files], {"prompts": len(prompts), "images": len(rows)})
     return str(path)
+
+
+def rank_samples(path: str, scores: list[float], kept: int) -> None:
+    """Put scores and ranks into a directory's table, whose samples are in order, and leave out what is not kept."""
+    table = pq.read_table(f"{path}/samples.parquet")
+    copies = max(table["sample"].to_pylist()) + 1
+    ranks = [number % copies + 1 for number in range(len(table))]
+    pictures = [name if rank <= kept else "" for name, rank in zip(table["picture"].to_pylist(), ranks, strict=True)]
+    table = table.set_column(table.column_names.index("picture"), "picture", pa.array(pictures))
+    pq.write_table(table.append_column("score", [scores]).append_column("rank", [ranks]), f"{path}/samples.parquet")

@@ -1,13 +1,11 @@
-"""open_clip is not installed with the tests: a module of its name and interface stands in for it."""
-
 import sys
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from sample_directories import make_samples
+from stand_in_clip import save_towers, stand_in
 
 from model.evaluation.clip import load_clip
 from model.evaluation.evaluate import evaluate
@@ -17,59 +15,26 @@ from parti_data.errors import CheckpointError, ConfigError
 CPU = torch.device("cpu")
 
 
-class TwoTowers(torch.nn.Module):
-    """Features of a picture: its mean colour; of a text: how many r, g and b it has; both through weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.visual = torch.nn.Linear(3, 3, bias=False)
-        self.text = torch.nn.Linear(3, 3, bias=False)
-
-    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
-        return self.visual(images.mean((2, 3)))
-
-    def encode_text(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.text(ids)
-
-
 @pytest.fixture
-def open_clip(monkeypatch):
-    module = ModuleType("open_clip")
-    made = []
-    configs = {"Two": {"text_cfg": {"width": 3}}, "Hub": {"text_cfg": {"hf_tokenizer_name": "google/t5"}}}
-    module.get_model_config = configs.get  # type: ignore[attr-defined]
-
-    def create(name, pretrained):
-        made.append((name, pretrained))
-        return TwoTowers(), None, lambda picture: torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255
-
-    module.create_model_and_transforms = create  # type: ignore[attr-defined]
-    module.get_tokenizer = lambda name: (
-        lambda texts: torch.tensor(  # type: ignore[attr-defined]
-            [[float(text.count(letter)) for letter in "rgb"] for text in texts]
-        )
-    )
-    monkeypatch.setitem(sys.modules, "open_clip", module)
-    return SimpleNamespace(made=made)
+def made(monkeypatch) -> list:
+    return stand_in(monkeypatch)
 
 
 @pytest.fixture
 def weights(tmp_path) -> str:
-    path = str(tmp_path / "clip.pt")
-    torch.save({"state_dict": {f"module.{name}.weight": 2 * torch.eye(3) for name in ("visual", "text")}}, path)
-    return path
+    return save_towers(str(tmp_path / "clip.pt"))
 
 
-def test_weights_come_from_the_file_alone_and_features_are_of_both_towers(open_clip, weights):
+def test_weights_come_from_the_file_alone_and_features_are_of_both_towers(made, weights):
     clip = load_clip("Two", weights, CPU)
-    assert open_clip.made == [("Two", None)]
+    assert made == [("Two", None)]
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[..., 1] = 255
     assert clip.picture_features([picture]).tolist() == [[0, 2, 0]]
     assert clip.text_features(["rgg"]).tolist() == [[2, 4, 0]]
 
 
-def test_samples_are_scored_against_their_prompts_and_by_group(open_clip, weights, tmp_path):
+def test_samples_are_scored_against_their_prompts_and_by_group(made, weights, tmp_path):
     red, green = (np.zeros((8, 8, 3), np.uint8) for _ in range(2))
     red[..., 0], green[..., 1] = 255, 255
     prompts = [("r", "Colours", "Basic"), ("b", "Colours", "Complex"), ("rg", "Other", "Complex")]
@@ -94,16 +59,16 @@ def test_without_open_clip_the_extra_is_named(monkeypatch):
         load_clip("Two", "none.pt", CPU)
 
 
-def test_what_would_be_downloaded_is_refused(open_clip, weights):
+def test_what_would_be_downloaded_is_refused(made, weights):
     with pytest.raises(ConfigError, match="expected a model that needs no download, found 'Hub' with .* google/t5;"):
         load_clip("Hub", weights, CPU)
     for name in ("hf-hub:laion/x", "unknown"):
         with pytest.raises(ConfigError, match=f"expected a model that open_clip has built in, found '{name}'; choose"):
             load_clip(name, weights, CPU)
-    assert open_clip.made == []
+    assert made == []
 
 
-def test_weights_of_another_model_are_refused(open_clip, tmp_path):
+def test_weights_of_another_model_are_refused(made, tmp_path):
     path = str(tmp_path / "other.pt")
     torch.save({"visual.weight": torch.eye(3)}, path)
     with pytest.raises(CheckpointError, match="expected the weights of open_clip's Two, found others .*text.weight"):

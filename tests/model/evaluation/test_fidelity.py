@@ -121,6 +121,30 @@ def test_so_many_of_both_are_drawn_at_random_and_the_seed_decides(network, tmp_p
         evaluate(config(tmp_path, samples, weights, "e", real=folder, num_images=10, figures=["fid"]))
 
 
+def test_too_few_images_are_refused_before_any_is_measured(network, tmp_path, samples, folder, weights, filtered):
+    few = make_samples(tmp_path / "few", PROMPTS[:9], side=16)
+    pairs = len(list(PairDirectory(filtered).kept()))
+    for generated, settings, message in (
+        (few, {"figures": ["inception_score"]}, "expected at least 10 samples for inception_score, found 9; give more"),
+        (few, {"real": filtered, "figures": ["precision_recall"], "num_images": 3}, "at least 4 samples for precision"),
+        (samples, {"real": filtered, "figures": ["fid"], "num_images": 1}, "at least 2 samples for fid, found 1"),
+        (
+            samples,
+            {"real": filtered, "num_images": 12 + pairs},
+            rf"expected at least {12 + pairs} samples in .*, found 12",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(config(tmp_path, generated, weights, "refused", **settings))
+    assert not (tmp_path / "refused").exists()
+    for image in list((tmp_path / "photographs").glob("*.png"))[3:]:
+        image.unlink()
+    with pytest.raises(ConfigError, match="expected at least 4 real images for precision_recall, found 3; give more"):
+        evaluate(config(tmp_path, samples, weights, "read", real=folder))
+    assert not (tmp_path / "read" / "sample_features.npy").exists()
+    assert network.seen == []
+
+
 def test_real_images_are_cut_as_dalles_second_listing(network, tmp_path, samples, folder, weights):
     evaluate(config(tmp_path, samples, weights, real=folder, preprocessing="dalle_listing_2", figures=["fid"], seed=3))
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)

@@ -9,6 +9,7 @@ from sample_directories import make_samples
 
 from model.evaluation.evaluate import evaluate
 from model.evaluation.evaluate_config import EvaluateConfig
+from model.evaluation.sample_directory import SampleDirectory
 from parti_data.errors import ShardError
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)> \u202e{{ 7 * 7 }}"
@@ -113,6 +114,19 @@ def test_the_policy_lets_the_pages_own_script_run_and_nothing_be_fetched(tmp_pat
     assert f"script-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'; img-src 'self' file:;")
     assert "http" not in policy
+
+
+def test_a_picture_is_read_once_and_what_a_killed_run_left_is_swept(tmp_path, models, monkeypatch):
+    left = tmp_path / "evaluation" / "pictures" / "1" / f"00000-000.png.tmp-{'0' * 32}"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half a picture")
+    read, content = [], SampleDirectory.content
+    monkeypatch.setattr(
+        SampleDirectory, "content", lambda self, sample: read.append(sample.picture) or content(self, sample)
+    )
+    folder = write(tmp_path, {"models": models})
+    assert not left.exists()
+    assert len(read) == len(list(folder.rglob("*.png"))) + 2  # the first of each model tells its side
 
 
 def test_a_picture_that_is_none_is_refused(tmp_path, models):

@@ -138,11 +138,11 @@ def test_the_papers_sizes_have_the_papers_parameters(name, millions):
     shape = make_shape(PartiShape, config.architecture)
     with torch.device("meta"):
         model = Parti(shape)
-    layers = [*model.encoder.parameters(), *model.decoder.parameters()]
+    layers = [*model.text_encoder.blocks.parameters(), *model.decoder.parameters()]
     matrices = sum(parameter.numel() for parameter in layers if parameter.dim() == 2)
     assert matrices == (12 * shape.num_encoder_layers + 16 * shape.num_decoder_layers) * shape.width**2
     assert matrices / 1e6 == pytest.approx(millions, abs=0.5)
-    embeddings = (model.token_embedding, model.text_embedding, model.to_logits)
+    embeddings = (model.token_embedding, model.text_encoder.embedding, model.to_logits)
     num_norms = 2 * shape.num_encoder_layers + 3 * shape.num_decoder_layers + 2
     rest = sum(parameter.numel() for parameter in model.parameters()) - matrices
     rest -= sum(parameter.numel() for module in embeddings for parameter in module.parameters())
@@ -164,5 +164,5 @@ def test_the_laptops_size_has_twelve_million_weights_beside_its_embeddings():
     config = TrainPriorConfig.load(str(CONFIGS / "parti_laptop.toml"), [])
     with torch.device("meta"):
         model = Parti(make_shape(PartiShape, config.architecture))
-    layers = [*model.encoder.parameters(), *model.decoder.parameters()]
+    layers = [*model.text_encoder.blocks.parameters(), *model.decoder.parameters()]
     assert sum(parameter.numel() for parameter in layers) / 1e6 == pytest.approx(12, abs=0.5)

@@ -15,7 +15,10 @@ METADATA = ShardMetadata(
     resize_library="l", precision="float32", text_tokenizer="bb", text_vocabulary_size=32, config_digest="c",
     input_digest="i",
 )  # fmt: skip
-TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 1, 0.0)
+TINY = PartiShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_encoder_layers=1, num_decoder_layers=1, dropout=0.0,
+)  # fmt: skip
 
 
 def test_a_saved_prior_is_the_same_prior_and_names_its_tokenizers(tmp_path):
@@ -51,12 +54,18 @@ def write_told(path, fields, **parameters):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"hidden": 128}, r"encoder.0.feed_forward.0.weight of shape \(64, 32\) where its header tells of \(128, 32\)"),
-        ({"qk_norm": True}, r"encoder.0.self_attention.query_norm.weight of shape none where its header tells of"),
+        (
+            {"hidden": 128},
+            r"blocks.0.feed_forward.0.weight of shape \(64, 32\) where its header tells of \(128, 32\)",
+        ),
+        (
+            {"qk_norm": True},
+            r"blocks.0.self_attention.query_norm.weight of shape none where its header tells of",
+        ),
         ({"depth": 3}, "architecture: expected a known key, found 'depth'"),
         ({"norm": "batch"}, "architecture.norm: expected one of layer, rms, found 'batch'"),
         ({"width": 1e9}, "architecture.width: expected a whole number, found 1000000000.0"),
-        ({"width": 1 << 20}, r"text_positions of shape \(12, 32\) where its header tells of \(12, 1048576\)"),
+        ({"width": 1 << 20}, r"start_positions of shape \(1, 32\) where its header tells of \(1, 1048576\)"),
         ({"grid_side": 1 << 20}, "a header of 1 layers, 12 text positions, a grid side of 1048576"),
         ({"num_decoder_layers": 1 << 20}, "a header of 1048576 layers"),
         ({"max_text_length": 1 << 30}, "a header of 1 layers, 1073741824 text positions"),

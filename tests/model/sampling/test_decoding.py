@@ -6,7 +6,10 @@ from model.priors.parti import Parti, PartiShape
 from model.sampling.decoding import Decoding, DecodingExecution, prepare
 from parti_data.text import END
 
-TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
+TINY = PartiShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_encoder_layers=1, num_decoder_layers=2, dropout=0.0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -30,6 +33,20 @@ def test_in_bfloat16_products_and_caches_alone_are_narrow(model):
     assert {model.decoder_norm.weight.dtype, model.token_embedding.weight.dtype, found.dtype} == {torch.float32}
     assert not torch.equal(found, wanted)
     torch.testing.assert_close(found, wanted, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+@torch.inference_mode()
+def test_positions_filled_at_once_leave_what_their_steps_would(model, precision, tolerance):
+    prepare(model, DecodingExecution(precision=precision))
+    tokens = torch.tensor([[3, 9, 1, 7, 7], [1, 4, 60, 2, 0]])
+    text_ids = torch.tensor([[5, 6, END], [7, 8, END]])
+    stepped, filled = Decoding(model, text_ids), Decoding(model, text_ids)
+    for position in range(5):
+        stepped.step(tokens[:, max(position - 1, 0)], position)
+    filled.fill(tokens)
+    found, wanted = (decoding.step(tokens[:, -1], 5) for decoding in (filled, stepped))
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0)
 
 
 @torch.inference_mode()

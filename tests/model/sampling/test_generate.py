@@ -9,7 +9,10 @@ from model.priors.parti import Parti, PartiShape, no_text
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
 from parti_data.text import END, PAD
 
-TINY = PartiShape(32, 12, 64, 4, 32, 64, 2, 1, 2, 0.0)
+TINY = PartiShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_encoder_layers=1, num_decoder_layers=2, dropout=0.0,
+)  # fmt: skip
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
 
 
@@ -77,6 +80,32 @@ def test_generation_equals_a_loop_without_a_cache(model, monkeypatch):
         logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
     assert torch.equal(generate(model, text_ids, uniform, sampling), tokens)
+
+
+@pytest.mark.parametrize("long_from", [1, 256])
+@pytest.mark.parametrize("num_given", [1, 8, 12, 16])
+def test_given_tokens_come_back_and_the_rest_is_drawn_as_by_a_loop_without_a_cache(
+    model, num_given, long_from, monkeypatch
+):
+    monkeypatch.setattr("model.attention.LONG_SEQUENCE", long_from)  # from where attention is done another way
+    text_ids, given = torch.tensor([[5, 6, END], [7, END, PAD]]), torch.randint(64, (2, num_given))
+    uniform = uniform_numbers([(1, n) for n in range(2)], 16)
+    sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)
+    tokens = torch.zeros(2, 16, dtype=torch.long)
+    tokens[:, :num_given] = given
+    for position in range(num_given, 16):
+        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
+    assert torch.equal(generate(model, text_ids, uniform, sampling, given), tokens)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_first_tokens_of_a_drawn_image_give_it_back(model, guidance):
+    text_ids, uniform = torch.tensor([[5, 6, END], [7, END, PAD]]), uniform_numbers([(3, n) for n in range(2)], 16)
+    sampling = Sampling(guidance=guidance)
+    drawn = generate(model, text_ids, uniform, sampling)
+    for num_given in (0, 4, 11, 16):
+        assert torch.equal(generate(model, text_ids, uniform, sampling, drawn[:, :num_given]), drawn)
 
 
 def test_another_seed_draws_another_image(model):

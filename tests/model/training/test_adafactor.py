@@ -41,6 +41,7 @@ def adamw(start: np.ndarray, gradients: list[np.ndarray], lr: float, decay: floa
 def test_an_optimizer_moves_as_its_formula(name, formula):
     rng = np.random.default_rng(0)
     layer = nn.Linear(5, 7)
+    layer.register_parameter("scale", nn.Parameter(torch.tensor(2.0)))
     optimizer = make_optimizer(layer, Schedule(num_steps=9, lr=0.02, optimizer=name, beta2=0.96, weight_decay=0.045))
     starts = {key: value.detach().numpy().copy() for key, value in layer.named_parameters()}
     gradients = {
@@ -49,7 +50,7 @@ def test_an_optimizer_moves_as_its_formula(name, formula):
     }
     for step in range(STEPS):
         for key, parameter in layer.named_parameters():
-            parameter.grad = torch.from_numpy(gradients[key][step]).float()
+            parameter.grad = torch.from_numpy(np.asarray(gradients[key][step])).float()
         optimizer.step()
     for key, parameter in layer.named_parameters():
         wanted = formula(starts[key], gradients[key], 0.02, 0.045 if parameter.dim() == 2 else 0.0)

@@ -12,6 +12,7 @@ from parti_data import TokenDataset
 
 CONFIG = """
 batch_size = 32
+seed = 1
 ema_decay = 0.9
 [architecture]
 max_text_length = 16
@@ -48,7 +49,7 @@ def stop_at(step: int):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tokens, run_on_ranks):
+def runs(tmp_path_factory, tokens, on_two_ranks):
     """The folder of all runs: by one process, by two, stopped and gone on with, also by the other number."""
     folder = tmp_path_factory.mktemp("priors")
     config = folder / "config.toml"
@@ -56,7 +57,7 @@ def runs(tmp_path_factory, tokens, run_on_ranks):
     alone, together = alone_in(config, folder), []
 
     def output(name, *words):
-        return [f"output={folder / name}", *words]
+        return ["prior", str(config), f"output={folder / name}", *words]
 
     alone("one")
     alone("one_stopped", stop=STOPS["one"])
@@ -70,7 +71,7 @@ def runs(tmp_path_factory, tokens, run_on_ranks):
     together += [output("shares_stopped", *SHARD, *ADAFACTOR, f"stop={STOPS['shares']}")]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR), output("one_to_two", *SHARD, *ADAFACTOR)]
     together += [output("two_to_one", *SHARD, *ADAFACTOR, f"stop={STOPS['moved']}"), output("bad", "bad=3")]
-    run_on_ranks(Path(__file__).with_name("train_prior_on_ranks.py"), CONFIG=str(config), TRAININGS=together)
+    on_two_ranks(together)
     alone("two_to_one", *ADAFACTOR)
     return folder
 
@@ -145,7 +146,7 @@ def test_each_rank_writes_its_share(runs):
 
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all_and_names_its_rows(runs, tokens):
     told = [(runs / "bad" / f"error{rank}.txt").read_text() for rank in (0, 1)]
-    keys = TokenDataset(tokens, 32, rank=1, world_size=2).batch(3).keys
+    keys = TokenDataset(tokens, 32, seed=1, rank=1, world_size=2).batch(3).keys
     assert told[0] == told[1]
     found = f"found inf at step 3, a batch of {', '.join(keys[:4])} and 12 more; lower schedule.lr"
     assert f"expected a finite loss, {found}" in told[0]

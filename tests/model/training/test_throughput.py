@@ -24,7 +24,7 @@ def test_work_is_six_flops_a_weight_and_token_and_what_attention_adds(grid_side)
     attention = 2 * width * (3 * text**2 + 2 * (image**2 + image * text))
     wanted = 6 * (encoder + decoder + width * codes * image + attention)
     network = Parti(replace(SHAPE, grid_side=grid_side)).train()
-    found = count_work(network, torch.ones(2, text, dtype=torch.long), torch.ones(2, image, dtype=torch.long))
+    found = count_work(network, image, torch.ones(2, text, dtype=torch.long), torch.ones(2, image, dtype=torch.long))
     assert found == Work(image, wanted)
     assert network.training
 
@@ -55,14 +55,14 @@ def test_speed_is_that_of_the_steps_since_the_last_line_without_pauses(clock, mo
         found = told.tell(steps_left=10)
         step_s = seconds / 4
         assert found["steps_per_s"] == pytest.approx(1 / step_s, abs=0.005)
-        assert found["images_per_s"] == pytest.approx(32 / step_s, abs=0.005)
+        assert found["rows_per_s"] == pytest.approx(32 / step_s, abs=0.005)
         assert found["tokens_per_s"] == pytest.approx(32 * 64 / step_s, abs=0.05)
         assert found["mfu"] == pytest.approx(32 / step_s * 3e9 / 2 / 1e12, abs=5e-5)
         assert found["eta_s"] == pytest.approx(10 * step_s)
         assert found["matmul_peak_tflops"] == 1.0
         assert 1e7 < found["memory_bytes"] < 1e12
     line = throughput_line(found, 32)
-    assert line.startswith("0.667 steps/s  21 images/s  1,365 tokens/s  3.2% of a matmul's 1 TFLOP/s")
+    assert line.startswith("0.667 steps/s  21 rows/s  1,365 tokens/s  3.2% of a matmul's 1 TFLOP/s")
 
 
 def test_without_known_work_steps_alone_are_told(clock):
@@ -71,4 +71,4 @@ def test_without_known_work_steps_alone_are_told(clock):
     clock[0] += 0.5
     found = told.tell(1)
     assert found == {"steps_per_s": 2.0}
-    assert throughput_line(found, 32) == "2 steps/s  64 images/s"
+    assert throughput_line(found, 32) == "2 steps/s  64 rows/s"

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from model.training.token_batches import StepBatches, TokenBatches
+from model.training.token_batches import StepBatches, TokenBatches, as_tensors
 from parti_data import TokenBatch, TokenDataset
 
 
@@ -63,8 +63,13 @@ def test_torchdatas_loader_resumes_exactly(tokens, whole, num_workers, taken):
     assert_equal(list(islice(resumed, 10)), whole[taken : taken + 10])
 
 
+def step_batches(path: str, device: torch.device) -> StepBatches:
+    dataset = make(path)
+    return StepBatches(lambda step: as_tensors(dataset.batch(step)), device)
+
+
 def test_a_step_s_batch_is_wide_integers_on_the_device(tokens, whole):
-    batches = StepBatches(make(tokens), torch.device("cpu"))
+    batches = step_batches(tokens, torch.device("cpu"))
     for step in (3, 0, 4):
         keys, text_ids, image_tokens = batches.get(step)
         assert keys == whole[step].keys
@@ -75,6 +80,6 @@ def test_a_step_s_batch_is_wide_integers_on_the_device(tokens, whole):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gets_the_same_batches(tokens, whole):
-    batches = StepBatches(make(tokens), torch.device("cuda"))
+    batches = step_batches(tokens, torch.device("cuda"))
     for step in (0, 1, 5):
         np.testing.assert_array_equal(batches.get(step).image_tokens.cpu(), whole[step].image_tokens)

@@ -1,4 +1,4 @@
-"""The geometry of the page's charts: series of numbers to places in a view box; the template draws them.
+"""The geometry of charts: series of numbers to places in a view box; templates draw them as SVG.
 
 A `Chart` fits the view box of `WIDTH` by `HEIGHT` units and scales with its place on the page.
 """
@@ -16,6 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 308, 12, 146
 """The edges of the plotted area."""
 _MAX_POINTS = 240
 _MAX_COLUMNS = 128
+_FEW_STEPS = 5
 _LEAST_LOG_RATIO = 5
 """A log scale shows nothing where the largest value is less than this many times the smallest."""
 
@@ -23,7 +24,7 @@ Scale = Literal["linear", "log"]
 
 
 class Series(NamedTuple):
-    """A named line: (step, value) in order of the steps."""
+    """A named line: (x, value) in order of x, which mostly is a step."""
 
     name: str
     points: list[tuple[float, float]]
@@ -37,7 +38,7 @@ class Tick(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A line as drawn: what SVG's `points` takes, and where and at what value it ends."""
+    """A line as drawn: what SVG's `points` takes, and where and at what value it ends, empty where it is not told."""
 
     name: str
     points: str
@@ -46,16 +47,34 @@ class Curve(NamedTuple):
     last: str
 
 
+class Axes(NamedTuple):
+    """What a chart's axes are."""
+
+    x_label: str = "step"
+    scale: Scale = "linear"
+    """Of the values; a log scale that they do not allow, or that would show no more, becomes a linear one."""
+    least: float | None = None
+    """Where the axis of values begins, None for the least of them, ..."""
+    most: float | None = None
+    """... and ends."""
+    tells_last: bool = True
+    """Whether the last value of a line is told beside its name, as where things stand."""
+
+
 class Chart(NamedTuple):
     """A chart as drawn; the description says in words what the picture shows."""
 
     title: str
     description: str
+    x_label: str
     scale: Scale
     curves: list[Curve]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     reference: Tick | None
+
+
+_STEPS = Axes()
 
 
 class Histogram(NamedTuple):
@@ -69,27 +88,26 @@ class Histogram(NamedTuple):
 
 
 def draw_curves(
-    title: str, series: list[Series], scale: Scale = "linear", reference: tuple[str, float] | None = None
+    title: str, series: list[Series], axes: Axes = _STEPS, reference: tuple[str, float] | None = None
 ) -> Chart | None:
-    """Return a chart of the series, None where they hold no point; the reference is a level with its name.
-
-    A log scale that the values do not allow, or that would show no more, becomes a linear one.
-    """
+    """Return a chart of the series, None where they hold no point; the reference is a level with its name."""
     series = [Series(name, thin(points)) for name, points in series if points]
     if not series:
         return None
     values = [value for line in series for _, value in line.points] + ([reference[1]] if reference else [])
-    steps = [step for line in series for step, _ in line.points]
-    low, high = min(values), max(values)
-    scale = "log" if scale == "log" and low > 0 and high / low >= _LEAST_LOG_RATIO else "linear"
-    to_x = _axis((min(steps), max(steps)), (LEFT, RIGHT), "linear")
+    low = min(values) if axes.least is None else axes.least
+    high = max(values) if axes.most is None else axes.most
+    scale: Scale = "log" if axes.scale == "log" and low > 0 and high / low >= _LEAST_LOG_RATIO else "linear"
+    steps = sorted({step for line in series for step, _ in line.points})
+    to_x = _axis((steps[0], steps[-1]), (LEFT, RIGHT), "linear")
     to_y = _axis((low, high), (BOTTOM, TOP), scale)
     return Chart(
         title,
-        "; ".join(_describe(line) for line in series),
+        "; ".join(_describe(line, axes.x_label) for line in series),
+        axes.x_label,
         scale,
-        [_curve(line, to_x, to_y) for line in series],
-        [Tick(to_x(step), say_count(round(step))) for step in _spread(min(steps), max(steps), "linear")],
+        [_curve(line, to_x, to_y, axes.tells_last) for line in series],
+        [Tick(to_x(step), _say_step(step)) for step in _marked(steps)],
         [Tick(to_y(value), say_figure(value)) for value in _spread(low, high, scale)],
         Tick(to_y(reference[1]), reference[0]) if reference else None,
     )
@@ -140,17 +158,29 @@ def _spread(low: float, high: float, scale: Scale) -> list[float]:
     return [low, math.sqrt(low * high) if scale == "log" else (low + high) / 2, high]
 
 
-def _curve(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Curve:
+def _marked(steps: list[float]) -> list[float]:
+    """Return all steps where they are few, else the first, the last, and the one nearest to the middle of the range."""
+    if len(steps) <= _FEW_STEPS:
+        return steps
+    middle = (steps[0] + steps[-1]) / 2
+    return [steps[0], min(steps, key=lambda step: abs(step - middle)), steps[-1]]
+
+
+def _say_step(step: float) -> str:
+    return say_count(round(step)) if step == round(step) else say_figure(step)
+
+
+def _curve(line: Series, to_x: Callable[[float], float], to_y: Callable[[float], float], tells_last: bool) -> Curve:
     places = [(to_x(step), to_y(value)) for step, value in line.points]
-    return Curve(line.name, _join(places), *places[-1], say_figure(line.points[-1][1]))
+    return Curve(line.name, _join(places), *places[-1], say_figure(line.points[-1][1]) if tells_last else "")
 
 
-def _describe(line: Series) -> str:
+def _describe(line: Series, x_label: str) -> str:
     (first_step, first), (last_step, last) = line.points[0], line.points[-1]
     values = [value for _, value in line.points]
     return (
-        f"{line.name}: {say_figure(first)} at step {say_count(round(first_step))}, {say_figure(last)} at step "
-        f"{say_count(round(last_step))}, lowest {say_figure(min(values))}, highest {say_figure(max(values))}"
+        f"{line.name}: {say_figure(first)} at {x_label} {_say_step(first_step)}, {say_figure(last)} at {x_label} "
+        f"{_say_step(last_step)}, lowest {say_figure(min(values))}, highest {say_figure(max(values))}"
     )
 
 

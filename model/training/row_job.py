@@ -1,0 +1,43 @@
+"""What the jobs share that train on rows of ids: what they refuse, and what they tell when they are done."""
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from model.shapes import make_shape
+from model.text_encoder import TextEncoderShape
+from model.training.checkpoint import METRICS
+from model.training.ranks import Ranks
+from model.training.row_config import TrainOnRowsConfig
+from parti_data.caption_ids import TextReading
+from parti_data.errors import ConfigError
+from parti_data.manifest import Manifest, StageDirectory, record_shard
+
+S = TypeVar("S", bound=TextEncoderShape)
+
+
+def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
+    """Raise ConfigError, before anything is begun, for a batch that ranks and parts do not share evenly."""
+    if batch_size % (ranks.world_size * batch_parts):
+        raise ConfigError(
+            f"batch_size: expected a multiple of {ranks.world_size} ranks times {batch_parts} batch_parts, found "
+            f"{batch_size}; change one of them"
+        )
+
+
+def cut_text(config: TrainOnRowsConfig, kind: type[S], architecture: dict[str, Any]) -> TextReading:
+    """Return how text is read for an architecture, whose positions bound its length."""
+    longest = make_shape(kind, architecture).max_text_length
+    return config.text.model_copy(update={"length": min(config.text.length, longest)})
+
+
+def finish_job(
+    begun: StageDirectory, config: TrainOnRowsConfig, network: nn.Module, files: list[str], num_rows: int, **told: Any
+) -> Manifest:
+    """Write the manifest of these files and the metrics; its details say whose weights were measured and saved."""
+    details = told | {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "weights": "average" if config.ema_decay else "last",
+    }
+    shards = [record_shard(config.output, name, 0) for name in (*files, METRICS)]
+    return begun.finish(shards, {"rows": num_rows}, details)
