@@ -21,8 +21,10 @@ def prior_file(tmp_path_factory, tokens):
     """An untrained prior of the shared token shards, which reads eight ids of a caption."""
     metadata = open_token_directory(tokens).metadata
     shape = PartiShape(
-        metadata.text_vocabulary_size, 8, metadata.codebook_size, metadata.grid_side, 32, 64, 2, 1, 1, 0.0
-    )
+        text_vocabulary_size=metadata.text_vocabulary_size, max_text_length=8, codebook_size=metadata.codebook_size,
+        grid_side=metadata.grid_side, width=32, hidden=64, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
+        dropout=0.0,
+    )  # fmt: skip
     path = str(tmp_path_factory.mktemp("prior") / "prior.safetensors")
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -146,7 +146,7 @@ def test_each_rank_writes_its_share(runs):
 
 def test_a_loss_of_one_rank_that_is_not_finite_stops_all_and_names_its_rows(runs, tokens):
     told = [(runs / "bad" / f"error{rank}.txt").read_text() for rank in (0, 1)]
-    keys = TokenDataset(tokens, 32, rank=1, world_size=2).batch(3).keys
+    keys = TokenDataset(tokens, 32, 1, rank=1, world_size=2).batch(3).keys
     assert told[0] == told[1]
     found = f"found inf at step 3, a batch of {', '.join(keys[:4])} and 12 more; lower schedule.lr"
     assert f"expected a finite loss, {found}" in told[0]
