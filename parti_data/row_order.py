@@ -17,7 +17,7 @@ import numpy as np
 
 from parti_data.keyed_random import permutation, stream_key
 
-WINDOW_ROWS = 17 * 4096
+WINDOW_ROWS = 16 * 4096
 """About so many rows are mixed at a time."""
 WINDOW_BYTES = 160 << 20
 """Fewer where the row groups' image tokens would take more than this, each as much as the largest."""

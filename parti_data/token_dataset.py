@@ -22,7 +22,7 @@ from parti_data.storage import digest_json
 from parti_data.token_directory import TokenDirectory, open_token_directory
 from parti_data.token_rows import Drawn, ShardReading, Share, TokenRows
 
-ORDER = 2
+ORDER = 3
 """The version of the order of rows; a state of another one is refused."""
 Exhausted = Literal["repeat", "stop_at_first", "stop_at_last"]
 _CAPTION, _DROPOUT, _SOURCE = 1, 2, 3

@@ -31,6 +31,7 @@ CATEGORIES = {
     "one object": ("new_prompts", 1),
     "two objects": ("new_prompts", 2),
     "new combination": ("new_combinations", 1),
+    "new combination, two objects": ("new_combinations", 2),
 }
 """The split and the number of objects of each kind of prompt."""
 _READ_MEMORY_EVERY_S = 0.25
@@ -201,6 +202,7 @@ def summarise(output: str, seconds: dict[str, float], peak_bytes: int) -> dict[s
         "one_object_accuracy": accuracy["one object"],
         "two_object_accuracy": accuracy["two objects"],
         "new_combination_accuracy": accuracy["new combination"],
+        "new_combination_two_object_accuracy": accuracy["new combination, two objects"],
         "psnr_db": tokenizer["psnr_db"],
         "code_usage": tokenizer["code_usage"],
         "page": join(output, "report.html"),

@@ -1,13 +1,20 @@
 """Small data that many tests share: one run of every stage, made once."""
 
+import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 from local_stores import gcs_server, s3, s3_server, store  # noqa: F401
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores run the tests: more would be in the way
 ONE_WORKER = "--direct_num_workers=1"
+PRELOADED = [
+    "pytest", "model.training.train_prior", "pipelines.export", "pipelines.filter", "pipelines.forget",
+    "pipelines.import_tokens", "pipelines.shard", "pipelines.tokenize",
+]  # fmt: skip
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -23,6 +30,17 @@ def shared() -> Path:
 def cache(tmp_path_factory) -> None:
     """A cache of the tests' own, for the processes that they start too."""
     os.environ["PARTI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Processes that are forked from one that has imported all, so that each starts at once.
+
+    For all tests: Python has one such server, which imports what it was told before it started.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.attention import CausalMask, KeyValueCache
 from model.layers import Block, initialise, make_norm, positions_2d
 from model.masks import make_mask
+from model.one_dnn import Linear
 from model.rotary import RotaryPositions, Rotation, rotation_2d
 from model.shapes import refuse_even
 from model.text_encoder import EncodedText, TextEncoder, TextEncoderShape, position_table
@@ -67,7 +68,7 @@ class Parti(nn.Module):
         self.column_positions = position_table(shape.grid_side, shape.width) if shape.has_tables else None
         self.decoder = nn.ModuleList(Block(shape.block, has_context=True) for _ in range(shape.num_decoder_layers))
         self.decoder_norm = make_norm(shape.norm, shape.width)
-        self.to_logits = nn.Linear(shape.width, shape.codebook_size, bias=False)
+        self.to_logits = Linear(shape.width, shape.codebook_size, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         initialise(self, shape.num_encoder_layers + shape.num_decoder_layers)
         self.mask = CausalMask(make_mask(shape.image_attention, shape.grid_side, shape.kernel_side))

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from parti_data import ShardReading, TextReading, TokenBatch, TokenDataset, row_order
@@ -218,7 +219,7 @@ def whole_state(path: str, step: int) -> dict:
 def test_the_state_is_plain_and_says_the_step(path):
     dataset = TokenDataset(path, 16, seed=3)
     take(dataset, 4)
-    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest, "order": 2}
+    assert dataset.state_dict() == {"step": 4, "seed": 3, "batch_size": 16, "digest": dataset.digest, "order": 3}
 
 
 def test_the_state_of_another_dataset_is_refused(path, tmp_path):
@@ -239,7 +240,7 @@ def test_the_state_of_another_order_is_refused(path):
     dataset = TokenDataset(path, 16)
     state = dataset.state_dict()
     del state["order"]
-    with pytest.raises(ShardError, match="expected a state with order 2, found None; resume with what the run was"):
+    with pytest.raises(ShardError, match="expected a state with order 3, found None; resume with what the run was"):
         dataset.load_state_dict(state)
 
 
@@ -406,6 +407,39 @@ def test_other_rows_take_the_places_of_a_bad_shard_s_and_are_counted(tmp_path, m
     assert dataset.skipped_rows == sum(key not in good for batch in whole for key in batch.keys) > 0
     assert list(dataset.skipped) == [join(path, name)]
     assert "expected SHA-256" in dataset.skipped[join(path, name)]
+
+
+def as_written_by_others(table: pa.Table, column: str) -> pa.Table:
+    """A table whose last text of a column holds a byte that is no UTF-8."""
+    place, found = table.schema.get_field_index(column), table.column(column).combine_chunks()
+    is_list = pa.types.is_list(found.type)
+    texts = [text.encode() for text in (found.values if is_list else found).to_pylist()]
+    spoiled = pa.array([*texts[:-1], b"\xff"], pa.binary()).view(pa.string())
+    if is_list:
+        spoiled = pa.ListArray.from_arrays(found.offsets, spoiled, found.type)
+    return table.set_column(place, table.schema.field(place), spoiled)
+
+
+@pytest.mark.parametrize("column", ["key", "captions", "source", "source_key"])
+def test_a_shard_with_a_text_that_is_no_utf8_is_bad_before_anybody_looks_at_the_text(tmp_path, monkeypatch, column):
+    """All checksums agree: it was written so."""
+    to_good_table = to_table
+
+    def to_bad_table(rows: list[TokenRow], metadata: ShardMetadata) -> pa.Table:
+        table = to_good_table(rows, metadata)
+        return as_written_by_others(table, column) if rows[-1].source_key == "101" else table
+
+    monkeypatch.setattr(f"{__name__}.to_table", to_bad_table)
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    bad = f"{path}/tokens-00001-of-00002.parquet"
+    with pytest.raises(ShardError, match=rf"^{bad}: expected row group 10, found .*UTF.?8.*; run its stage again$"):
+        take(TokenDataset(path, 16), 10)
+    dataset = TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip"))
+    for batch in take(dataset, 10):
+        assert list(batch.source_keys) == [ROWS[key].source_key for key in batch.keys]
+        assert list(batch.sources) == ["made up"] * 16
+        assert set(batch.captions) <= {caption for key in batch.keys for caption in ROWS[key].captions}
+    assert list(dataset.skipped) == [bad]
 
 
 def damage(place: Path, generator: np.random.Generator) -> None:

@@ -1,6 +1,5 @@
 """Stages run in processes that are killed."""
 
-import multiprocessing
 import runpy
 from pathlib import Path
 
@@ -14,14 +13,6 @@ JOBS = {
     "export": ("pipelines.export", "export_tokens", "ExportConfig"),
     "import_tokens": ("pipelines.import_tokens", "import_tokens", "ImportTokensConfig"),
 }
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that are forked from one that has imported all, so that each starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module for module, _, _ in JOBS.values()])
-    return context
 
 
 @pytest.fixture(scope="module")

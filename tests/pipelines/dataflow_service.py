@@ -24,7 +24,7 @@ from apache_beam.portability.api import beam_provision_api_pb2, beam_runner_api_
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 
 PATH = re.compile(r"/v1b3/projects/p/locations/r/jobs(?:/(?P<job>[^/?]+))?(?P<part>/messages|/metrics)?(?:\?.*)?$")
-NUM_WORKERS = 2
+NUM_WORKERS = 1
 
 
 class Job(NamedTuple):

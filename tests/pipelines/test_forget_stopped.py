@@ -1,7 +1,6 @@
 """Forgetting that is stopped at any moment: never read as good, and done by the same command."""
 
 import json
-import multiprocessing
 import runpy
 import shutil
 import signal
@@ -102,14 +101,12 @@ def test_until_the_swap_nothing_has_changed_and_a_rerun_does_it(setup, tmp_path,
         assert contents(runs) == setup.expected, moment
 
 
-def test_a_process_that_is_killed_leaves_what_a_rerun_mends(setup, tmp_path, contents):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.forget", "stops_at_a_moment"])
+def test_a_process_that_is_killed_leaves_what_a_rerun_mends(setup, tmp_path, contents, processes):
     for moment in (setup.num_before_swap - 2, setup.num_before_swap + 12, setup.num_moments - 8):
         runs = tmp_path / str(moment)
         shutil.copytree(setup.before, runs)
         given = {"DIRECTORY": str(runs), "KEYS": setup.keys, "DIE_AT": moment}
-        child = context.Process(target=runpy.run_path, args=(CHILD, given, "__main__"))
+        child = processes.Process(target=runpy.run_path, args=(CHILD, given, "__main__"))
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL

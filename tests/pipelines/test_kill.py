@@ -47,7 +47,7 @@ def test_a_stage_that_was_killed_anywhere_ends_with_the_same_bytes(
 
 def test_a_stage_that_is_killed_again_and_again_gets_done(tmp_path, make_config, run_child, filtered, contents):
     config = make_config("filter", tmp_path / "out")
-    exits = [run_child("filter", config, 3, tmp_path / "moments") for _ in range(20)]
+    exits = [run_child("filter", config, 6, tmp_path / "moments") for _ in range(12)]
     assert exits[0] == -signal.SIGKILL
     assert exits[-1] == 0
     assert sorted(exits) == exits

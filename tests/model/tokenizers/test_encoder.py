@@ -50,7 +50,7 @@ def network(request) -> TokenizerNetwork:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
 
 
 def plain_tokens(network: TokenizerNetwork, images: np.ndarray) -> Tensor:
@@ -71,13 +71,14 @@ def test_tokens_are_those_of_the_network_as_it_is(network, images):
 def test_tokens_do_not_depend_on_batch_threads_or_order(network, images):
     tokenizer, threads = ImageTokenizer(network), torch.get_num_threads()
     assert tokenizer.batch_size == 64
+    tokenizer.batch_size = len(images)  # a slow processor takes a second for each
     whole = tokenizer.encode(images)
-    for tokenizer.batch_size, first, last in ((1, 10, 13), (7, 20, 34)):
+    for tokenizer.batch_size, first, last in ((1, 10, 12), (5, 20, 27)):
         assert torch.equal(tokenizer.encode(images[first:last]), whole[first:last])
         assert torch.equal(tokenizer.encode(images[first:last][::-1].copy()), whole[first:last].flip(0))
     try:
         torch.set_num_threads(2)
-        assert torch.equal(tokenizer.encode(images[:7]), whole[:7])
+        assert torch.equal(tokenizer.encode(images[:5]), whole[:5])
     finally:
         torch.set_num_threads(threads)
 

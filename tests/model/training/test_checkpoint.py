@@ -1,6 +1,7 @@
 """Checkpoints that are not what this run left: each is refused, and none runs code or fills the memory."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from model.training.checkpoint import CHECKPOINTS, Checkpoints, Progress
-from model.training.checkpoint_files import INDEX
+from model.training.checkpoint_files import INDEX, CheckpointWriter
 from model.training.ranks import Ranks
 from parti_data.errors import CheckpointError, ShardError
 
@@ -82,10 +83,19 @@ def test_the_last_are_kept_and_one_without_an_index_is_none(tmp_path):
 
 
 def test_a_copy_is_written_so_that_the_run_may_go_on(tmp_path, monkeypatch):
-    wanted, made = trained(), trained()
+    """The run changes its weights before the first of them is written."""
+    wanted, made, changed = trained(), trained(), threading.Event()
+    write_data = CheckpointWriter.write_data
+
+    def wait_and_write(*arguments):
+        assert changed.wait(60)
+        return write_data(*arguments)
+
+    monkeypatch.setattr(CheckpointWriter, "write_data", wait_and_write)
     with Checkpoints(str(tmp_path), Ranks(), 2) as checkpoints:
         checkpoints.save(made, Progress(7))
         made["network"].weight.data.zero_()
+        changed.set()
     found, _ = resumed(tmp_path)
     assert torch.equal(found["network"].weight, wanted["network"].weight)
 

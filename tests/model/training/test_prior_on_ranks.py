@@ -49,7 +49,7 @@ def stop_at(step: int):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, tokens, on_two_ranks):
+def runs(tmp_path_factory, tokens, run_on_ranks):
     """The folder of all runs: by one process, by two, stopped and gone on with, also by the other number."""
     folder = tmp_path_factory.mktemp("priors")
     config = folder / "config.toml"
@@ -71,7 +71,7 @@ def runs(tmp_path_factory, tokens, on_two_ranks):
     together += [output("shares_stopped", *SHARD, *ADAFACTOR, f"stop={STOPS['shares']}")]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR), output("one_to_two", *SHARD, *ADAFACTOR)]
     together += [output("two_to_one", *SHARD, *ADAFACTOR, f"stop={STOPS['moved']}"), output("bad", "bad=3")]
-    on_two_ranks(together)
+    run_on_ranks(Path(__file__).with_name("train_on_two_ranks.py"), TRAININGS=together)
     alone("two_to_one", *ADAFACTOR)
     return folder
 

@@ -1,4 +1,4 @@
-"""Several processes that train one tokenizer, started by torchrun as a user would."""
+"""Several processes that train one tokenizer, mostly started by torchrun as a user would."""
 
 import os
 import subprocess
@@ -44,13 +44,15 @@ precision = "float32"
 """
 
 
+SCRIPT = Path(__file__).with_name("train_on_ranks.py")
+
+
 def start(arguments: list[str], failure: str = "") -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = str(Path(__file__).with_name("train_on_ranks.py"))
     root = str(Path(__file__).parents[3])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "FAILURE": failure, "PYTHONPATH": root}
     return subprocess.run(
-        [*command, script, "train", "tokenizer", *arguments], env=environment, capture_output=True, text=True,
+        [*command, str(SCRIPT), "train", "tokenizer", *arguments], env=environment, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
 
@@ -82,11 +84,10 @@ def test_two_processes_go_on_as_one_would(tmp_path, config_file, metrics, monkey
     assert done.stdout.count("train_tokenizer:") == 1
 
 
-def test_two_processes_with_a_discriminator_in_bfloat16_stay_equal(tmp_path, config_file, metrics):
+def test_two_processes_with_a_discriminator_in_bfloat16_stay_equal(tmp_path, config_file, metrics, run_on_ranks):
     size = "size={channel_base=128}"
     words = ["schedule.precision=bfloat16", f"adversarial={{start_step=2,r1_every=2,{size}}}", "schedule.num_steps=8"]
-    done = start([config_file, f"output={tmp_path}", *words])
-    assert done.returncode == 0, done.stderr
+    run_on_ranks(SCRIPT, ARGUMENTS=["train", "tokenizer", config_file, f"output={tmp_path}", *words])
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert {name.partition(".")[0] for name in first} == {"tokenizer", "discriminator", "average"}
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

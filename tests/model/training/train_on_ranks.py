@@ -1,4 +1,7 @@
-"""What torchrun starts in the tests: the program, which then writes what each rank ended with, or fails on request."""
+"""What the tests run on each rank: the program, which then writes what the rank ended with, or fails on request.
+
+torchrun starts it with the program's arguments; other processes run it by path, with them as globals.
+"""
 
 import os
 import signal
@@ -13,6 +16,8 @@ from model.training.tokenizer_trainee import TokenizerTrainee
 from parti_data.errors import SourceError
 from pipelines.command_line import main
 
+TOLD: dict[str, str] = globals().get("TOLD", {})
+ARGUMENTS: list[str] = globals().get("ARGUMENTS", sys.argv[1:])
 FAILURE = os.environ.get("FAILURE", "")
 _losses, _train = TokenizerTrainee.losses, job.train
 
@@ -36,4 +41,5 @@ ranks._HEAD_START_S = 1.0
 job.train = train_and_tell
 if FAILURE:
     TokenizerTrainee.losses = fail
-main(sys.argv[1:])
+os.environ.update(TOLD)
+main(ARGUMENTS)

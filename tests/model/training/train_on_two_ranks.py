@@ -1,22 +1,23 @@
-"""What the tests start on each rank: several trainings on rows one after the other, by the same processes.
+# ruff: noqa: F821  # what this needs is given as globals
+"""What the tests run on each rank: several trainings on rows one after the other, by the same processes.
 
 Each is a job, the path of its config, and overrides; a word `stop=7` ends a training in its step 7 on all ranks,
 `bad=5` makes a prior's loss of rank 1 infinite there, and what is raised is kept in the output.
 """
 
-import json
-import sys
+import os
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
+from model.training import throughput
 from model.training.prior_trainee import PriorTrainee
 from model.training.ranks import join_ranks
 from model.training.row_trainee import RowTrainee
 from parti_data.errors import CheckpointError
 
+TOLD: dict[str, str]
+TRAININGS: list[list[str]]
 _losses, _after_step = PriorTrainee.losses, RowTrainee.after_step
 CONFIGS = {
     "prior": "TrainPriorConfig",
@@ -50,7 +51,8 @@ def run(name: str, path: str, words: list[str], rank: int) -> None:
         Path(told["output"], f"error{rank}.txt").write_text(str(error))
 
 
-torch.set_num_threads(1)
+os.environ.update(TOLD)
+throughput._MEASURED_S = 0.0
 with join_ranks("cpu") as ranks:
-    for job_name, config_path, *overrides in json.loads(sys.argv[1]):
+    for job_name, config_path, *overrides in TRAININGS:
         run(job_name, config_path, overrides, ranks.rank)

@@ -1,0 +1,106 @@
+"""What half an hour of training on two cores makes of synthetic scenes: right pictures by kind of prompt, what guidance
+does to them, and what ranking the best of eight gains.
+
+Everything from the pairs on is made anew, five times those of the demo; the prior alone is what half an hour is for.
+Pictures of the figures are the first sample of each prompt. Charts are kept beside the figures.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from parti_data.manifest import read_manifest
+from parti_data.metrics import read_metrics
+from pipelines.demo import scene_prompts
+from tests.benchmarks.run import OUTPUT, Figure
+
+NUM_PAIRS, PROMPTS_A_CATEGORY, CANDIDATES = 160_000, 96, 8
+GUIDANCE = (1, 1.5, 2, 3, 5)
+GOALS = {
+    "one object": 0.98, "two objects": 0.85, "new combination": 0.85, "new combination, two objects": 0.60,
+}  # fmt: skip
+
+
+def figures() -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train(folder)
+        minutes = sum(read_metrics(str(folder / "prior")).seconds) / 60
+        yield Figure("scenes_prior_minutes", round(minutes, 1), 30, "less")
+        (folder / "prompts.tsv").write_text(scene_prompts(PROMPTS_A_CATEGORY))
+        yield from accuracies(folder)
+        yield from ranked(folder)
+        guided(folder)
+
+
+def train(folder: Path) -> None:
+    made = f"source={folder}/pairs"
+    tokenizers = tokenizers_of(folder)
+    parti("filter", "filter.toml", f"source.num_pairs={NUM_PAIRS}", f"output={folder}/pairs")
+    parti("filter", "held_out.toml", f"output={folder}/held_out")
+    parti("train", "text", "text.toml", made, f"output={folder}/text")
+    parti("train", "tokenizer", "tokenizer.toml", made, f"held_out={folder}/held_out", f"output={folder}/tokenizer")
+    parti("tokenize", "tokenize.toml", made, *tokenizers, f"output={folder}/tokens")
+    for name, config in (("prior", "prior_30_minutes.toml"), ("contrastive", "contrastive.toml")):
+        parti("train", name, config, f"source={folder}/tokens", f"output={folder}/{name}")
+
+
+def accuracies(folder: Path) -> Iterator[Figure]:
+    """Yield the share of right pictures of each kind of prompt, the first sample of each."""
+    found = judged(folder, "samples", "sample.toml", "samples_per_prompt=1")
+    for category, goal in GOALS.items():
+        name = category.replace(",", "").replace(" ", "_")
+        yield Figure(f"scenes_{name}", found["accuracy"][category], goal, "more")
+
+
+def ranked(folder: Path) -> Iterator[Figure]:
+    """Print and keep what the best of k candidates are; yield what ranking eight gains over one, of all prompts."""
+    words = [f"samples_per_prompt={CANDIDATES}", f"ranking.keep={CANDIDATES}"]
+    words.append(f"ranking.model={folder}/contrastive/contrastive.safetensors")
+    found = judged(folder, "candidates", "candidates.toml", *words, evaluate="best_of.toml")
+    keep(folder / "candidates_judged" / "best_of.svg", "scenes_best_of.svg")
+    print("scenes: best of k:", found["best_of"])
+
+
+def guided(folder: Path) -> None:
+    """Print and keep what guidance does."""
+    directories = []
+    for scale in GUIDANCE:
+        words = ["samples_per_prompt=1", "sampling.temperature=1.0", f"sampling.guidance={scale}"]
+        sample(folder, f"guidance_{scale}", "sample.toml", *words)
+        directories.append(str(folder / f"guidance_{scale}"))
+    parti("evaluate", "guidance.toml", f"curve.samples={directories}", f"output={folder}/guidance")
+    keep(folder / "guidance" / "curve.svg", "scenes_guidance.svg")
+    print("scenes: guidance:", read_manifest(str(folder / "guidance")).details["curve"])
+
+
+def judged(folder: Path, name: str, config: str, *words: str, evaluate: str = "evaluate.toml") -> dict:
+    """Return the details of an evaluation of new samples."""
+    sample(folder, name, config, *words)
+    parti("evaluate", evaluate, f"samples={folder}/{name}", f"output={folder}/{name}_judged")
+    return read_manifest(f"{folder}/{name}_judged").details
+
+
+def sample(folder: Path, name: str, config: str, *words: str) -> None:
+    prior = f"prior={folder}/prior/prior.safetensors"
+    prompts = f"prompts_file={folder}/prompts.tsv"
+    parti("sample", config, prior, prompts, *tokenizers_of(folder), *words, f"output={folder}/{name}")
+
+
+def tokenizers_of(folder: Path) -> list[str]:
+    return [
+        f"image_tokenizer={folder}/tokenizer/tokenizer.safetensors", f"text_tokenizer={folder}/text/text.model"
+    ]  # fmt: skip
+
+
+def keep(picture: Path, name: str) -> None:
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    shutil.copy(picture, OUTPUT / name)
+
+
+def parti(*words: str) -> None:
+    arguments = [f"configs/demo/{word}" if word.endswith(".toml") else word for word in words]
+    subprocess.run([sys.executable, "-m", "pipelines.command_line", *arguments], check=True)
