@@ -18,7 +18,7 @@ _MOST_LAYERS, _MOST_TEXT, _MOST_GRID_SIDE = 256, 1 << 16, 64
 """Of a file whose header asks for more nothing is built: masks and rotations are not in its weights."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextEncoderShape:
     """The architecture of the encoder, and of the blocks of what is trained with it; its size is Parti-350M's."""
 

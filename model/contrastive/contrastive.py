@@ -22,7 +22,7 @@ _FIRST_TEMPERATURE, _MOST_SCALE = 0.07, 100.0
 """Source: CLIP, section 2.5."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ContrastiveShape(TextEncoderShape):
     """The architecture: that of the text encoder, whose blocks the image tower has too."""
 

@@ -25,7 +25,7 @@ KeysAndValues = tuple[Tensor, Tensor]
 """Of one layer, each (B, H, N, D/H)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartiShape(TextEncoderShape):
     """The architecture; width, layers and heads default to Parti-350M (table 1), the rest to what scenes took best."""
 

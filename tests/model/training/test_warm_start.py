@@ -189,12 +189,13 @@ def test_plain_text_is_learned_from_as_captions_are(train, folder, text_file, to
     assert load_text_encoder(f"{output}/text_encoder.safetensors").text_tokenizer == fingerprint
 
 
-def test_two_ranks_or_two_parts_learn_as_one(train, folder, outputs, on_two_ranks):
+def test_two_ranks_or_two_parts_learn_as_one(train, folder, outputs, run_on_ranks):
     start = f"start_from={outputs['text_encoder']}/text_encoder.safetensors"
-    on_two_ranks([
+    together = [
         ["text_encoder", f"{folder}/text_encoder.toml", f"output={folder}/text_two"],
         ["contrastive", f"{folder}/contrastive.toml", f"output={folder}/pairs_two", start],
-    ])  # fmt: skip
+    ]
+    run_on_ranks(Path(__file__).with_name("train_on_two_ranks.py"), TRAININGS=together)
     train("text_encoder", "text_parts", "batch_parts=2", "recompute_blocks=true")
     for job, name in (("text_encoder", "text_two"), ("text_encoder", "text_parts"), ("contrastive", "pairs_two")):
         for mine, its in zip(learned(outputs[job]), learned(folder / name), strict=True):
