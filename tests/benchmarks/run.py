@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 OUTPUT = Path("runs/bench")
 NAMES = (
     "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "tokenizers",
-    "attention", "prior_training", "prior_on_gpu", "sampling", "loader", "kill", "demo",
+    "attention", "prior_training", "prior_on_gpu", "sampling", "loader", "kill", "demo", "scenes",
 )  # fmt: skip
 
 

@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from model.evaluation.curves import Curves, curve_lines
 from parti_data.manifest import read_manifest
-from parti_data.metrics import read_metrics
 from pipelines.demo import scene_prompts
 from tests.benchmarks.run import OUTPUT, Figure
 
@@ -27,16 +28,15 @@ GOALS = {
 def figures() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train(folder)
-        minutes = sum(read_metrics(str(folder / "prior")).seconds) / 60
-        yield Figure("scenes_prior_minutes", round(minutes, 1), 30, "less")
+        yield Figure("scenes_prior_minutes", round(train(folder) / 60, 1), 30, "less")
         (folder / "prompts.tsv").write_text(scene_prompts(PROMPTS_A_CATEGORY))
         yield from accuracies(folder)
-        yield from ranked(folder)
+        ranked(folder)
         guided(folder)
 
 
-def train(folder: Path) -> None:
+def train(folder: Path) -> float:
+    """Train all that is needed; return the seconds of the prior."""
     made = f"source={folder}/pairs"
     tokenizers = tokenizers_of(folder)
     parti("filter", "filter.toml", f"source.num_pairs={NUM_PAIRS}", f"output={folder}/pairs")
@@ -44,8 +44,11 @@ def train(folder: Path) -> None:
     parti("train", "text", "text.toml", made, f"output={folder}/text")
     parti("train", "tokenizer", "tokenizer.toml", made, f"held_out={folder}/held_out", f"output={folder}/tokenizer")
     parti("tokenize", "tokenize.toml", made, *tokenizers, f"output={folder}/tokens")
-    for name, config in (("prior", "prior_30_minutes.toml"), ("contrastive", "contrastive.toml")):
-        parti("train", name, config, f"source={folder}/tokens", f"output={folder}/{name}")
+    tokens = f"source={folder}/tokens"
+    parti("train", "contrastive", "contrastive.toml", tokens, f"output={folder}/contrastive")
+    started = time.monotonic()
+    parti("train", "prior", "prior_30_minutes.toml", tokens, f"output={folder}/prior")
+    return time.monotonic() - started
 
 
 def accuracies(folder: Path) -> Iterator[Figure]:
@@ -56,13 +59,12 @@ def accuracies(folder: Path) -> Iterator[Figure]:
         yield Figure(f"scenes_{name}", found["accuracy"][category], goal, "more")
 
 
-def ranked(folder: Path) -> Iterator[Figure]:
-    """Print and keep what the best of k candidates are; yield what ranking eight gains over one, of all prompts."""
+def ranked(folder: Path) -> None:
+    """Print and keep what the best of k candidates are."""
     words = [f"samples_per_prompt={CANDIDATES}", f"ranking.keep={CANDIDATES}"]
     words.append(f"ranking.model={folder}/contrastive/contrastive.safetensors")
     found = judged(folder, "candidates", "candidates.toml", *words, evaluate="best_of.toml")
-    keep(folder / "candidates_judged" / "best_of.svg", "scenes_best_of.svg")
-    print("scenes: best of k:", found["best_of"])
+    tell(found, "best_of", folder / "candidates_judged")
 
 
 def guided(folder: Path) -> None:
@@ -73,8 +75,7 @@ def guided(folder: Path) -> None:
         sample(folder, f"guidance_{scale}", "sample.toml", *words)
         directories.append(str(folder / f"guidance_{scale}"))
     parti("evaluate", "guidance.toml", f"curve.samples={directories}", f"output={folder}/guidance")
-    keep(folder / "guidance" / "curve.svg", "scenes_guidance.svg")
-    print("scenes: guidance:", read_manifest(str(folder / "guidance")).details["curve"])
+    tell(read_manifest(str(folder / "guidance")).details, "curve", folder / "guidance")
 
 
 def judged(folder: Path, name: str, config: str, *words: str, evaluate: str = "evaluate.toml") -> dict:
@@ -96,9 +97,12 @@ def tokenizers_of(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def keep(picture: Path, name: str) -> None:
+def tell(details: dict, name: str, evaluation: Path) -> None:
+    """Print the curves of an evaluation, and keep their picture."""
+    for line in curve_lines(Curves.model_validate(details["curves"][name])):
+        print(f"scenes: {line}")
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    shutil.copy(picture, OUTPUT / name)
+    shutil.copy(evaluation / f"{name}.svg", OUTPUT / f"scenes_{name}.svg")
 
 
 def parti(*words: str) -> None:
