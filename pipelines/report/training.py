@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parti_data.errors import ShardError
+from parti_data.figures import say_count, say_figure, say_share
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.storage import join
 from pipelines.report.charts import Chart, Scale, Series, draw_curves
@@ -66,13 +67,12 @@ class TrainedTokenizer(NamedTuple):
 
 
 class TrainedPrior(NamedTuple):
-    """A prior's section; the held-out loss is None where it was not measured."""
+    """A prior's section."""
 
     name: str
-    parameters: int
-    rows: int
-    loss: float | None
-    held_out_loss: float | None
+    figures: list[tuple[str, str]]
+    note: str
+    """What both losses are of; empty where none was held out."""
     curves: list[Chart]
 
 
@@ -101,17 +101,35 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
     metrics = read_steps(stage)
     details = stage.manifest.details
     loss, held_out = find_series(metrics, "total"), find_series(metrics, "held_out_loss")
-    guess = math.log(details["shape"]["codebook_size"])
+    guess, rows = math.log(details["shape"]["codebook_size"]), stage.manifest.counts["rows"]
     chart = draw_curves(
         "loss, nats a token", [Series("training", loss), Series("held out", held_out)], reference=("even guess", guess)
     )
+    figures = [("parameters", say_count(details["parameters"])), ("training rows", say_count(rows))]
+    if loss and rows:
+        epochs = loss[-1][0] * stage.manifest.config["batch_size"] / rows
+        figures += [("epochs", say_figure(epochs)), ("loss, nats a token", say_figure(loss[-1][1]))]
+    if held_out:
+        step, lowest = min(held_out, key=lambda point: point[1])
+        figures.append(("held-out loss", say_figure(held_out[-1][1])))
+        figures.append(("its lowest", f"{say_figure(lowest)} at step {say_count(int(step))}"))
     return TrainedPrior(
         stage.name,
-        details["parameters"],
-        stage.manifest.counts["rows"],
-        loss[-1][1] if loss else None,
-        held_out[-1][1] if held_out else None,
+        figures,
+        _say_losses(stage) if held_out else "",
         ([chart] if chart else []) + _draw_each(metrics, _PROGRESS, "linear"),
+    )
+
+
+def _say_losses(stage: FinishedStage) -> str:
+    """Return what the training loss and the held-out loss of a prior are of: not of the same network."""
+    config, details = stage.manifest.config, stage.manifest.details
+    dropout = ", with dropout" if details["shape"]["dropout"] else ""
+    texts = f", {say_share(1 - config['text_drop'])} of them with their text" if config["text_drop"] else ""
+    weights = "the average of the weights" if details.get("weights") == "average" else "the weights"
+    return (
+        f"The training loss is that of the {say_count(config['batch_size'])} rows of a step{dropout}{texts}; the "
+        f"held-out loss that of all held-out rows, with their text and without dropout, by {weights}."
     )
 
 
