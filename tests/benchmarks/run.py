@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
 NAMES = (
-    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "tokenizers",
-    "attention", "prior_training", "sampling", "loader", "kill", "demo",
+    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "emoji_prior",
+    "tokenizer_training", "tokenizers", "attention", "prior_training", "sampling", "loader", "kill", "demo",
 )  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""A prior of emoji: its loss on emoji that it has seen no variant of, and whether a skin tone changes skin alone.
+
+`PARTI_EMOJI=runs/emoji` goes on with what is finished in that directory, and leaves all of it there.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from model.evaluation.sample_directory import SampleDirectory
+from parti_data.image_dataset import ImageDataset
+from parti_data.ledger import PairDirectory
+from tests.benchmarks.emoji import EMOJI, parti, tokenizers
+from tests.benchmarks.run import Figure
+from tests.benchmarks.skin_tone import LEAST_SKIN_PX, TONE, ToneChange, compare_tones, count_plain_skin
+
+IMAGE_SIDE_PX = 64
+SIDES = {"pairs": "trained on", "held_out": "held out"}
+
+
+class Prompts(NamedTuple):
+    """Names of emoji without a tone whose pictures show skin, and whether they were trained on or held out."""
+
+    names: list[str]
+    sides: list[str]
+
+    def write(self, path: str, tone: str) -> None:
+        """Write a table of prompts, each name with the tone."""
+        lines = [f"{name}{tone}\t{side}" for name, side in zip(self.names, self.sides, strict=True)]
+        Path(path).write_text("\n".join(["Prompt\tCategory", *lines]) + "\n")
+
+
+def figures() -> Iterator[Figure]:
+    if not EMOJI.is_dir():
+        print(f"emoji_prior: no {EMOJI}, skipped")
+        return
+    kept = os.environ.get("PARTI_EMOJI")
+    with nullcontext(kept) if kept else tempfile.TemporaryDirectory() as folder:
+        make_tokens(folder)
+        started = time.monotonic()
+        parti("train", "prior", "prior.toml", f"source={folder}/tokens", f"held_out={folder}/held_out_tokens",
+              f"output={folder}/prior")  # fmt: skip
+        yield Figure("emoji_prior_minutes", round((time.monotonic() - started) / 60, 2), 15, "less")
+        yield from judge_losses(folder)
+        yield from judge_tones(folder)
+        parti("report", folder)
+        page = Path(folder, "report.html").read_text()
+    is_shown = "held-out loss" in page and "held out: " in page and "Samples <small>plain" in page
+    yield Figure("emoji_prior_curve_and_samples", float(is_shown), 1, "more")
+
+
+def make_tokens(folder: str) -> None:
+    """Run all stages before the prior, on both sides of the emoji."""
+    parti("filter", "filter.toml", f"source.path={EMOJI}", f"output={folder}/pairs", "rules.held_out.share=0.1")
+    parti("filter", "held_out.toml", f"source.path={EMOJI}", f"output={folder}/held_out")
+    parti("train", "text", "text.toml", f"source={folder}/pairs", f"output={folder}/text")
+    parti("train", "tokenizer", "tokenizer_15_minutes.toml", f"source={folder}/pairs", f"output={folder}/tokenizer")
+    for source, output in (("pairs", "tokens"), ("held_out", "held_out_tokens")):
+        parti("tokenize", "tokenize.toml", f"source={folder}/{source}", f"output={folder}/{output}",
+              *tokenizers(folder))  # fmt: skip
+
+
+def judge_losses(folder: str) -> Iterator[Figure]:
+    """Yield how far the held-out loss falls, and whether it has risen again at the end."""
+    lines = [json.loads(line) for line in Path(folder, "prior", "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+    print("emoji_prior: held-out loss " + ", ".join(f"{loss:.3f} at {step}" for step, loss in losses.items()))
+    first, *_, last = losses.values()
+    yield Figure("emoji_prior_held_out_last_of_first", round(last / first, 4), 0.9, "less")
+    yield Figure("emoji_prior_held_out_last_of_lowest", round(last / min(losses.values()), 4), 1.01, "less")
+
+
+def judge_tones(folder: str) -> Iterator[Figure]:
+    """Yield what a tone in the prompt changes, with the same luck."""
+    prompts = find_prompts(folder)
+    for name, tone in (("plain", ""), ("toned", TONE)):
+        prompts.write(f"{folder}/{name}.tsv", tone)
+        parti("sample", "sample.toml", f"prior={folder}/prior/prior.safetensors", f"output={folder}/{name}",
+              f"prompts_file={folder}/{name}.tsv", *tokenizers(folder))  # fmt: skip
+    plain, toned = SampleDirectory(f"{folder}/plain"), SampleDirectory(f"{folder}/toned")
+    changes: dict[str, list[ToneChange]] = {side: [] for side in SIDES.values()}
+    for before, after in zip(plain.samples, toned.samples, strict=True):
+        assert before.picture == after.picture, (before, after)  # the same luck
+        changes[before.category].append(compare_tones(plain.pixels(before), toned.pixels(after)))
+    for side, found in changes.items():
+        shown = [change for change in found if change.num_skin >= LEAST_SKIN_PX]
+        colours = [sum(getattr(one, name) for one in shown) / len(shown) for name in ("plain", "toned")]
+        print(
+            f"emoji_prior: {side}: {len(found)} pairs of samples, {len(shown)} with skin, {share_right(found):.0%} "
+            f"darker and browner, skin from {colours[0].round()} to {colours[1].round()}, the rest differs by "
+            f"{statistics.median(change.rest for change in found):.1f} levels"
+        )
+    known = changes[SIDES["pairs"]]
+    yield Figure("emoji_prior_darker_and_browner", round(share_right(known), 3), 0.9, "more")
+    yield Figure("emoji_prior_rest_of_skin", round(share_of_rest(known), 3), 0.25, "less")
+
+
+def share_right(changes: list[ToneChange]) -> float:
+    """Return the share of pairs whose skin is darker and browner; those without skin are not."""
+    return statistics.mean(change.is_darker_and_browner() for change in changes)
+
+
+def share_of_rest(changes: list[ToneChange]) -> float:
+    """Return by how much what is not skin differs, as a share of what skin does: medians."""
+    skin = statistics.median(change.skin for change in changes)
+    return statistics.median(change.rest for change in changes) / skin
+
+
+def find_prompts(folder: str) -> Prompts:
+    """Return the emoji that are there with and without the tone, and show skin."""
+    prompts = Prompts([], [])
+    for directory, side in SIDES.items():
+        names = {row.captions[0]: number for number, row in enumerate(PairDirectory(f"{folder}/{directory}").kept())}
+        both = [name for name in names if name + TONE in names]
+        pictures = ImageDataset(f"{folder}/{directory}", IMAGE_SIDE_PX, 1).pictures([names[name] for name in both])
+        shown = [
+            name for name, picture in zip(both, pictures, strict=True) if count_plain_skin(picture) >= LEAST_SKIN_PX
+        ]
+        prompts.names.extend(sorted(shown))
+        prompts.sides.extend([side] * len(shown))
+    return prompts
