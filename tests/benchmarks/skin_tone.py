@@ -12,30 +12,33 @@ _MAX_DISTANCE = 50
 _MARGIN_PX = 3
 """Around skin, where a picture of tokens blurs; neither skin nor the rest."""
 LEAST_SKIN_PX = 40
+"""Of 64x64."""
 
 
 class ToneChange(NamedTuple):
     """What a tone changes between two pictures."""
 
     num_skin: int
-    """Pixels that have the plain colour of skin in the picture without the tone."""
+    """Pixels that have either colour of skin, in the picture that has fewer of them."""
     plain: np.ndarray
-    """Their mean colour, float64 (3,)."""
+    """The mean colour of those in the picture without the tone, float64 (3,)."""
     toned: np.ndarray
-    """The mean colour of the same pixels in the other picture."""
+    """The mean colour of those in the other picture."""
     rest: float
     """The mean difference of the pixels that are skin in neither picture, in levels."""
 
-    def is_darker_and_browner(self) -> bool:
-        """Whether skin goes at least half the way from yellow to brown: in brightness, and from red over blue."""
+    def way(self) -> float:
+        """Return which part of the way from yellow to brown skin goes, the lesser of two: in brightness, and in how
+        much more red it has than blue. 0 where one of the pictures shows too little skin.
+        """
         if self.num_skin < LEAST_SKIN_PX:
-            return False
-        wanted = _brightness(np.array(PLAIN_SKIN)) - _brightness(np.array(TONED_SKIN))
-        yellow = (PLAIN_SKIN[0] - PLAIN_SKIN[2]) - (TONED_SKIN[0] - TONED_SKIN[2])
-        darker = _brightness(self.plain) - _brightness(self.toned)
-        browner = (self.plain[0] - self.plain[2]) - (self.toned[0] - self.toned[2])
-        red, green, blue = self.toned
-        return bool(darker >= wanted / 2 and browner >= yellow / 2 and red > green > blue)
+            return 0.0
+        wanted = _measures(np.array(PLAIN_SKIN)) - _measures(np.array(TONED_SKIN))
+        return float(((_measures(self.plain) - _measures(self.toned)) / wanted).min())
+
+    def is_darker_and_browner(self) -> bool:
+        """Whether skin goes at least half the way."""
+        return self.way() >= 0.5
 
     @property
     def skin(self) -> float:
@@ -45,21 +48,19 @@ class ToneChange(NamedTuple):
 
 def compare_tones(plain: np.ndarray, toned: np.ndarray) -> ToneChange:
     """Return what differs between two pictures uint8 (S, S, 3); without skin, its colours are black."""
-    before, after = plain.astype(np.float64), toned.astype(np.float64)
-    skin = _is_near(before, PLAIN_SKIN)
-    rest = ~_widen(skin | _is_near(after, TONED_SKIN))
-    colours = (picture[skin].mean(0) if skin.any() else np.zeros(3) for picture in (before, after))
-    difference = np.abs(before - after)[rest]
-    return ToneChange(int(skin.sum()), *colours, float(difference.mean()) if rest.any() else 0.0)
+    pictures = plain.astype(np.float64), toned.astype(np.float64)
+    skins = [_is_skin(picture) for picture in pictures]
+    colours = (
+        picture[skin].mean(0) if skin.any() else np.zeros(3) for picture, skin in zip(pictures, skins, strict=True)
+    )
+    rest = ~_widen(skins[0] | skins[1])
+    difference = np.abs(pictures[0] - pictures[1])[rest]
+    return ToneChange(int(min(skin.sum() for skin in skins)), *colours, float(difference.mean()) if rest.any() else 0.0)
 
 
-def count_plain_skin(picture: np.ndarray) -> int:
-    """Return how many pixels of a picture uint8 (S, S, 3) have the colour of skin without a tone."""
-    return int(_is_near(picture.astype(np.float64), PLAIN_SKIN).sum())
-
-
-def _is_near(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.linalg.norm(picture - colour, axis=-1) < _MAX_DISTANCE
+def _is_skin(picture: np.ndarray) -> np.ndarray:
+    near = [np.linalg.norm(picture - colour, axis=-1) < _MAX_DISTANCE for colour in (PLAIN_SKIN, TONED_SKIN)]
+    return near[0] | near[1]
 
 
 def _widen(mask: np.ndarray) -> np.ndarray:
@@ -70,6 +71,6 @@ def _widen(mask: np.ndarray) -> np.ndarray:
     return np.any([padded[y : y + side, x : x + side] for y in shifts for x in shifts], axis=0)
 
 
-def _brightness(colour: np.ndarray) -> float:
-    """Return the luma of a colour (3,). Source: ITU-R BT.601."""
-    return float(colour @ (0.299, 0.587, 0.114))
+def _measures(colour: np.ndarray) -> np.ndarray:
+    """Return the luma of a colour (3,) and its red less its blue. Source of the former: ITU-R BT.601."""
+    return np.array([colour @ (0.299, 0.587, 0.114), colour[0] - colour[2]])
