@@ -44,8 +44,10 @@ _TITLES = {
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
     "lr": "learning rate", "steps_per_s": "steps a second", "images_per_s": "images a second",
     "tokens_per_s": "image tokens a second", "mfu": "MFU, a share of a large matmul's speed",
-    "memory_bytes": "peak memory, bytes",
+    "memory_bytes": "peak memory, GB",
 }  # fmt: skip
+_UNITS = {"memory_bytes": 1e9}
+"""What figures are drawn in that are too large to be read as they are."""
 
 
 class TrainedTokenizer(NamedTuple):
@@ -74,6 +76,7 @@ class TrainedPrior(NamedTuple):
     note: str
     """What both losses are of; empty where none was held out."""
     curves: list[Chart]
+    progress: list[Chart]
 
 
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
@@ -117,7 +120,8 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
         stage.name,
         figures,
         _say_losses(stage) if held_out else "",
-        ([chart] if chart else []) + _draw_each(metrics, _PROGRESS, "linear"),
+        [chart] if chart else [],
+        _draw_each(metrics, _PROGRESS, "linear"),
     )
 
 
@@ -151,8 +155,9 @@ def read_steps(stage: FinishedStage) -> list[dict[str, Any]]:
 
 
 def find_series(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """Return the finite values of a figure as (step, value), in order."""
-    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)]
+    """Return the finite values of a figure as (step, value), in order, in the unit of its chart."""
+    unit = _UNITS.get(name, 1)
+    found = [(line["step"], line[name] / unit) for line in metrics if isinstance(line.get(name), int | float)]
     return [(step, value) for step, value in found if math.isfinite(value)]
 
 

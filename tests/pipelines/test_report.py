@@ -117,7 +117,7 @@ def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
 
 def make_prior(path: Path) -> None:
     begun = directory(path, "train_prior", {"batch_size": 20, "text_drop": 0.1})
-    lines = [{"step": n, "lr": 0.1, "total": 3.0 / n} for n in range(1, 6)]
+    lines = [{"step": n, "lr": 0.1, "total": 3.0 / n, "memory_bytes": 2.5e9} for n in range(1, 6)]
     lines += [{"step": step, "held_out_loss": loss} for step, loss in ((1, 2.5), (4, 1.125), (5, 1.25))]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shape = {"codebook_size": CODES, "dropout": 0.2}
@@ -185,6 +185,9 @@ def test_a_prior_s_losses_are_told_with_their_lowest_and_what_they_are_of(run):
     assert [line.name for line in curve.curves] == ["training", "held out"]
     assert "held out: 2.5 at step 1, 1.25 at step 5, lowest 1.12" in curve.description
     assert (curve.reference and curve.reference.text) == "even guess"
+    assert [(chart.title, chart.curves[0].last) for chart in prior.progress] == [
+        ("learning rate", "0.1"), ("peak memory, GB", "2.5"),
+    ]  # fmt: skip
     page = re.sub(r"<.*?>", "", read_page(run))
     assert "of the 20 rows of a step, with dropout, 90.0 % of them with their text; the held-out loss" in page
     assert "without dropout, by the average of the weights." in page
