@@ -13,6 +13,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from model.evaluation.sample_directory import SampleDirectory
 from parti_data.image_dataset import ImageDataset
 from parti_data.ledger import PairDirectory
@@ -94,16 +96,23 @@ def judge_tones(folder: str) -> Iterator[Figure]:
         assert before.picture == after.picture, (before, after)  # the same luck
         changes[before.category].append(compare_tones(plain.pixels(before), toned.pixels(after)))
     for side, found in changes.items():
-        shown = [change for change in found if change.num_skin >= LEAST_SKIN_PX]
-        colours = [sum(getattr(one, name) for one in shown) / len(shown) for name in ("plain", "toned")]
+        shown = with_skin(found)
+        colours = [np.mean([getattr(one, name) for one in shown], axis=0).round() for name in ("plain", "toned")]
         print(
-            f"emoji_prior: {side}: {len(found)} pairs of samples, {len(shown)} with skin, {share_right(found):.0%} "
-            f"darker and browner, skin from {colours[0].round()} to {colours[1].round()}, the rest differs by "
-            f"{statistics.median(change.rest for change in found):.1f} levels"
+            f"emoji_prior: {side}: {len(found)} pairs of samples, {share_right(found):.0%} darker and browner; "
+            f"{len(shown)} show skin twice, {share_right(shown):.0%} of them darker and browner, from {colours[0]} to "
+            f"{colours[1]}, and the rest differs by {statistics.median(one.rest for one in shown):.1f} levels"
         )
     known = changes[SIDES["pairs"]]
     yield Figure("emoji_prior_darker_and_browner", round(share_right(known), 3), 0.9, "more")
-    yield Figure("emoji_prior_rest_of_skin", round(share_of_rest(known), 3), 0.25, "less")
+    yield Figure("emoji_prior_rest_of_skin", round(share_of_rest(with_skin(known)), 3), 0.25, "less")
+
+
+def with_skin(changes: list[ToneChange]) -> list[ToneChange]:
+    """Return the pairs of which both pictures show skin; at least one has to."""
+    shown = [change for change in changes if change.num_skin >= LEAST_SKIN_PX]
+    assert shown, "no sample shows skin"
+    return shown
 
 
 def share_right(changes: list[ToneChange]) -> float:
