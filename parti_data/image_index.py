@@ -19,7 +19,6 @@ from parti_data.sources.pairs import PairSource, RawPair, SourceSplit
 from parti_data.storage import file_marker, is_file
 
 _WAITING_PER_THREAD = 8
-_HASH_BITS = 32
 
 
 class IndexedImages(ImageReader):
@@ -58,11 +57,6 @@ class ChosenImages:
 
     def __str__(self) -> str:
         return str(self._images)
-
-
-def is_held_out(key: str, share: float) -> bool:
-    """Whether an image belongs to the held-out share, by the last bits of its key."""
-    return int(key[-_HASH_BITS // 4 :], 16) < share * 2**_HASH_BITS
 
 
 def index_images(path: str, source: PairSource, limits: ImageLimits, num_threads: int) -> None:

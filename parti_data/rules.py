@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from parti_data.adult_words import find_adult_word, fold
 from parti_data.config import StrictModel
+from parti_data.held_out import HeldOut
 from parti_data.images import Drop
 from parti_data.languages import find_other_language, known_languages
 from parti_data.ledger import DROPPED, LedgerRow
@@ -100,6 +101,8 @@ class Rules(StrictModel):
     """Hosts of the source's `url`, whatever their case; their subdomains are blocked with them."""
     opt_out: list[str] = Field(default_factory=list)
     """Fields that drop a pair when they are true or say something other than no, none or false."""
+    held_out: HeldOut = Field(default_factory=HeldOut)
+    """Of what all other rules let pass, the share that is not to be trained on."""
 
     @field_validator("boilerplate", "strip")
     @classmethod
@@ -164,6 +167,8 @@ def judge_row(row: LedgerRow, rules: Rules, repeated: frozenset[str] = frozenset
             captions[stripped] = None
     if not captions:
         return row._replace(outcome=DROPPED, reason=drops[0].reason, detail=drops[0].detail)
+    if drop := rules.held_out.judge(row.key, list(captions)):
+        return row._replace(outcome=DROPPED, reason=drop.reason, detail=drop.detail)
     return row._replace(captions=list(captions))
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from parti_data.benchmarks import Benchmark, read_benchmarks
 from parti_data.config import StageConfig
 from parti_data.errors import SourceError
+from parti_data.held_out import FOR_TRAINING, HELD_OUT
 from parti_data.images import ImageLimits
 from parti_data.ledger import DROPPED, FORGOTTEN, KEPT
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen, shard_name
@@ -40,6 +41,8 @@ AUDIT = "benchmarks.jsonl"
 """What benchmarks removed, a line a row, in the order of the ledger."""
 JUDGING = ("config.rules", "config.duplicates", "config.benchmarks", "inputs.benchmarks")
 """What a rejudged directory may change."""
+_WANTED = (FORGOTTEN, HELD_OUT, FOR_TRAINING)
+"""Why rows are dropped of which nothing is wrong."""
 
 
 class FilterConfig(StageConfig):
@@ -185,9 +188,9 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
         totals.update(file.totals)
     read = reasons.total()
     dropped = Counter({name: count for name, count in reasons.items() if name.startswith(DROPPED)})
-    forgotten = Counter({f"{DROPPED} {FORGOTTEN}": reasons[f"{DROPPED} {FORGOTTEN}"]})
+    wanted = Counter({name: reasons[name] for name in (f"{DROPPED} {reason}" for reason in _WANTED)})
     skipped = [file.skipped for file in files if file.skipped]
-    refuse_dropped(directory.path, dropped - forgotten, read, config.max_dropped_fraction)
+    refuse_dropped(directory.path, dropped - wanted, read, config.max_dropped_fraction)
     refuse_skipped(directory.path, skipped, len(files), config)
     counts = {"read": read, "dropped": dropped.total(), "merged": 0, "kept": 0} | {
         name: count for name, count in reasons.items() if name == KEPT

@@ -9,8 +9,9 @@ from model.training.image_config import TrainOnImagesConfig
 from model.training.ranks import Ranks
 from parti_data.augmentation import LISTING_1, cut_random
 from parti_data.errors import ConfigError
+from parti_data.held_out import is_held_out
 from parti_data.image_dataset import ImageDataset, Images, Reading
-from parti_data.image_index import ChosenImages, IndexedImages, index_images, is_held_out
+from parti_data.image_index import ChosenImages, IndexedImages, index_images
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import BEGUN, MANIFEST, manifest_digest
 from parti_data.sources.pairs import PairSource

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from parti_data.benchmarks import BENCHMARK_CAPTION, BENCHMARK_IMAGE
 from parti_data.errors import ShardError
-from parti_data.image_index import is_held_out
+from parti_data.held_out import is_held_out
 from parti_data.ledger import DROPPED, FORGOTTEN, KEPT, MERGED, LedgerRow, amounts, read_ledger, read_rows, say_ending
 from parti_data.manifest import Manifest, ShardRecord
 from parti_data.quality import RunQuality, TokenQuality, measure_shard, read_run_quality

@@ -69,6 +69,9 @@ def read_stage_file(stage: FinishedStage, name: str) -> bytes:
 
 
 def _place_in_flow(stage: FinishedStage) -> tuple[int, int, str]:
-    """Return where a stage stands: by the flow, then by size, since the held-out data are the smaller ones."""
+    """Return where a stage stands: by the flow, then by size, since the held-out data are the smaller ones: of what
+    filter kept, as both sides may be of one source.
+    """
+    counts = stage.manifest.counts
     place = FLOW.index(stage.manifest.stage) if stage.manifest.stage in FLOW else len(FLOW)
-    return place, -max(stage.manifest.counts.values(), default=0), stage.name
+    return place, -counts.get("kept", max(counts.values(), default=0)), stage.name

@@ -10,6 +10,7 @@ import numpy as np
 
 from parti_data.charts import Axes, Chart, Scale, Series, draw_curves
 from parti_data.errors import ShardError
+from parti_data.figures import say_count, say_figure, say_share
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.storage import join
 from pipelines.report.pictures import Picture, embed
@@ -43,8 +44,10 @@ _TITLES = {
     "gradient_norm": "gradient norm", "discriminator_gradient_norm": "discriminator's gradient norm",
     "lr": "learning rate", "steps_per_s": "steps a second", "rows_per_s": "rows a second",
     "tokens_per_s": "tokens a second", "mfu": "MFU, a share of a large matmul's speed",
-    "memory_bytes": "peak memory, bytes",
+    "memory_bytes": "peak memory, GB",
 }  # fmt: skip
+_UNITS = {"memory_bytes": 1e9}
+"""What figures are drawn in that are too large to be read as they are."""
 
 
 class TrainedTokenizer(NamedTuple):
@@ -66,14 +69,14 @@ class TrainedTokenizer(NamedTuple):
 
 
 class TrainedPrior(NamedTuple):
-    """A prior's section; the held-out loss is None where it was not measured."""
+    """A prior's section."""
 
     name: str
-    parameters: int
-    rows: int
-    loss: float | None
-    held_out_loss: float | None
+    figures: list[tuple[str, str]]
+    note: str
+    """What both losses are of; empty where none was held out."""
     curves: list[Chart]
+    progress: list[Chart]
 
 
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
@@ -101,17 +104,36 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
     metrics = read_steps(stage)
     details = stage.manifest.details
     loss, held_out = find_series(metrics, "total"), find_series(metrics, "held_out_loss")
-    guess = math.log(details["shape"]["codebook_size"])
+    guess, rows = math.log(details["shape"]["codebook_size"]), stage.manifest.counts["rows"]
     chart = draw_curves(
         "loss, nats a token", [Series("training", loss), Series("held out", held_out)], reference=("even guess", guess)
     )
+    figures = [("parameters", say_count(details["parameters"])), ("training rows", say_count(rows))]
+    if loss and rows:
+        epochs = loss[-1][0] * stage.manifest.config["batch_size"] / rows
+        figures += [("epochs", say_figure(epochs)), ("loss, nats a token", say_figure(loss[-1][1]))]
+    if held_out:
+        step, lowest = min(held_out, key=lambda point: point[1])
+        figures.append(("held-out loss", say_figure(held_out[-1][1])))
+        figures.append(("its lowest", f"{say_figure(lowest)} at step {say_count(int(step))}"))
     return TrainedPrior(
         stage.name,
-        details["parameters"],
-        stage.manifest.counts["rows"],
-        loss[-1][1] if loss else None,
-        held_out[-1][1] if held_out else None,
-        ([chart] if chart else []) + _draw_each(metrics, _PROGRESS, "linear"),
+        figures,
+        _say_losses(stage) if held_out else "",
+        [chart] if chart else [],
+        _draw_each(metrics, _PROGRESS, "linear"),
+    )
+
+
+def _say_losses(stage: FinishedStage) -> str:
+    """Return what the training loss and the held-out loss of a prior are of: not of the same network."""
+    config, details = stage.manifest.config, stage.manifest.details
+    dropout = ", with dropout" if details["shape"]["dropout"] else ""
+    texts = f", {say_share(1 - config['text_drop'])} of them with their text" if config["text_drop"] else ""
+    weights = "the average of the weights" if details.get("weights") == "average" else "the weights"
+    return (
+        f"The training loss is that of the {say_count(config['batch_size'])} rows of a step{dropout}{texts}; the "
+        f"held-out loss that of all held-out rows, with their text and without dropout, by {weights}."
     )
 
 
@@ -133,8 +155,9 @@ def read_steps(stage: FinishedStage) -> list[dict[str, Any]]:
 
 
 def find_series(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """Return the finite values of a figure as (step, value), in order."""
-    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)]
+    """Return the finite values of a figure as (step, value), in order, in the unit of its chart."""
+    unit = _UNITS.get(name, 1)
+    found = [(line["step"], line[name] / unit) for line in metrics if isinstance(line.get(name), int | float)]
     return [(step, value) for step, value in found if math.isfinite(value)]
 
 

@@ -25,13 +25,10 @@ def figures() -> Iterator[Figure]:
         return
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        _parti("filter", "filter.toml", f"source.path={EMOJI}", f"output={folder}/pairs")
-        _parti("train", "text", "text.toml", f"source={folder}/pairs", f"output={folder}/text")
-        _parti("train", "tokenizer", "tokenizer.toml", f"source={folder}/pairs", f"output={folder}/tokenizer")
-        _parti(
-            "tokenize", "tokenize.toml", f"source={folder}/pairs", f"output={folder}/tokens",
-            f"image_tokenizer={folder}/tokenizer/tokenizer.safetensors", f"text_tokenizer={folder}/text/text.model",
-        )  # fmt: skip
+        parti("filter", "filter.toml", f"source.path={EMOJI}", f"output={folder}/pairs")
+        parti("train", "text", "text.toml", f"source={folder}/pairs", f"output={folder}/text")
+        parti("train", "tokenizer", "tokenizer.toml", f"source={folder}/pairs", f"output={folder}/tokenizer")
+        parti("tokenize", "tokenize.toml", f"source={folder}/pairs", f"output={folder}/tokens", *tokenizers(folder))
         yield Figure("emoji_minutes", round((time.monotonic() - started) / 60, 2), 5, "less")
         counts = read_manifest(f"{folder}/pairs").counts
         for outcome, goal in (("read", 3414), ("kept", 3404), ("merged", 10)):
@@ -44,7 +41,14 @@ def figures() -> Iterator[Figure]:
         print(f"emoji: PSNR {details['psnr_db']} dB, code usage {details['code_usage']:.0%}")
 
 
-def _parti(*words: str) -> None:
+def tokenizers(folder: str) -> list[str]:
+    """What a stage is told of both tokenizers in a directory of stages."""
+    image = f"image_tokenizer={folder}/tokenizer/tokenizer.safetensors"
+    return [image, f"text_tokenizer={folder}/text/text.model"]
+
+
+def parti(*words: str) -> None:
+    """Run the command line with configs of emoji, which end in .toml."""
     arguments = [f"configs/emoji/{word}" if word.endswith(".toml") else word for word in words]
     subprocess.run([sys.executable, "-m", "pipelines.command_line", *arguments], check=True)
 

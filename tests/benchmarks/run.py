@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 
 OUTPUT = Path("runs/bench")
 NAMES = (
-    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "tokenizer_training", "tokenizers",
-    "attention", "prior_training", "prior_on_gpu", "sampling", "loader", "kill", "demo", "scenes",
+    "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "emoji_prior",
+    "tokenizer_training", "tokenizers", "attention", "prior_training", "prior_on_gpu", "sampling", "loader", "kill",
+    "demo", "scenes",
 )  # fmt: skip
 
 

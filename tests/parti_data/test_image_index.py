@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from parti_data.errors import SourceError
+from parti_data.held_out import is_held_out
 from parti_data.image_dataset import ImageDataset
-from parti_data.image_index import ChosenImages, IndexedImages, index_images, is_held_out
+from parti_data.image_index import ChosenImages, IndexedImages, index_images
 from parti_data.images import ImageLimits
 from parti_data.ledger import PairDirectory, read_ledger
 from parti_data.sources import WebDatasetSource

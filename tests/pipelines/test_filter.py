@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from parti_data.errors import ShardError, SourceError
+from parti_data.held_out import HeldOut
 from parti_data.images import ImageLimits
 from parti_data.ledger import OUTCOMES, PairDirectory, read_ledger
 from parti_data.manifest import MANIFEST, read_manifest
@@ -56,6 +57,21 @@ def test_counts_are_the_recorded_ones(filtered):
             "dropped image_unreadable": 3,
         },
     }  # fmt: skip
+
+
+def test_a_share_is_held_out_by_one_key_and_kept_by_another(filtered, synthetic, tmp_path, beam_options):
+    kept, merged = {}, 0
+    for side in ("training", "held_out"):
+        rules = Rules(held_out=HeldOut(share=0.2, keep=side))
+        manifest = filter_pairs(
+            FilterConfig(output=f"{tmp_path}/{side}", source=synthetic, rules=rules), beam_options()
+        )
+        kept[side] = {row.key for row in PairDirectory(f"{tmp_path}/{side}").kept()}
+        merged += manifest.counts["merged"]
+    assert not kept["training"] & kept["held_out"]
+    assert kept["training"] | kept["held_out"] == {row.key for row in PairDirectory(filtered).kept()}
+    assert merged == read_manifest(filtered).counts["merged"]
+    assert len(kept["held_out"]) < len(kept["training"]) / 2  # more than half is dropped, and nothing is wrong
 
 
 def test_every_split_has_a_ledger_with_an_outcome_for_each_of_its_rows(filtered, synthetic):

@@ -30,7 +30,7 @@ from pipelines.report.samples import choose
 from pipelines.report.stages import FinishedStage, find_stages
 from pipelines.report.times import read_times
 from pipelines.report.tokens import read_tokens
-from pipelines.report.training import drawn_steps, read_tokenizer, split_reconstructions
+from pipelines.report.training import drawn_steps, read_prior, read_tokenizer, split_reconstructions
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.org/x.png onerror=alert(2)>"
 CODES, GRID = 16, 2
@@ -116,10 +116,12 @@ def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
 
 
 def make_prior(path: Path) -> None:
-    begun = directory(path, "train_prior")
-    lines = [{"step": n, "lr": 0.1, "total": 3.0 / n} for n in range(1, 6)] + [{"step": 5, "held_out_loss": 1.25}]
+    begun = directory(path, "train_prior", {"batch_size": 20, "text_drop": 0.1})
+    lines = [{"step": n, "lr": 0.1, "total": 3.0 / n, "memory_bytes": 2.5e9} for n in range(1, 6)]
+    lines += [{"step": step, "held_out_loss": loss} for step, loss in ((1, 2.5), (4, 1.125), (5, 1.25))]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    begun.finish([], {"rows": 40}, {"parameters": 1_234_567, "shape": {"codebook_size": CODES}})
+    shape = {"codebook_size": CODES, "dropout": 0.2}
+    begun.finish([], {"rows": 40}, {"parameters": 1_234_567, "shape": shape, "weights": "average"})
 
 
 def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle") -> None:
@@ -171,6 +173,35 @@ def test_a_stage_that_is_not_there_has_no_section(tmp_path):
 def test_a_stage_s_own_directory_is_reported_too(tmp_path):
     make_prior(tmp_path / "prior")
     assert "1.23 million" in read_page(tmp_path / "prior")
+
+
+def test_a_prior_s_losses_are_told_with_their_lowest_and_what_they_are_of(run):
+    prior = read_prior(find_stages(str(run)).of("train_prior")[0])
+    assert prior.figures == [
+        ("parameters", "1.23 million"), ("training rows", "40"), ("epochs", "2.5"), ("loss, nats a token", "0.6"),
+        ("held-out loss", "1.25"), ("its lowest", "1.12 at step 4"),
+    ]  # fmt: skip
+    curve = prior.curves[0]
+    assert [line.name for line in curve.curves] == ["training", "held out"]
+    assert "held out: 2.5 at step 1, 1.25 at step 5, lowest 1.12" in curve.description
+    assert (curve.reference and curve.reference.text) == "even guess"
+    assert [(chart.title, chart.curves[0].last) for chart in prior.progress] == [
+        ("learning rate", "0.1"), ("peak memory, GB", "2.5"),
+    ]  # fmt: skip
+    page = re.sub(r"<.*?>", "", read_page(run))
+    assert "of the 20 rows of a step, with dropout, 90.0 % of them with their text; the held-out loss" in page
+    assert "without dropout, by the average of the weights." in page
+
+
+def test_both_sides_of_a_source_stand_with_the_larger_first(tmp_path):
+    make_pairs(tmp_path / "a_held_out", kept=2)
+    make_pairs(tmp_path / "pairs", kept=5)
+    for name, read in (("a_held_out", 8), ("pairs", 8)):
+        path = tmp_path / name / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["counts"]["read"] = read
+        path.write_text(json.dumps(manifest))
+    assert [stage.name for stage in find_stages(str(tmp_path)).finished] == ["pairs", "a_held_out"]
 
 
 def pipeline_run(pipeline: str, **changes) -> PipelineRun:

@@ -19,7 +19,7 @@ from model.training.tokenizer_config import NEVER
 from model.training.tokenizer_trainee import TokenizerTrainee
 from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from parti_data.errors import CheckpointError, ConfigError
-from parti_data.image_index import is_held_out
+from parti_data.held_out import is_held_out
 from parti_data.images import to_png
 from parti_data.manifest import read_manifest
 from parti_data.storage import publish_bytes
