@@ -23,7 +23,7 @@ from parti_data.token_shard import BROKEN, check_footer, say_broken
 DECODED_ROWS = 256
 """Tokens are decoded so many rows at a time, half a MiB, which stays in the cache: 3.8 us a row of 1,024 tokens, 4.9
 where a row group of 4,096 is decoded at once. Measured on an AMD EPYC core."""
-BUFFER_BYTES = 1 << 18
+BUFFER_BYTES = 1 << 20
 """A column is read so much at a time; whole, its bytes would take 7 MB in each thread."""
 _TEXTS = ["key", "source", "source_key"]
 CAPTION = "caption"
@@ -226,9 +226,11 @@ class RowGroupReader:
 
     def _read(self, file: BinaryIO, job: _Job) -> pa.RecordBatch:
         group = self.groups[job.group]
-        native = pa.OSFile(f"/dev/fd/{file.fileno()}")  # reads without Python's lock
+        native = pa.OSFile(
+            f"/dev/fd/{file.fileno()}"
+        )  # reads without Python's lock; with pre_buffer threads of Arrow's would
         is_first = job.group not in self._checked
-        options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES}
+        options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES, "pre_buffer": False}
         with pq.ParquetFile(native, **options) as shard:
             if is_first:
                 footer = check_footer(self.path(job.group), shard)
