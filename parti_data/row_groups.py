@@ -230,7 +230,8 @@ class RowGroupReader:
             f"/dev/fd/{file.fileno()}"
         )  # reads without Python's lock; with pre_buffer threads of Arrow's would
         is_first = job.group not in self._checked
-        options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES, "pre_buffer": False}
+        options = {"page_checksum_verification": is_first, "buffer_size": BUFFER_BYTES}
+        options["pre_buffer"] = False  # or threads of Arrow's would read, and this one wait for them
         with pq.ParquetFile(native, **options) as shard:
             if is_first:
                 footer = check_footer(self.path(job.group), shard)
