@@ -129,7 +129,7 @@ def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle") -> 
         (path / name).write_bytes(to_png(np.full((8, 8, 3), 200, np.uint8)))
     table = {"prompt": [prompt] * 3, "category": ["one object"] * 3, "sample": [0] * 3, "picture": names}
     pq.write_table(pa.table(table), path / "samples.parquet")
-    begun.finish([], {"prompts": 3, "images": 3})
+    begun.finish([record_shard(str(path), name, 0) for name in names], {"prompts": 3, "images": 3})
     begun = directory(evaluation, "evaluate", inputs={"samples": manifest_digest(str(path))})
     verdicts = {"is_right": [True, False, None], "fault": ["", "gray background", "not judged"]}
     pq.write_table(pa.table({"picture": names, "prompt": [prompt] * 3} | verdicts), evaluation / "verdicts.parquet")
@@ -370,6 +370,17 @@ def test_samples_that_were_not_kept_are_not_shown(run):
     assert "1 samples" in read_page(run)
 
 
+def test_a_picture_that_the_manifest_does_not_list_is_never_shown(run):
+    (run / "secret.png").write_bytes(to_png(np.zeros((8, 8, 3), np.uint8)))
+    path = run / "samples" / "samples.parquet"
+    table = pq.read_table(path)
+    names = ["../secret.png", *table["picture"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.column_names.index("picture"), "picture", [names]), path)
+    page = read_page(run)
+    assert "expected pictures that its manifest lists, found &#39;../secret.png&#39;; run sample into" in page
+    assert page.count("This stage cannot be shown.") == 1
+
+
 def test_more_samples_than_fit_are_chosen_by_prompt():
     rows = [{"sample": copy, "prompt": prompt} for prompt in range(30) for copy in (7, 1)]
     assert choose(rows) == [{"sample": 7, "prompt": prompt} for prompt in range(24)]
@@ -457,6 +468,7 @@ def test_unfinished_stages_are_named(run):
     [
         ("tokenizer/reconstructions.png", None, "expected a file that train_tokenizer wrote, found none"),
         ("tokenizer/reconstructions.png", b"no", "expected a picture, found image_unreadable"),
+        ("tokenizer/reconstructions.png", bytes((32 << 20) + 9), "found image_too_many_bytes (33554433 bytes,"),
         ("prior/metrics.jsonl", b'{"step": 1}\n{', "a step in each line, found something else in line 2"),
         ("tokens/tokens-00000-of-00001.parquet", None, "expected a token shard, found"),
         ("samples/samples.parquet", b"no", "expected a table with picture, prompt, category, found"),
