@@ -356,7 +356,13 @@ def test_curves_of_an_evaluation_have_their_charts(tmp_path):
     assert "<script>" not in page
 
 
-@pytest.mark.parametrize("curves", [{"best_of": {"title": 3}}, [1]])
+ENDLESS = {"category": "one", "num_pictures": 1, "lines": [{"name": "right", "points": [[float("inf"), 1]]}]}
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [{"best_of": {"title": 3}}, [1], {"best_of": {"title": "right", "x_label": "candidates", "panels": [ENDLESS]}}],
+)
 def test_other_curves_are_told_as_a_problem(tmp_path, curves):
     make_curves(tmp_path / "evaluation", curves)
     assert "expected curves as evaluate writes them, found others; run evaluate into a new" in read_page(tmp_path)
