@@ -59,6 +59,7 @@ def test_directories_that_differ_in_more_or_in_nothing_are_refused(tmp_path):
             r"found sampling.guidance \[1.0, 2.0\]; sampling.top_k \[0, 5\]; le",
         ),
         ("text", {"guidance": "much"}, r"found sampling.guidance \[1.0, 'much'\]; leave out what does not belong"),
+        ("huge", {"guidance": 10**400}, r"found sampling.guidance \[1.0, 10+\]; leave out what does not belong"),
         (
             "prior",
             {"inputs": {"prior": "b"}},
