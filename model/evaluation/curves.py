@@ -59,7 +59,7 @@ def draw_panels(curves: Curves) -> list[Chart]:
 def render(curves: Curves) -> bytes:
     """Return the charts as one SVG file, with labelled axes."""
     environment = open_templates("model.evaluation")
-    environment.filters["printable"] = _printable
+    environment.filters["printable"] = printable
     drawn = draw_panels(curves)
     text = environment.get_template("curves.svg").render(
         title=curves.title, panels=drawn, columns=min(_COLUMNS, max(len(drawn), 1)), area=charts
@@ -75,10 +75,10 @@ def curve_lines(curves: Curves) -> list[str]:
             count = len(line.points)
             places = range(count) if count <= _FEW_POINTS else (0, (count - 1) // 2, count - 1)
             said = ", ".join(f"{line.points[place][1]:.4g} at {line.points[place][0]:g}" for place in places)
-            told.append(f"right, {panel.category}, {line.name}: {said}")
+            told.append(f"right, {printable(panel.category)}, {printable(line.name)}: {said}")
     return told
 
 
-def _printable(text: str) -> str:
-    """Return a text without the characters that XML does not have."""
+def printable(text: str) -> str:
+    """Return a text without the characters that XML does not have, or that a terminal obeys."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -33,18 +33,20 @@ class SettingCurve:
         """Return the share of right pictures of each category by the setting."""
         shares: dict[str, list[tuple[float, float]]] = {}
         judged: dict[str, int] = {}
+        num_judged = 0
         for value, directory in zip(self.values, self.directories, strict=True):
             verdicts = judge_samples(directory)
             for category, is_right in right_by_category(directory.samples, verdicts).items():
                 shares.setdefault(category, []).append((value, round(sum(is_right) / len(is_right), 4)))
                 judged[category] = len(is_right)
+                num_judged += len(is_right)
         panels = [
             Panel(category=category, num_pictures=judged[category], lines=[Line(name=RIGHT, points=points)])
             for category, points in sorted(shares.items())
         ]
         title = f"Right pictures by {self.setting}"
         return Measured(
-            counts={"curve_directories": len(self.values)},
+            counts={"curve_directories": len(self.values), "curve_judged": num_judged},
             curves={SETTING_CURVE: Curves(title=title, x_label=self.setting, tells_last=False, panels=panels)},
         )
 
