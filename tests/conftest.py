@@ -1,4 +1,4 @@
-"""Small data that many tests share: one run of every stage, made once."""
+"""Small data that many tests share: one run of every stage, made once by each process that runs tests."""
 
 import multiprocessing
 import os

@@ -13,6 +13,8 @@ from model.evaluation.sample_directory import Sample, SampleDirectory
 from model.evaluation.verdicts import NO_CATEGORY
 from parti_data.errors import ShardError
 
+_MAX_CANDIDATES = 4096
+"""Of a prompt, whose chances take the square of it: 128 MiB."""
 BEST, ANY, ONE = "best by score", "any right", "one sample"
 
 
@@ -61,7 +63,7 @@ def _points(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def refuse_unranked(directory: SampleDirectory) -> None:
-    """Raise ShardError where samples have no ranks, or not all that were drawn were kept."""
+    """Raise ShardError where samples have no ranks, are too many, or not all that were drawn were kept."""
     if any(sample.rank is None for sample in directory.samples):
         raise ShardError(
             f"{directory.path}: expected ranked samples for best_of, found some without a rank; run sample with a "
@@ -78,6 +80,11 @@ def refuse_unranked(directory: SampleDirectory) -> None:
         raise ShardError(
             f"{directory.path}: expected as many candidates of each prompt, best first, found others; run sample into "
             "a new directory"
+        )
+    if max(counts) > _MAX_CANDIDATES:
+        raise ShardError(
+            f"{directory.path}: expected at most {_MAX_CANDIDATES} candidates of a prompt for best_of, found "
+            f"{max(counts)}; run sample with fewer samples_per_prompt into a new directory"
         )
 
 

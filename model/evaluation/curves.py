@@ -3,9 +3,9 @@
 Nothing here needs torch: reports read the details back and draw the same charts.
 """
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel
+from pydantic import BaseModel, FiniteFloat
 
+from model.evaluation.templates import open_templates
 from parti_data import charts
 from parti_data.charts import Axes, Chart, Series, draw_curves
 
@@ -17,7 +17,7 @@ class Line(BaseModel):
     """A curve: (x, share of right pictures) in order of x."""
 
     name: str
-    points: list[tuple[float, float]]
+    points: list[tuple[FiniteFloat, FiniteFloat]]
 
 
 class Panel(BaseModel):
@@ -27,7 +27,7 @@ class Panel(BaseModel):
     num_pictures: int
     """Whose verdicts a point is of."""
     lines: list[Line]
-    reference: tuple[str, float] | None = None
+    reference: tuple[str, FiniteFloat] | None = None
     """A level, with its name."""
 
 
@@ -58,14 +58,8 @@ def draw_panels(curves: Curves) -> list[Chart]:
 
 def render(curves: Curves) -> bytes:
     """Return the charts as one SVG file, with labelled axes."""
-    environment = Environment(
-        loader=PackageLoader("model.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["printable"] = _printable
+    environment = open_templates("model.evaluation")
+    environment.filters["printable"] = printable
     drawn = draw_panels(curves)
     text = environment.get_template("curves.svg").render(
         title=curves.title, panels=drawn, columns=min(_COLUMNS, max(len(drawn), 1)), area=charts
@@ -81,10 +75,10 @@ def curve_lines(curves: Curves) -> list[str]:
             count = len(line.points)
             places = range(count) if count <= _FEW_POINTS else (0, (count - 1) // 2, count - 1)
             said = ", ".join(f"{line.points[place][1]:.4g} at {line.points[place][0]:g}" for place in places)
-            told.append(f"right, {panel.category}, {line.name}: {said}")
+            told.append(f"right, {printable(panel.category)}, {printable(line.name)}: {said}")
     return told
 
 
-def _printable(text: str) -> str:
-    """Return a text without the characters that XML does not have."""
+def printable(text: str) -> str:
+    """Return a text without the characters that XML does not have, or that a terminal obeys."""
     return "".join(character if character.isprintable() else " " for character in text)

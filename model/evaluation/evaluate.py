@@ -8,7 +8,7 @@ import torch
 
 from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
-from model.evaluation.curves import Curves, curve_lines, render
+from model.evaluation.curves import Curves, curve_lines, printable, render
 from model.evaluation.evaluate_config import EvaluateConfig
 from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
@@ -126,7 +126,8 @@ def _write(output: str, measured: Measured) -> list[ShardRecord]:
 def figure_lines(manifest: Manifest) -> list[str]:
     """Return what was measured, a figure a line."""
     figures: dict[str, float] = dict(manifest.details["figures"])
-    figures |= {f"right, {category}": share for category, share in manifest.details.get("accuracy", {}).items()}
+    accuracy = manifest.details.get("accuracy", {})
+    figures |= {f"right, {printable(category)}": share for category, share in accuracy.items()}
     lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items()]
     curves = [Curves.model_validate(found) for found in manifest.details.get("curves", {}).values()]
     return [*lines, *(line for one in curves for line in curve_lines(one))]

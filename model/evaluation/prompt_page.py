@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.evaluation.evaluate_config import PageSettings
 from model.evaluation.measured import Measured
 from model.evaluation.prompt_groups import TIERS, tier_of
 from model.evaluation.sample_directory import Sample, SampleDirectory
+from model.evaluation.templates import open_templates
 from parti_data.figures import say_count
 from parti_data.progress import show_progress
 from parti_data.storage import join, publish_bytes, sweep
@@ -103,13 +103,7 @@ def _make_copies(copies: list[_Copy], output: str) -> None:
 
 def render(title: str, models: list[str], prompts: list[Prompt], side_px: int) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates(_PACKAGE)
     environment.filters["count"] = say_count
     script = files(_PACKAGE).joinpath("prompt_page.js").read_text("utf-8")
     return environment.get_template("prompt_page.html").render(

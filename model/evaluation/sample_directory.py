@@ -1,25 +1,27 @@
 """A directory that `parti sample` finished: samples with their prompts, and their pictures, read within limits."""
 
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.sampling.sample_files import TABLE
 from parti_data.errors import ShardError
 from parti_data.images import Drop, ImageLimits, decode
 from parti_data.manifest import manifest_digest, read_manifest
-from parti_data.storage import join, open_scattered, read_range
+from parti_data.small_tables import read_rows
+from parti_data.storage import join, read_range
 
-_COLUMNS = ("prompt", "category", "sample", "picture")
-_LATER = ("challenge", "score", "rank")
+_COLUMNS = pa.schema(
+    [
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("sample", pa.int64(), nullable=False),
+        pa.field("picture", pa.string(), nullable=False),
+    ]
+)
+_LATER = pa.schema([pa.field("challenge", pa.string(), nullable=False), pa.field("rank", pa.int64())])
 """Columns that directories of older versions have not."""
-_MAX_TABLE_BYTES, _MAX_FOOTER_BYTES = 1 << 28, 1 << 26
-"""Of these columns, unpacked, and of what lists their parts: a million samples take less."""
-_BATCH_ROWS = 1024
-_TAIL_BYTES, _MAGIC = 8, b"PAR1"
-"""A Parquet file ends with the length of its footer and these letters."""
 
 
 class Sample(NamedTuple):
@@ -32,7 +34,6 @@ class Sample(NamedTuple):
     """Among those of its prompt."""
     picture: str
     """The name of its file."""
-    score: float | None = None
     rank: int | None = None
     """1 for the best of its prompt; None where samples were not ranked."""
 
@@ -53,14 +54,12 @@ class SampleDirectory:
         self.side_px = len(self._decoded(self.samples[0], self.content(self.samples[0])))
 
     def _read(self) -> list[Sample]:
-        place = join(self.path, TABLE)
-        try:
-            with open_scattered(place) as file:
-                return _read_samples(file, place)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise ShardError(
-                f"{place}: expected a table with {', '.join(_COLUMNS)}, found {error}; run sample into a new directory"
-            ) from None
+        return [
+            Sample(
+                row["prompt"], row["category"], row.get("challenge", ""), row["sample"], row["picture"], row.get("rank")
+            )
+            for row in read_rows(join(self.path, TABLE), "sample", _COLUMNS, _LATER)
+        ]
 
     def content(self, sample: Sample) -> bytes:
         """Return a picture's file; raises ShardError for one that the manifest does not list."""
@@ -99,38 +98,3 @@ class SampleDirectory:
                 "directory"
             )
         return pixels
-
-
-def _read_samples(file: BinaryIO, place: str) -> list[Sample]:
-    """Return the rows of a table that may be anyone's; raises ShardError where they would take too much memory."""
-    file.seek(max(file.seek(0, 2) - _TAIL_BYTES, 0))
-    tail = file.read(_TAIL_BYTES)
-    if tail[4:] == _MAGIC:  # what ends otherwise is refused without being read
-        _refuse_larger(int.from_bytes(tail[:4], "little"), _MAX_FOOTER_BYTES, "footer", place)
-    table = pq.ParquetFile(file)
-    names = [*_COLUMNS, *(name for name in _LATER if name in table.schema_arrow.names)]
-    groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names)
-    _refuse_larger(unpacked, _MAX_TABLE_BYTES, "table", place)
-    samples: list[Sample] = []
-    num_bytes = 0
-    for batch in table.iter_batches(_BATCH_ROWS, columns=names):
-        num_bytes += batch.nbytes  # of a repeated text a column holds one
-        _refuse_larger(num_bytes, _MAX_TABLE_BYTES, "table", place)
-        samples += [
-            Sample(
-                row["prompt"], row["category"], row.get("challenge", ""), row["sample"], row["picture"],
-                row.get("score"), row.get("rank"),
-            )
-            for row in batch.to_pylist()
-        ]  # fmt: skip
-    return samples
-
-
-def _refuse_larger(num_bytes: int, at_most: int, what: str, place: str) -> None:
-    if num_bytes > at_most:
-        raise ShardError(
-            f"{place}: expected a {what} of at most {at_most >> 20} MiB, found {num_bytes >> 20}; sample fewer prompts "
-            "into a directory"
-        )

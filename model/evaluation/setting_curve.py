@@ -9,6 +9,8 @@ from model.evaluation.verdicts import judge_samples, right_by_category
 from parti_data.errors import ShardError
 from parti_data.manifest import Manifest, read_manifest
 
+_LARGEST = 1 << 53
+"""Whole numbers below it differ as floats too."""
 SETTING_CURVE = "curve"
 RIGHT = "right"
 
@@ -31,18 +33,20 @@ class SettingCurve:
         """Return the share of right pictures of each category by the setting."""
         shares: dict[str, list[tuple[float, float]]] = {}
         judged: dict[str, int] = {}
+        num_judged = 0
         for value, directory in zip(self.values, self.directories, strict=True):
             verdicts = judge_samples(directory)
             for category, is_right in right_by_category(directory.samples, verdicts).items():
                 shares.setdefault(category, []).append((value, round(sum(is_right) / len(is_right), 4)))
                 judged[category] = len(is_right)
+                num_judged += len(is_right)
         panels = [
             Panel(category=category, num_pictures=judged[category], lines=[Line(name=RIGHT, points=points)])
             for category, points in sorted(shares.items())
         ]
         title = f"Right pictures by {self.setting}"
         return Measured(
-            counts={"curve_directories": len(self.values)},
+            counts={"curve_directories": len(self.values), "curve_judged": num_judged},
             curves={SETTING_CURVE: Curves(title=title, x_label=self.setting, tells_last=False, panels=panels)},
         )
 
@@ -60,7 +64,7 @@ def _differing_setting(paths: list[str], manifests: list[Manifest]) -> str:
     names = sorted(set().union(*configs))
     differing = [name for name in names if any(config.get(name) != configs[0].get(name) for config in configs)]
     values = [config.get(name) for config in configs for name in differing]
-    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    is_number = all(map(_is_number, values))
     if len(differing) != 1 or not is_number or len(set(values)) < len(values):
         raise ShardError(
             f"curve.samples: expected directories that differ in one number, each from all others, found "
@@ -68,6 +72,10 @@ def _differing_setting(paths: list[str], manifests: list[Manifest]) -> str:
             "leave out what does not belong"
         )
     return differing[0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ class DecodingExecution(StrictModel):
     device: Literal["cpu", "cuda"] = "cpu"
     """Of the image tokenizer's decoder too."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the products and the caches; norms, logits and what is drawn from them are float32 or more."""
+    """Of the products, that of the logits among them, and the caches; norms and what is drawn are float32 or more."""
     compile: bool = False
     """Whether torch compiles the decoder's blocks before the first step: a minute or so, for long runs on a GPU."""
 

@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from model.evaluation.templates import open_templates
 from parti_data import charts, figures
 from parti_data.errors import PartiError, ShardError
 from parti_data.storage import is_file, join, publish_bytes, read_bytes
@@ -70,13 +69,7 @@ def read_summary(directory: str) -> dict[str, Any]:
 
 def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("pipelines.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates("pipelines.report")
     environment.filters |= {
         "count": figures.say_count,
         "share": figures.say_share,

@@ -5,13 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from parti_data.contact_sheet import CELL_PX, cut_pairs
-from parti_data.errors import ShardError
 from parti_data.figures import say_count, say_share
-from parti_data.images import Drop, ImageLimits, decode
 from parti_data.quality import RunQuality, TokenQuality, read_run_quality
-from parti_data.storage import join
-from pipelines.report.pictures import Picture, embed
-from pipelines.report.stages import FinishedStage, read_stage_file
+from pipelines.report.pictures import Picture, embed, read_picture
+from pipelines.report.stages import FinishedStage
 
 _ROWS = 12
 """Slices shown, those that came back worst; and shards, the first ones."""
@@ -72,12 +69,7 @@ def _say_left_out(num_slices: int, num_shards: int) -> str:
 
 
 def _cut_sheet(stage: FinishedStage, run: RunQuality) -> list[Reconstruction]:
-    pixels = decode(read_stage_file(stage, run.sheet.name), ImageLimits())
-    if isinstance(pixels, Drop):
-        raise ShardError(
-            f"{join(stage.path, run.sheet.name)}: expected a picture, found {pixels.reason} ({pixels.detail}); run "
-            "tokenize into a new directory"
-        )
+    pixels = read_picture(stage, run.sheet.name)
     cut = [np.ascontiguousarray(pair) for pair in cut_pairs(pixels, len(run.sample))]
     pictures = [embed(pair, 2 * CELL_PX)._replace(is_small=False) for pair in cut]
     return [Reconstruction(picture, one.psnr_db) for picture, one in zip(pictures, run.sample, strict=True)]

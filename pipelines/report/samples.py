@@ -1,23 +1,29 @@
 """Samples with their prompts, by category, and the judge's verdict on each where there is one."""
 
-import io
 from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from parti_data.errors import ShardError
-from parti_data.images import ImageLimits, decode
 from parti_data.manifest import manifest_digest
+from parti_data.small_tables import read_rows
 from parti_data.storage import join
-from pipelines.report.pictures import Picture, embed
-from pipelines.report.stages import FinishedStage, read_stage_file
+from pipelines.report.pictures import Picture, embed, try_picture
+from pipelines.report.stages import FinishedStage
 
 TABLE = "samples.parquet"
 VERDICTS = "verdicts.parquet"
 """As the jobs call them, whose modules would import torch."""
+_DRAWN = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("picture", "prompt", "category")])
+_JUDGED = pa.schema(
+    [
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("is_right", pa.bool_()),
+        pa.field("fault", pa.string(), nullable=False),
+    ]
+)
 _SHOWN = 24
 _SAMPLE_PX = 256
 _NO_CATEGORY = "all"
@@ -55,10 +61,11 @@ def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samp
     digest = manifest_digest(stage.path)
     judged = [found for found in evaluations if "accuracy" in found.manifest.details]
     evaluation = next((found for found in judged if found.manifest.inputs.get("samples") == digest), None)
-    drawn = _read_table(stage, TABLE, ["picture", "prompt", "category"])
+    drawn = read_rows(join(stage.path, TABLE), "sample", _DRAWN)
     rows = [row for row in drawn if row["picture"]]
-    verdicts = _read_table(evaluation, VERDICTS, ["picture", "is_right", "fault"]) if evaluation else []
+    verdicts = read_rows(join(evaluation.path, VERDICTS), "evaluate", _JUDGED) if evaluation else []
     by_picture = {verdict["picture"]: verdict for verdict in verdicts}
+    listed = {shard.name for shard in stage.manifest.shards}
     accuracy = evaluation.manifest.details["accuracy"] if evaluation else {}
     by_category: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -68,7 +75,7 @@ def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samp
             name,
             accuracy.get(name),
             len(members),
-            [_sample(stage, row, by_picture.get(row["picture"])) for row in choose(members)],
+            [_sample(stage, listed, row, by_picture.get(row["picture"])) for row in choose(members)],
         )
         for name, members in by_category.items()
     ]
@@ -89,18 +96,13 @@ def choose(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[number] for number in sorted(first)]
 
 
-def _sample(stage: FinishedStage, row: dict[str, Any], verdict: dict[str, Any] | None) -> Sample:
-    pixels = decode(read_stage_file(stage, row["picture"]), ImageLimits())
+def _sample(stage: FinishedStage, listed: set[str], row: dict[str, Any], verdict: dict[str, Any] | None) -> Sample:
+    if row["picture"] not in listed:
+        raise ShardError(
+            f"{stage.path}: expected pictures that its manifest lists, found {row['picture'][:80]!r}; run sample into "
+            "a new directory"
+        )
+    pixels = try_picture(stage, row["picture"])
     picture = embed(pixels, _SAMPLE_PX) if isinstance(pixels, np.ndarray) else None
     judged = verdict or {"is_right": None, "fault": ""}
     return Sample(picture, row["prompt"], judged["is_right"], judged["fault"])
-
-
-def _read_table(stage: FinishedStage, name: str, columns: list[str]) -> list[dict[str, Any]]:
-    try:
-        return pq.read_table(io.BytesIO(read_stage_file(stage, name)), columns=columns).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ShardError(
-            f"{join(stage.path, name)}: expected a table with {', '.join(columns)}, found {error}; run "
-            f"{stage.manifest.stage} into a new directory"
-        ) from None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from parti_data.errors import ShardError
 from parti_data.manifest import BEGUN, MANIFEST, Manifest, read_manifest
-from parti_data.storage import is_file, join, list_directory, read_bytes
+from parti_data.storage import is_file, join, list_directory, read_bytes, read_range
 
 FLOW = (
     "filter", "shard", "train_text", "train_tokenizer", "train_upsampler",
@@ -56,11 +56,11 @@ def directory_name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] if "://" in path else Path(path).resolve().name
 
 
-def read_stage_file(stage: FinishedStage, name: str) -> bytes:
-    """Return a file of a finished stage; raises ShardError where it is gone."""
+def read_stage_file(stage: FinishedStage, name: str, at_most: int | None = None) -> bytes:
+    """Return a file of a finished stage, or its first bytes, at most so many; raises ShardError where it is gone."""
     place = join(stage.path, name)
     try:
-        return read_bytes(place)
+        return read_bytes(place) if at_most is None else read_range(place, 0, at_most)
     except FileNotFoundError:
         raise ShardError(
             f"{place}: expected a file that {stage.manifest.stage} wrote, found none; put it back or run "

@@ -11,9 +11,8 @@ import numpy as np
 from parti_data.charts import Axes, Chart, Scale, Series, draw_curves
 from parti_data.errors import ShardError
 from parti_data.figures import say_count, say_figure, say_share
-from parti_data.images import Drop, ImageLimits, decode
 from parti_data.storage import join
-from pipelines.report.pictures import Picture, embed
+from pipelines.report.pictures import Picture, embed, read_picture
 from pipelines.report.stages import FinishedStage, read_stage_file
 
 STEPS = "metrics.jsonl"
@@ -163,9 +162,9 @@ def find_series(metrics: list[dict[str, Any]], name: str) -> list[tuple[float, f
 
 def split_reconstructions(stage: FinishedStage) -> list[Picture]:
     """Return each original with its reconstructions below: of a few steps, and the last."""
-    ended = _read_picture(stage, RECONSTRUCTIONS)
+    ended = read_picture(stage, RECONSTRUCTIONS)
     side = max(ended.shape[0] // 2, 1)
-    drawn = [_read_picture(stage, f"reconstructions-{step:08d}.png") for step in drawn_steps(stage)[:-1]]
+    drawn = [read_picture(stage, f"reconstructions-{step:08d}.png") for step in drawn_steps(stage)[:-1]]
     rows = [ended[:side], *(row for row in drawn if row.shape == ended[:side].shape), ended[side:]]
     pixels = np.concatenate(rows)
     count = max(pixels.shape[1] // side, 1)
@@ -178,16 +177,6 @@ def drawn_steps(stage: FinishedStage) -> list[int]:
     steps = sorted(int(match[1]) for match in matches if match)
     places = np.linspace(0, len(steps) - 1, min(len(steps), _MAX_DRAWN)).round()
     return [steps[int(place)] for place in places]
-
-
-def _read_picture(stage: FinishedStage, name: str) -> np.ndarray:
-    pixels = decode(read_stage_file(stage, name), ImageLimits())
-    if isinstance(pixels, Drop):
-        raise ShardError(
-            f"{join(stage.path, name)}: expected a picture, found {pixels.reason} ({pixels.detail}); run "
-            f"{stage.manifest.stage} into a new directory"
-        )
-    return pixels
 
 
 def _names(metrics: list[dict[str, Any]]) -> tuple[list[str], list[str]]:

@@ -111,6 +111,10 @@ def training_mfu(attention: str, tokens: Path, folder: Path) -> float:
     for rows in PARTS:
         if told := train(attention, rows, tokens, folder / f"{attention}-{rows}"):
             break
+    else:
+        raise RuntimeError(
+            f"expected parts of {PARTS[-1]} rows to fit, found that none do; read above what they end in"
+        )
     for line in told:
         print(
             f"prior_on_gpu: {attention}: {line['mfu']:.3f} of {line['matmul_peak_tflops']:.0f} TFLOP/s, "

@@ -131,7 +131,7 @@ def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle") -> 
         (path / name).write_bytes(to_png(np.full((8, 8, 3), 200, np.uint8)))
     table = {"prompt": [prompt] * 3, "category": ["one object"] * 3, "sample": [0] * 3, "picture": names}
     pq.write_table(pa.table(table), path / "samples.parquet")
-    begun.finish([], {"prompts": 3, "images": 3})
+    begun.finish([record_shard(str(path), name, 0) for name in names], {"prompts": 3, "images": 3})
     begun = directory(evaluation, "evaluate", inputs={"samples": manifest_digest(str(path))})
     verdicts = {"is_right": [True, False, None], "fault": ["", "gray background", "not judged"]}
     pq.write_table(pa.table({"picture": names, "prompt": [prompt] * 3} | verdicts), evaluation / "verdicts.parquet")
@@ -393,12 +393,32 @@ def test_other_curves_are_told_as_a_problem(tmp_path, curves):
     assert "expected curves as evaluate writes them, found others; run evaluate into a new" in read_page(tmp_path)
 
 
+def test_curves_without_end_are_told_as_a_problem(tmp_path):
+    panel = {"category": "one", "num_pictures": 1, "lines": [{"name": "right", "points": [[12345, 1]]}]}
+    make_curves(tmp_path / "evaluation", {"best_of": {"title": "right", "x_label": "candidates", "panels": [panel]}})
+    assert "cannot be shown" not in read_page(tmp_path)
+    manifest = tmp_path / "evaluation" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("12345", "1e999"))
+    assert "expected curves as evaluate writes them, found others; run evaluate into a new" in read_page(tmp_path)
+
+
 def test_samples_that_were_not_kept_are_not_shown(run):
     path = run / "samples" / "samples.parquet"
     table = pq.read_table(path)
     names = [table["picture"][0].as_py(), "", ""]
     pq.write_table(table.set_column(table.column_names.index("picture"), "picture", [names]), path)
     assert "1 samples" in read_page(run)
+
+
+def test_a_picture_that_the_manifest_does_not_list_is_never_shown(run):
+    (run / "secret.png").write_bytes(to_png(np.zeros((8, 8, 3), np.uint8)))
+    path = run / "samples" / "samples.parquet"
+    table = pq.read_table(path)
+    names = ["../secret.png", *table["picture"].to_pylist()[1:]]
+    pq.write_table(table.set_column(table.column_names.index("picture"), "picture", [names]), path)
+    page = read_page(run)
+    assert "expected pictures that its manifest lists, found &#39;../secret.png&#39;; run sample into" in page
+    assert page.count("This stage cannot be shown.") == 1
 
 
 def test_more_samples_than_fit_are_chosen_by_prompt():
@@ -488,6 +508,7 @@ def test_unfinished_stages_are_named(run):
     [
         ("tokenizer/reconstructions.png", None, "expected a file that train_tokenizer wrote, found none"),
         ("tokenizer/reconstructions.png", b"no", "expected a picture, found image_unreadable"),
+        ("tokenizer/reconstructions.png", bytes((32 << 20) + 9), "found image_too_many_bytes (33554433 bytes,"),
         ("prior/metrics.jsonl", b'{"step": 1}\n{', "a step in each line, found something else in line 2"),
         ("tokens/tokens-00000-of-00001.parquet", None, "expected a token shard, found"),
         ("samples/samples.parquet", b"no", "expected a table with picture, prompt, category, found"),

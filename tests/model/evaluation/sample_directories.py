@@ -33,8 +33,9 @@ def make_samples(
     for row, picture in zip(rows, pictures, strict=True):
         (path / row[4]).write_bytes(to_png(picture))
     names = ("prompt", "category", "challenge", "sample", "picture")
-    table = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {name: [] for name in names}
-    pq.write_table(pa.table(table), path / "samples.parquet")
+    schema = pa.schema([(name, pa.int64() if name == "sample" else pa.string()) for name in names])
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)
+    pq.write_table(table, path / "samples.parquet")
     files = ["samples.parquet", *(row[4] for row in rows)]
     begun.finish([record_shard(str(path), file, 0) for file in files], {"prompts": len(prompts), "images": len(rows)})
     return str(path)

@@ -71,7 +71,7 @@ def test_ranked_scenes_have_a_curve_as_figures_and_as_a_picture(tmp_path, ranked
     assert len(list(drawn.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
 
 
-def test_what_has_no_such_curve_is_refused_before_anything_is_begun(tmp_path, ranked):
+def test_what_has_no_such_curve_is_refused_before_anything_is_begun(tmp_path, ranked, monkeypatch):
     plain = make_samples(tmp_path / "plain", [("a wombat", "", "")])
     with pytest.raises(ShardError, match="plain: expected ranked samples for best_of, found some without a rank; run"):
         evaluate(config(tmp_path, plain))
@@ -88,4 +88,7 @@ def test_what_has_no_such_curve_is_refused_before_anything_is_begun(tmp_path, ra
         evaluate(config(tmp_path, odd))
     with pytest.raises(ConfigError, match="best_of: expected with scenes=true alone, found without; add it or leave"):
         evaluate(config(tmp_path, ranked, scenes=False, page={}))
+    monkeypatch.setattr("model.evaluation.best_of._MAX_CANDIDATES", 1)
+    with pytest.raises(ShardError, match="expected at most 1 candidates of a prompt for best_of, found 2; run sample"):
+        evaluate(config(tmp_path, ranked))
     assert not (tmp_path / "evaluation").exists()

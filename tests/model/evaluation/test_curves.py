@@ -25,5 +25,10 @@ def test_of_many_points_the_ends_and_the_middle_are_told():
     assert curve_lines(curves(16))[0] == "right, one, one: 0 at 0, 0.4375 at 7, 0.9375 at 15"
 
 
+def test_no_name_reaches_a_terminal_as_a_command():
+    assert curve_lines(curves(1, "\x1b[31mred\n"))[0] == "right,  [31mred ,  [31mred : 0 at 0"
+
+
 def test_curves_without_a_category_are_drawn_as_nothing():
-    assert ElementTree.fromstring(render(Curves(title="none", x_label="x", panels=[])).decode()) is not None
+    drawn = ElementTree.fromstring(render(Curves(title="none", x_label="x", panels=[])).decode())
+    assert [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")] == ["none"]

@@ -21,13 +21,13 @@ def test_a_config_that_names_nothing_is_refused(tmp_path):
 
 
 def test_several_measurements_share_one_directory(tmp_path):
-    samples = make_samples(tmp_path / "samples", [(RED, "scenes", ""), ("a wombat", "other", "")], side=32)
+    samples = make_samples(tmp_path / "samples", [(RED, "scenes\x1b[1m", ""), ("a wombat", "other", "")], side=32)
     manifest = evaluate(config(tmp_path, samples=samples, scenes=True, page={"title": "Both"}))
     assert manifest.counts == {"judged": 1, "not_judged": 1, "page_prompts": 2, "page_pictures": 2}
     assert {shard.name for shard in manifest.shards} == {
         "verdicts.parquet", "prompts.html", "pictures/0/00000-000.png", "pictures/0/00001-000.png",
     }  # fmt: skip
-    assert figure_lines(manifest) == ["right, scenes: 0"]
+    assert figure_lines(manifest) == ["right, scenes [1m: 0"]
 
 
 def test_what_is_measured_decides_and_where_it_lies_does_not(tmp_path):

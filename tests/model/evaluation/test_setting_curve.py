@@ -38,6 +38,7 @@ def test_right_pictures_are_told_by_the_setting_in_which_directories_differ(tmp_
         ("one", [[1, 0], [1.5, 1], [3, 1]]),
         ("two", [[1, 1], [1.5, 1], [3, 1]]),
     ]
+    assert manifest.counts == {"curve_directories": 3, "curve_judged": 6}
     assert figure_lines(manifest)[0] == "right, one, right: 0 at 1, 1 at 1.5, 1 at 3"
     assert "sampling.guidance</text>" in (tmp_path / "evaluation" / "curve.svg").read_text()
     assert set(manifest.inputs) == {"curve.1.0", "curve.1.5", "curve.3.0"}
@@ -59,6 +60,7 @@ def test_directories_that_differ_in_more_or_in_nothing_are_refused(tmp_path):
             r"found sampling.guidance \[1.0, 2.0\]; sampling.top_k \[0, 5\]; le",
         ),
         ("text", {"guidance": "much"}, r"found sampling.guidance \[1.0, 'much'\]; leave out what does not belong"),
+        ("huge", {"guidance": 10**400}, r"found sampling.guidance \[1.0, 10+\]; leave out what does not belong"),
         (
             "prior",
             {"inputs": {"prior": "b"}},

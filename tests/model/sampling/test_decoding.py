@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -57,6 +59,25 @@ def test_a_step_may_be_done_again(model):
     wanted = decoding.step(torch.tensor([4]), 1).clone()
     assert torch.equal(decoding.step(torch.tensor([4]), 1), wanted)
     assert torch.equal(decoding.step(torch.tensor([0]), 0), first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("attention", ["dense", "conv"])
+@torch.inference_mode()
+def test_captured_steps_are_those_of_the_whole_sequence(attention, monkeypatch):
+    monkeypatch.setattr("model.sampling.decoding._SPAN", 5)
+    torch.manual_seed(0)
+    model = Parti(replace(TINY, image_attention=attention, kernel_side=3)).eval()
+    text_ids, tokens = torch.tensor([[5, 6, END], [7, 8, END]]), torch.randint(64, (2, 16))
+    wanted = model(text_ids, tokens)
+    prepare(model, DecodingExecution(device="cuda"))
+    for first in (0, 7):
+        decoding = Decoding(model, text_ids.cuda())
+        if first:
+            decoding.fill(tokens[:, :first].cuda())
+        for position in [*range(first, 16), first + 1, 15]:  # then back over other spans
+            found = decoding.step(tokens[:, max(position - 1, 0)].cuda(), position).cpu()
+            torch.testing.assert_close(found, wanted[:, position], atol=1e-4, rtol=0)
 
 
 def test_compiling_is_for_a_gpu():

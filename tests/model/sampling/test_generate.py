@@ -88,6 +88,7 @@ def test_given_tokens_come_back_and_the_rest_is_drawn_as_by_a_loop_without_a_cac
     model, num_given, long_from, monkeypatch
 ):
     monkeypatch.setattr("model.attention.LONG_SEQUENCE", long_from)  # from where attention is done another way
+    monkeypatch.setattr("model.sampling.decoding._SPAN", 5)
     text_ids, given = torch.tensor([[5, 6, END], [7, END, PAD]]), torch.randint(64, (2, num_given))
     uniform = uniform_numbers([(1, n) for n in range(2)], 16)
     sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)
