@@ -232,7 +232,8 @@ def test_a_text_encoder_of_another_text_tokenizer_is_refused(train, folder, outp
 
 def test_dropout_may_be_another(train, outputs):
     path = outputs["contrastive"] / FILES["contrastive"]
-    train("prior", "dropout", f"start_from={path}", "schedule.num_steps=1", "architecture.dropout=0.3")
+    output = train("prior", "dropout", f"start_from={path}", "schedule.num_steps=1", "architecture.dropout=0.3")
+    assert load_prior(f"{output}/prior.safetensors").model.shape.dropout == 0.3
 
 
 @pytest.mark.parametrize("name", ["none", "prior"])
