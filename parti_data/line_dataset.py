@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parti_data.caption_ids import CaptionTokenizer, TextReading
+from parti_data.caption_ids import CaptionTokenizer, TextReading, cut_padding
 from parti_data.keyed_random import draw, permutation, stream_key, uniform
-from parti_data.text import PAD
 from parti_data.text_lines import Line, LineChunk, TextLines
 from parti_data.token_rows import Share
 
@@ -82,9 +81,8 @@ class LineDataset:
         lines = [self._line(*divmod(position, self.num_rows)) for position in positions.tolist()]
         luck = uniform(positions, stream_key(self._seed, _STRETCH))
         texts = [self._stretch(line.text, one) for line, one in zip(lines, luck.tolist(), strict=True)]
-        ids = self._tokenizer.lines(texts, draw(positions, stream_key(self._seed, _DROPOUT)))[:, 1:]
-        width = ids.shape[1] if self._text.pad_to == "length" else int((ids != PAD).sum(1).max())
-        return LineBatch([line.place for line in lines], ids[:, :width].copy())
+        ids = self._tokenizer.lines(texts, draw(positions, stream_key(self._seed, _DROPOUT)))
+        return LineBatch([line.place for line in lines], cut_padding(ids, self._text))
 
     def _line(self, epoch: int, row: int) -> Line:
         """Return the line with a number in the order of an epoch."""

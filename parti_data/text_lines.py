@@ -29,7 +29,7 @@ from parti_data.storage import (
 )  # fmt: skip
 
 CHUNK_BYTES = 4 << 20
-"""Of a chunk about so many; a longer line is refused."""
+"""Of a line at most; a longer one is refused. A chunk has about as many, at most twice."""
 _COLUMNS = ("file", "offset", "size", "lines")
 _IS_BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
 """By byte."""
@@ -108,16 +108,16 @@ def _chunks(file: BinaryIO, path: str) -> Iterator[bytes]:
             raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
         is_first = False
         end = block.rfind(b"\n") + 1
+        if len(rest) + (block.index(b"\n") if end else len(block)) > CHUNK_BYTES:
+            raise SourceError(
+                f"{path}: expected lines of at most {CHUNK_BYTES} bytes, found a longer one; break it, or check that "
+                "this is text"
+            )
         if end:
             yield rest + block[:end]
             rest = block[end:]
         else:
             rest += block
-        if len(rest) > CHUNK_BYTES:
-            raise SourceError(
-                f"{path}: expected lines of at most {CHUNK_BYTES} bytes, found a longer one; break it, or check that "
-                "this is text"
-            )
     if rest:
         yield rest
 

@@ -71,7 +71,8 @@ def test_no_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"short\n" + b"x" * 300, "expected lines of at most 100 bytes, found a longer one; break it"),
-        (b"x" * 300 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
+        (b"x" * 101 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
+        (b"short\n" + b"x" * 101 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
         ("text".encode("utf-16"), "expected UTF-8 text, found UTF-16; convert it"),
     ],
 )
@@ -81,6 +82,14 @@ def test_what_are_no_lines_of_text_is_refused(tmp_path, monkeypatch, content, me
     with pytest.raises(SourceError, match=message):
         index_lines(find_line_files(f"{tmp_path}/x.txt", "source"), f"{tmp_path}/lines.parquet")
     assert not (tmp_path / "lines.parquet").exists()
+
+
+def test_a_line_as_long_as_it_may_be_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_lines, "CHUNK_BYTES", 100)
+    (tmp_path / "x.txt").write_bytes(b"\n".join([b"x" * 100, b"short", b"y" * 100]))
+    files = find_line_files(f"{tmp_path}/x.txt", "source")
+    index_lines(files, f"{tmp_path}/lines.parquet")
+    assert TextLines(files, f"{tmp_path}/lines.parquet").chunk_lines.sum() == 3
 
 
 def test_a_file_that_has_changed_is_refused(files, tmp_path):
