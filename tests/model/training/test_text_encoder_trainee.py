@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from model.text_encoder import TextEncoderShape
 from model.training.masked_text import MaskedText
 from model.training.ranks import Ranks
+from model.training.schedule import Schedule
 from model.training.text_encoder_config import TrainTextEncoderConfig
 from model.training.text_encoder_trainee import TextEncoderTrainee
 from parti_data.line_dataset import LineBatch
@@ -44,7 +45,7 @@ class WithoutOthers(Ranks):
 
 def make(rows: Rows, ranks: Ranks, batch_size: int) -> TextEncoderTrainee:
     torch.manual_seed(0)
-    config = TrainTextEncoderConfig(source="", output="", batch_size=batch_size, schedule={"num_steps": 1, "lr": 1.0})
+    config = TrainTextEncoderConfig(source="", output="", batch_size=batch_size, schedule=Schedule(num_steps=1, lr=1.0))
     return TextEncoderTrainee(config, MaskedText(SHAPE), rows, None, ranks)
 
 
