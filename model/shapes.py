@@ -17,7 +17,9 @@ def make_shape(kind: type[S], table: dict[str, Any], **given: Any) -> S:
     return kind(**_checked(kind, table, "architecture", set(given)), **given)
 
 
-def _checked(kind: Any, table: dict[str, Any], where: str, given: set[str]) -> dict[str, Any]:
+def _checked(kind: Any, table: Any, where: str, given: set[str]) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: expected a table, found {table!r}; change it")
     types = {field.name: field.type for field in fields(kind) if field.name not in given}
     for name in table:
         if name not in types:

@@ -14,7 +14,7 @@ from model.rotary import RotaryPositions, rotation_1d
 from model.shapes import refuse_remainder
 from parti_data.text import PAD
 
-_MOST_LAYERS, _MOST_TEXT, _MOST_GRID_SIDE = 256, 1 << 16, 64
+_MOST_LAYERS, _MOST_TEXT, _MOST_HEAD_WIDTH, _MOST_GRID_SIDE = 256, 1 << 16, 1024, 64
 """Of a file whose header asks for more nothing is built: masks and rotations are not in its weights."""
 
 
@@ -118,9 +118,11 @@ def position_table(length: int, width: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(length, width))
 
 
-def refuse_excess(num_layers: int, max_text_length: int, grid_side: int) -> None:
+def refuse_excess(shape: TextEncoderShape, num_layers: int, grid_side: int = 1) -> None:
     """Raise ValueError for sizes in a file's header that would take memory beyond its weights."""
-    if num_layers > _MOST_LAYERS or max_text_length > _MOST_TEXT or grid_side > _MOST_GRID_SIDE:
+    is_long = shape.max_text_length > _MOST_TEXT or shape.head_width > _MOST_HEAD_WIDTH
+    if is_long or num_layers > _MOST_LAYERS or grid_side > _MOST_GRID_SIDE:
         raise ValueError(
-            f"a header of {num_layers} layers, {max_text_length} text positions, a grid side of {grid_side}"
+            f"a header of {num_layers} layers, {shape.max_text_length} text positions, a grid side of {grid_side}, "
+            f"heads of {shape.head_width} channels"
         )

@@ -1,16 +1,20 @@
 """The file of a text encoder that learned before the prior, and what else has one in it."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import NamedTuple
 
+from model.contrastive import ContrastiveShape
 from model.contrastive.contrastive_file import KIND as CONTRASTIVE
 from model.shapes import make_shape
 from model.text_encoder import TextEncoder, TextEncoderShape, refuse_excess
 from model.weights import make_module, own_file, read_weights, write_weights
 
 KIND = "text_encoder"
-_PREFIXES = {KIND: "", CONTRASTIVE: "text_encoder."}
-"""Of the encoder's weights, by the kind of file."""
+_KINDS: dict[str, tuple[type[TextEncoderShape], str]] = {
+    KIND: (TextEncoderShape, ""),
+    CONTRASTIVE: (ContrastiveShape, "text_encoder."),
+}
+"""What a file's header tells of, and the prefix of the encoder's weights, by the kind of file."""
 
 
 class LoadedTextEncoder(NamedTuple):
@@ -30,11 +34,10 @@ def load_text_encoder(path: str) -> LoadedTextEncoder:
     """Return the encoder of a file of train text-encoder or train contrastive; raises CheckpointError."""
     with own_file(path, "a text encoder", "parti train text-encoder or parti train contrastive"):
         header, weights = read_weights(path)
-        if (kind := header.get("kind")) not in _PREFIXES:
+        if (kind := str(header.get("kind"))) not in _KINDS:
             raise ValueError(f"kind {kind}")
-        known = {field.name for field in fields(TextEncoderShape)}
-        shape = make_shape(TextEncoderShape, {name: value for name, value in header["shape"].items() if name in known})
-        refuse_excess(shape.num_encoder_layers, shape.max_text_length, 1)
-        prefix = _PREFIXES[kind]
+        told, prefix = _KINDS[kind]
+        shape = make_shape(told, header["shape"]).text_encoder
+        refuse_excess(shape, shape.num_encoder_layers)
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         return LoadedTextEncoder(make_module(lambda: TextEncoder(shape), own), shape, str(header["text_tokenizer"]))

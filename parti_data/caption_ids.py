@@ -88,6 +88,12 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
     return lines
 
 
+def cut_padding(lines: np.ndarray, text: TextReading) -> np.ndarray:
+    """Return the ids (C, T) alone of such lines, as wide as the longest of them or as the reading says."""
+    width = text.length if text.pad_to == "length" else max(int(np.minimum(lines[:, 0], text.length).max()), 1)
+    return lines[:, 1 : 1 + width].copy()
+
+
 def choose_captions(counts: np.ndarray, luck: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
     """Return which of its captions each row takes, int64 (B,); `luck` in [0, 1) decides by the weights.
 

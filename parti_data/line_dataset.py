@@ -2,7 +2,7 @@
 
 As those of a `TokenDataset`, with which it shares the parts that training on text asks for: rank r of w takes every
 w-th row of a global batch. An epoch goes through all lines once: the chunks are permuted, and the lines of each few of
-them are mixed, of which this process holds the text.
+them are mixed, of which this process holds the bytes.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from parti_data.caption_ids import CaptionTokenizer, TextReading
+from parti_data.caption_ids import CaptionTokenizer, TextReading, cut_padding
 from parti_data.keyed_random import draw, permutation, stream_key, uniform
-from parti_data.text import PAD
-from parti_data.text_lines import Line, TextLines
+from parti_data.text_lines import Line, LineChunk, TextLines
 from parti_data.token_rows import Share
 
 _MIXED_CHUNKS = 16
@@ -21,8 +20,8 @@ _CHARACTERS_AN_ID = 4
 """About; a line of more than fill a row begins anywhere in it, so that all of it is learned in the end."""
 _LONGEST_WORD = 64
 """Characters; where there is no space for so many, as in Chinese, a stretch begins at any character."""
-_CHUNKS, _LINES, _STRETCH, _DROPOUT = 1, 2, 3, 4
-"""What a stream of random numbers is for."""
+_CHUNKS, _LINES, _STRETCH, _DROPOUT = 0, 1, 2, 3
+"""What a stream of random numbers is for; of an epoch the first two, so that they are none of a step's in training."""
 
 
 class LineBatch(NamedTuple):
@@ -39,8 +38,16 @@ class _Window(NamedTuple):
 
     epoch: int
     number: int
-    lines: list[Line]
+    chunks: list[LineChunk]
+    ends: np.ndarray
+    """Lines up to the end of each of them."""
     order: np.ndarray
+
+    def line(self, place: int) -> Line:
+        """Return the line with a number in the order."""
+        number = int(self.order[place])
+        chunk = int(np.searchsorted(self.ends, number, "right"))
+        return self.chunks[chunk].line(number - int(self.ends[chunk]) + len(self.chunks[chunk]))
 
 
 class LineDataset:
@@ -52,10 +59,9 @@ class LineDataset:
         self._lines, self._text, self._seed, self._share = lines, text, seed, share
         self.batch_size = batch_size
         self._tokenizer = CaptionTokenizer(text)
-        self.text_tokenizer, self.text_vocabulary_size = self._tokenizer.fingerprint, self._tokenizer.vocabulary_size
         self.num_rows = int(lines.chunk_lines.sum())
         self._epoch: tuple[int, np.ndarray, np.ndarray] = -1, np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self._window = _Window(-1, -1, [], np.zeros(0, np.int64))
+        self._window = _Window(-1, -1, [], np.zeros(0, np.int64), np.zeros(0, np.int64))
 
     def batch(self, step: int) -> LineBatch:
         """Return this rank's slice of global batch number `step`."""
@@ -75,24 +81,24 @@ class LineDataset:
         lines = [self._line(*divmod(position, self.num_rows)) for position in positions.tolist()]
         luck = uniform(positions, stream_key(self._seed, _STRETCH))
         texts = [self._stretch(line.text, one) for line, one in zip(lines, luck.tolist(), strict=True)]
-        ids = self._tokenizer.lines(texts, draw(positions, stream_key(self._seed, _DROPOUT)))[:, 1:]
-        width = ids.shape[1] if self._text.pad_to == "length" else int((ids != PAD).sum(1).max())
-        return LineBatch([line.place for line in lines], ids[:, :width].copy())
+        ids = self._tokenizer.lines(texts, draw(positions, stream_key(self._seed, _DROPOUT)))
+        return LineBatch([line.place for line in lines], cut_padding(ids, self._text))
 
     def _line(self, epoch: int, row: int) -> Line:
         """Return the line with a number in the order of an epoch."""
         if self._epoch[0] != epoch:
-            chunks = permutation(len(self._lines.chunk_lines), stream_key(self._seed, _CHUNKS, epoch))
+            chunks = permutation(len(self._lines.chunk_lines), stream_key(self._seed, epoch, _CHUNKS))
             self._epoch = epoch, chunks, np.cumsum(self._lines.chunk_lines[chunks])
         _, chunks, ends = self._epoch
         number = int(np.searchsorted(ends, row, "right")) // _MIXED_CHUNKS
         first = number * _MIXED_CHUNKS
         if self._window[:2] != (epoch, number):
-            lines = [line for chunk in chunks[first : first + _MIXED_CHUNKS] for line in self._lines.read(int(chunk))]
-            order = permutation(len(lines), stream_key(self._seed, _LINES, epoch, number))
-            self._window = _Window(epoch, number, lines, order)
+            mixed = [self._lines.read(int(chunk)) for chunk in chunks[first : first + _MIXED_CHUNKS]]
+            mixed_ends = np.cumsum([len(chunk) for chunk in mixed])
+            order = permutation(int(mixed_ends[-1]), stream_key(self._seed, epoch, _LINES, number))
+            self._window = _Window(epoch, number, mixed, mixed_ends, order)
         before = int(ends[first - 1]) if first else 0
-        return self._window.lines[self._window.order[row - before]]
+        return self._window.line(row - before)
 
     def _stretch(self, text: str, luck: float) -> str:
         """Return as much of a line as fills a row, from a word on."""

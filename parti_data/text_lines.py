@@ -7,6 +7,7 @@ no UTF-8 is replaced.
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -28,8 +29,10 @@ from parti_data.storage import (
 )  # fmt: skip
 
 CHUNK_BYTES = 4 << 20
-"""Of a chunk about so many; a longer line is refused."""
+"""Of a line at most; a longer one is refused. A chunk has about as many, at most twice."""
 _COLUMNS = ("file", "offset", "size", "lines")
+_IS_BLANK = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
+"""By byte."""
 
 
 class Line(NamedTuple):
@@ -38,6 +41,27 @@ class Line(NamedTuple):
     text: str
     place: str
     """`path:offset`, in bytes, of the chunk that it is in, and its number there."""
+
+
+@dataclass(frozen=True)
+class LineChunk:
+    """Some lines of a file; each becomes text when it is asked for, as text takes several times their bytes."""
+
+    content: bytes
+    starts: np.ndarray
+    """Of the lines in it, int32 (N,)."""
+    place: str
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return len(self.starts)
+
+    def line(self, number: int) -> Line:
+        """Return a line."""
+        start = int(self.starts[number])
+        end = self.content.find(b"\n", start)
+        line = self.content[start:] if end < 0 else self.content[start:end]
+        return Line(line.decode("utf-8", "replace").strip(), f"{self.place}:{number}")
 
 
 class LineFiles(NamedTuple):
@@ -66,7 +90,7 @@ def index_lines(files: LineFiles, path: str) -> None:
             offset = 0
             with open_file(name) as file:
                 for chunk in _chunks(file, name):
-                    if count := len(_lines(chunk)):
+                    if count := len(_starts(chunk)):
                         rows.append((number, offset, len(chunk), count))
                     offset += len(chunk)
                     bar.update(number, f"{offset >> 20} MiB of {name}")
@@ -84,22 +108,28 @@ def _chunks(file: BinaryIO, path: str) -> Iterator[bytes]:
             raise SourceError(f"{path}: expected UTF-8 text, found UTF-16; convert it")
         is_first = False
         end = block.rfind(b"\n") + 1
+        if len(rest) + (block.index(b"\n") if end else len(block)) > CHUNK_BYTES:
+            raise SourceError(
+                f"{path}: expected lines of at most {CHUNK_BYTES} bytes, found a longer one; break it, or check that "
+                "this is text"
+            )
         if end:
             yield rest + block[:end]
             rest = block[end:]
         else:
             rest += block
-        if len(rest) > CHUNK_BYTES:
-            raise SourceError(
-                f"{path}: expected lines of at most {CHUNK_BYTES} bytes, found a longer one; break it, or check that "
-                "this is text"
-            )
     if rest:
         yield rest
 
 
-def _lines(chunk: bytes) -> list[bytes]:
-    return [line for line in chunk.removeprefix(BYTE_ORDER_MARK).split(b"\n") if line.strip()]
+def _starts(chunk: bytes) -> np.ndarray:
+    """Return where the lines of a chunk begin that are not blank, int32 (N,)."""
+    first = len(BYTE_ORDER_MARK) if chunk.startswith(BYTE_ORDER_MARK) else 0
+    content = np.frombuffer(chunk, np.uint8)
+    if first == len(content):
+        return np.zeros(0, np.int32)
+    starts = np.concatenate([[first], np.flatnonzero(content[first:-1] == ord("\n")) + first + 1])
+    return starts[~np.minimum.reduceat(_IS_BLANK[content], starts)].astype(np.int32)
 
 
 class TextLines:
@@ -118,17 +148,15 @@ class TextLines:
         """Lines of each chunk, int64 (N,)."""
         return self._chunks[:, _COLUMNS.index("lines")]
 
-    def read(self, number: int) -> list[Line]:
+    def read(self, number: int) -> LineChunk:
         """Return the lines of a chunk; raises SourceError where the file has changed."""
         file, offset, size, count = self._chunks[number].tolist()
         path = self._files.paths[file]
-        lines = _lines(read_range(path, offset, size))
-        if len(lines) != count:
+        content = read_range(path, offset, size)
+        chunk = LineChunk(content, _starts(content), f"{path}:{offset}")
+        if len(chunk) != count:
             raise SourceError(
                 f"{path}: expected the file as it was when the run began, found another number of lines; put it back, "
                 "or choose another output"
             )
-        return [
-            Line(line.decode("utf-8", "replace").strip(), f"{path}:{offset}:{place}")
-            for place, line in enumerate(lines)
-        ]
+        return chunk

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading
+from parti_data.caption_ids import CaptionChoice, CaptionTokenizer, TextReading, cut_padding
 from parti_data.errors import ShardError
 from parti_data.keyed_random import draw, stream_key
 from parti_data.mixture import BLOCK, Mixture
@@ -284,14 +284,12 @@ class _Rows(NamedTuple):
     def batch(self, step: int, text: TextReading, lines: np.ndarray) -> TokenBatch:
         """Return the batch; `lines` are its captions' ids, each with their number before them."""
         lengths = np.minimum(lines[:, 0], text.length).astype(np.int32)
-        width = text.length if text.pad_to == "length" else max(int(lengths.max()), 1)
-        text_ids = lines[:, 1 : 1 + width].copy()
         text_of = self.texts.column
         return TokenBatch(
             step=step, keys=text_of("key"), views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
-            boxes=self.numbers[:, 2:6], captions=text_of(CAPTION), text_ids=text_ids, text_lengths=lengths,
-            num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens, sources=text_of("source"),
-            source_keys=text_of("source_key"),
+            boxes=self.numbers[:, 2:6], captions=text_of(CAPTION), text_ids=cut_padding(lines, text),
+            text_lengths=lengths, num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens,
+            sources=text_of("source"), source_keys=text_of("source_key"),
         )  # fmt: skip
 
 

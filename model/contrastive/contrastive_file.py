@@ -25,7 +25,7 @@ def load_contrastive(path: str) -> LoadedContrastive:
 
 def _prepare(table: dict[str, Any]) -> Callable[[], Contrastive]:
     shape = make_shape(ContrastiveShape, table)
-    refuse_excess(max(shape.num_encoder_layers, shape.num_image_layers), shape.max_text_length, shape.grid_side)
+    refuse_excess(shape, max(shape.num_encoder_layers, shape.num_image_layers), shape.grid_side)
     return lambda: Contrastive(shape)
 
 

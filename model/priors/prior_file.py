@@ -24,7 +24,7 @@ def load_prior(path: str) -> LoadedPrior:
 
 def _prepare(table: dict[str, Any]) -> Callable[[], Parti]:
     shape = make_shape(PartiShape, table)
-    refuse_excess(max(shape.num_encoder_layers, shape.num_decoder_layers), shape.max_text_length, shape.grid_side)
+    refuse_excess(shape, max(shape.num_encoder_layers, shape.num_decoder_layers), shape.grid_side)
     return lambda: Parti(shape)
 
 

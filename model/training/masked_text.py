@@ -1,6 +1,7 @@
 """The network that learns to tell masked ids: a text encoder with a head that goes when it has learned.
 
-Source: BERT, arXiv 1810.04805; its code has the head so, with the embedding for the weights of the last layer.
+Source: BERT's masked language modelling, arXiv 1810.04805; its code has the head so, with the embedding for the weights
+of the last layer.
 """
 
 import torch

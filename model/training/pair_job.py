@@ -62,11 +62,11 @@ def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measurin
         refuse_unlike([*tokens.directories, *held_out.directories], plain)
     given = {"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
     metadata = tokens.metadata.model_copy(update=given)
-    shape = shape_of_pairs(kind, metadata, config.architecture)
+    shape = _shape_of_pairs(kind, metadata, config.architecture)
     return Pairs(tokens, held_out, metadata, shape, read_start(config.start_from, shape, metadata.text_tokenizer))
 
 
-def shape_of_pairs(kind: type[S], metadata: ShardMetadata, architecture: dict[str, Any]) -> S:
+def _shape_of_pairs(kind: type[S], metadata: ShardMetadata, architecture: dict[str, Any]) -> S:
     """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
     if metadata.num_quantizers > 1:
         raise ShardError(

@@ -1,6 +1,6 @@
 """What the jobs share that train on rows of ids: what they refuse, and what they tell when they are done."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -13,8 +13,6 @@ from parti_data.caption_ids import TextReading
 from parti_data.errors import ConfigError
 from parti_data.manifest import Manifest, StageDirectory, record_shard
 
-S = TypeVar("S", bound=TextEncoderShape)
-
 
 def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
     """Raise ConfigError, before anything is begun, for a batch that ranks and parts do not share evenly."""
@@ -25,7 +23,7 @@ def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
         )
 
 
-def cut_text(config: TrainOnRowsConfig, kind: type[S], architecture: dict[str, Any]) -> TextReading:
+def cut_text(config: TrainOnRowsConfig, kind: type[TextEncoderShape], architecture: dict[str, Any]) -> TextReading:
     """Return how text is read for an architecture, whose positions bound its length."""
     longest = make_shape(kind, architecture).max_text_length
     return config.text.model_copy(update={"length": min(config.text.length, longest)})

@@ -69,8 +69,8 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
 
         self._batches = StepBatches(load, ranks.device)
         first = self._batches.get(0)
-        row = first.read_ids[:1], first.is_masked[:1], _places(first.is_chosen[:1])
-        self.work: Work | None = count_work(network, first.read_ids.shape[1], *row)
+        inputs = first.read_ids, first.is_masked, _places(first.is_chosen)  # all, as rows have unlike numbers of those
+        self.work: Work | None = count_work(network, first.read_ids.shape[1], *inputs)
         super().__init__(config, network, network.text_encoder.blocks, ranks)
         self._num_chosen: tuple[int, Tensor] | None = None
 
@@ -79,7 +79,8 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
         batch = self._batches.get(step)
         mine, _ = self._take(step, part)
         if self._num_chosen is None or self._num_chosen[0] != step:
-            self._num_chosen = step, self._ranks.mean(batch.is_chosen.sum().double()).clamp_min(1)
+            of_all = self._ranks.sum(batch.is_chosen.sum().double()).clamp_min(1)
+            self._num_chosen = step, of_all / self._ranks.world_size
         places = _places(batch.is_chosen[mine])
         logits = self.model(batch.read_ids[mine], batch.is_masked[mine], places)
         nats = F.cross_entropy(logits, batch.text_ids[mine].flatten()[places], reduction="sum")

@@ -21,7 +21,8 @@ def train_contrastive(config: TrainContrastiveConfig) -> Manifest:
     """Train and write a contrastive model; return the manifest, on every rank."""
     with join_ranks(config.running.device) as ranks:
         refuse_uneven(config.batch_size, 1, ranks)
-        measuring = Measuring(Ranks(), config.batch_size // ranks.world_size)  # the first alone
+        at_a_time = min(config.measured_rows, config.batch_size // ranks.world_size)
+        measuring = Measuring(Ranks(), at_a_time)  # the first alone
         pairs = open_pairs(config, ContrastiveShape, ranks, measuring)
         begun = begin_on_pairs("train_contrastive", config, pairs) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):

@@ -22,6 +22,7 @@ def test_a_table_in_the_table_may_be_named():
     ("kind", "table", "message"),
     [
         (PartiShape, {"widht": 64}, "expected a known key, found 'widht'; did you mean 'width'"),
+        (PartiShape, [64], r"architecture: expected a table, found \[64\]; change it"),
         (PartiShape, {"codebook_size": 64}, "expected a known key, found 'codebook_size'"),
         (PartiShape, {"width": 192.5}, "architecture.width: expected a whole number, found 192.5"),
         (PartiShape, {"width": 100, "num_heads": 3}, r"architecture.width: expected a multiple of 4 \* num_heads = 12"),

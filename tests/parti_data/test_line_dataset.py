@@ -67,7 +67,8 @@ def test_lines_of_one_chunk_are_not_neighbours(make):
 
 
 def test_ids_are_the_tokenizers_cut_and_padded(make, lines, text_file):
-    by_place = {line.place: line.text for number in range(len(lines.chunk_lines)) for line in lines.read(number)}
+    chunks = [lines.read(number) for number in range(len(lines.chunk_lines))]
+    by_place = {line.place: line.text for chunk in chunks for line in map(chunk.line, range(len(chunk)))}
     tokenizer = TextTokenizer(text_file)
     for length in (8, 64):
         batch = make(length=length).batch(7)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from parti_data import text_lines
@@ -8,6 +10,8 @@ CONTENTS = {
     "a.txt": b"\xef\xbb\xbfone\ntwo words\r\n\n   \nthree\xff\n",
     "b.txt": b"four",
     "c.txt": b"",
+    "c2.txt": b"\xef\xbb\xbf",
+    "c3.txt": b"\xef\xbb\xbf\n \x0b\x0c\n",
     "d.txt": b"".join(b"line %d of many\n" % number for number in range(50)) + b"the last one",
 }
 LINES = ["one", "two words", "three\ufffd", "four", *(f"line {n} of many" for n in range(50)), "the last one"]
@@ -30,10 +34,27 @@ def test_every_line_that_is_not_blank_is_found_again_in_its_order(files, tmp_pat
     index_lines(files, index)
     lines = TextLines(files, index)
     found = [lines.read(number) for number in range(len(lines.chunk_lines))]
-    assert [line.text for chunk in found for line in chunk] == LINES
+    read = [chunk.line(number) for chunk in found for number in range(len(chunk))]
+    assert [line.text for line in read] == LINES
     assert lines.chunk_lines.tolist() == [len(chunk) for chunk in found]
     assert (len(found) > 10) == (chunk_bytes == 64)
-    assert len({line.place for chunk in found for line in chunk}) == len(LINES)
+    assert len({line.place for line in read}) == len(LINES)
+
+
+def test_a_chunk_of_short_lines_takes_little_more_memory_than_its_bytes(tmp_path):
+    content = b"ab cd\n" * 100_000
+    (tmp_path / "x.txt").write_bytes(content)
+    files, index = find_line_files(f"{tmp_path}/x.txt", "source"), str(tmp_path / "lines.parquet")
+    index_lines(files, index)
+    lines = TextLines(files, index)
+    tracemalloc.start()
+    try:
+        chunk = lines.read(0)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(chunk) == 100_000
+    assert held < 2 * len(content)
 
 
 def test_the_digest_is_that_of_the_files_sizes(files, tmp_path):
@@ -50,7 +71,8 @@ def test_no_file_is_refused(tmp_path):
     ("content", "message"),
     [
         (b"short\n" + b"x" * 300, "expected lines of at most 100 bytes, found a longer one; break it"),
-        (b"x" * 300 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
+        (b"x" * 101 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
+        (b"short\n" + b"x" * 101 + b"\n", "expected lines of at most 100 bytes, found a longer one; break it"),
         ("text".encode("utf-16"), "expected UTF-8 text, found UTF-16; convert it"),
     ],
 )
@@ -60,6 +82,14 @@ def test_what_are_no_lines_of_text_is_refused(tmp_path, monkeypatch, content, me
     with pytest.raises(SourceError, match=message):
         index_lines(find_line_files(f"{tmp_path}/x.txt", "source"), f"{tmp_path}/lines.parquet")
     assert not (tmp_path / "lines.parquet").exists()
+
+
+def test_a_line_as_long_as_it_may_be_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_lines, "CHUNK_BYTES", 100)
+    (tmp_path / "x.txt").write_bytes(b"\n".join([b"x" * 100, b"short", b"y" * 100]))
+    files = find_line_files(f"{tmp_path}/x.txt", "source")
+    index_lines(files, f"{tmp_path}/lines.parquet")
+    assert TextLines(files, f"{tmp_path}/lines.parquet").chunk_lines.sum() == 3
 
 
 def test_a_file_that_has_changed_is_refused(files, tmp_path):

@@ -84,7 +84,7 @@ def test_a_missing_file_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"kind": "parti"}, "expected a contrastive model of ours, found kind parti"),
-        ({"num_image_layers": 1 << 20}, "found a header of 1048576 layers, 12 text positions, a grid side of 4"),
+        ({"num_image_layers": 1 << 20}, "found a header of 1048576 layers, 12 text positions, a grid side of 4, heads"),
         ({"embedding_width": 16}, r"projection.weight of shape \(8, 32\) where its header tells of \(16, 32\)"),
     ],
 )

@@ -65,10 +65,11 @@ def write_told(path, fields, **parameters):
         ({"depth": 3}, "architecture: expected a known key, found 'depth'"),
         ({"norm": "batch"}, "architecture.norm: expected one of layer, rms, found 'batch'"),
         ({"width": 1e9}, "architecture.width: expected a whole number, found 1000000000.0"),
-        ({"width": 1 << 20}, r"start_positions of shape \(1, 32\) where its header tells of \(1, 1048576\)"),
+        ({"width": 1 << 11}, r"start_positions of shape \(1, 32\) where its header tells of \(1, 2048\)"),
         ({"grid_side": 1 << 20}, "a header of 1 layers, 12 text positions, a grid side of 1048576"),
         ({"num_decoder_layers": 1 << 20}, "a header of 1048576 layers"),
         ({"max_text_length": 1 << 30}, "a header of 1 layers, 1073741824 text positions"),
+        ({"width": 1 << 12}, "a grid side of 4, heads of 2048 channels"),
     ],
 )
 def test_a_header_that_does_not_fit_is_refused_before_it_takes_memory(fields, message, tmp_path):

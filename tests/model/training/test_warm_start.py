@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.contrastive import load_contrastive
+from model.contrastive import Contrastive, load_contrastive
 from model.priors.prior_file import load_prior
 from model.text_encoder_file import load_text_encoder
 from model.training.row_trainee import RowTrainee
@@ -232,7 +232,8 @@ def test_a_text_encoder_of_another_text_tokenizer_is_refused(train, folder, outp
 
 def test_dropout_may_be_another(train, outputs):
     path = outputs["contrastive"] / FILES["contrastive"]
-    train("prior", "dropout", f"start_from={path}", "schedule.num_steps=1", "architecture.dropout=0.3")
+    output = train("prior", "dropout", f"start_from={path}", "schedule.num_steps=1", "architecture.dropout=0.3")
+    assert load_prior(f"{output}/prior.safetensors").model.shape.dropout == 0.3
 
 
 @pytest.mark.parametrize("name", ["none", "prior"])
@@ -279,3 +280,15 @@ def test_rows_that_are_measured_are_counted(outputs, tokens):
     assert TokenDataset(tokens, 8).num_rows > 50  # so that measured_rows is what bounds them
     shares = [50 * value for value in series(outputs["contrastive"], "text_to_image_accuracy")]
     assert shares == pytest.approx([round(share) for share in shares], abs=1e-6)
+
+
+def test_no_more_held_out_rows_are_embedded_than_are_measured(train, monkeypatch):
+    embed, seen = Contrastive.embed_texts, []
+
+    def counted(self, text_ids):
+        seen.extend([] if self.training else text_ids)
+        return embed(self, text_ids)
+
+    monkeypatch.setattr(Contrastive, "embed_texts", counted)
+    train("contrastive", "few", "measured_rows=3", "schedule.num_steps=1")
+    assert len(seen) == 3
