@@ -68,11 +68,10 @@ class Linear(nn.Linear):
         return super().forward(x)
 
     def _is_faster_with(self, x: Tensor) -> bool:
-        if x.device.type != "cpu" or x.numel() * self.out_features < _LEAST_PRODUCTS:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or x.device.type != "cpu":
             return False
         is_float32 = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        is_eager = not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        return is_float32 and is_eager and is_fast(torch.float32)
+        return is_float32 and x.numel() * self.out_features >= _LEAST_PRODUCTS and is_fast(torch.float32)
 
 
 class PackedLinear(nn.Module):

@@ -25,7 +25,7 @@ class Panel(BaseModel):
 
     category: str
     num_pictures: int
-    """Whose verdicts a point is of."""
+    """Whose verdicts a point is of; the fewest, where points are of several numbers."""
     lines: list[Line]
     reference: tuple[str, FiniteFloat] | None = None
     """A level, with its name."""

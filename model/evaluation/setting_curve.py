@@ -38,7 +38,7 @@ class SettingCurve:
             verdicts = judge_samples(directory)
             for category, is_right in right_by_category(directory.samples, verdicts).items():
                 shares.setdefault(category, []).append((value, round(sum(is_right) / len(is_right), 4)))
-                judged[category] = len(is_right)
+                judged[category] = min(judged.get(category, len(is_right)), len(is_right))
                 num_judged += len(is_right)
         panels = [
             Panel(category=category, num_pictures=judged[category], lines=[Line(name=RIGHT, points=points)])

@@ -52,7 +52,7 @@ def contrastive_loss(embeddings: Embeddings, marks: Tensor, log_scale: Tensor, r
 
 def is_alike(marks: Tensor, others: Tensor) -> Tensor:
     """Return bool (B, N), True where rows marked (B, 2) and (N, 2) have the same caption or the same image."""
-    return (marks[:, None] == others[None]).any(-1)
+    return (marks[:, None, 0] == others[:, 0]) | (marks[:, None, 1] == others[:, 1])
 
 
 def retrieval_accuracy(embeddings: Embeddings, marks: Tensor) -> dict[str, float]:

@@ -17,9 +17,10 @@ from parti_data.manifest import Manifest, StageDirectory, record_shard
 def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
     """Raise ConfigError, before anything is begun, for a batch that ranks and parts do not share evenly."""
     if batch_size % (ranks.world_size * batch_parts):
+        parts = f" times {batch_parts} batch_parts" if batch_parts > 1 else ""
         raise ConfigError(
-            f"batch_size: expected a multiple of {ranks.world_size} ranks times {batch_parts} batch_parts, found "
-            f"{batch_size}; change one of them"
+            f"batch_size: expected a multiple of {ranks.world_size} ranks{parts}, found {batch_size}; change one of "
+            "them"
         )
 
 

@@ -272,7 +272,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(train, folder, job, monkeypa
     from model.training.ranks import Ranks
 
     monkeypatch.setattr(f"model.training.train_{job}.join_ranks", lambda device: nullcontext(Ranks(0, 3)))
-    with pytest.raises(ConfigError, match="batch_size: expected a multiple of 3 ranks times 1 batch_parts, found 32"):
+    with pytest.raises(ConfigError, match="batch_size: expected a multiple of 3 ranks, found 32"):
         train(job, "refused")
 
 
