@@ -30,6 +30,20 @@ class TextTokenizer:
             raise TokenizerError(f"{path}: expected a SentencePiece model, found other bytes; check the path") from None
         self.fingerprint = hashlib.sha256(model).hexdigest()
         self.vocabulary_size: int = self._processor.vocab_size()
+        self._refuse_other_ids(path)
+
+    def _refuse_other_ids(self, path: str) -> None:
+        """Raise TokenizerError where END is an ordinary piece, or where what is unknown would be padding.
+
+        Nothing is unknown to a model with pieces for single bytes, as LLaMA's, whose padding has no id.
+        """
+        told = self._processor
+        has_bytes = any(told.is_byte(piece) for piece in range(self.vocabulary_size))
+        if told.eos_id() != END or (told.unk_id() == PAD and not has_bytes):
+            raise TokenizerError(
+                f"{path}: expected a SentencePiece model with end {END} and padding {PAD}, found end {told.eos_id()}, "
+                f"unknown {told.unk_id()}; make one with parti train text"
+            )
 
     def encode(self, caption: str) -> list[int]:
         """Return the ids of a caption, END last."""

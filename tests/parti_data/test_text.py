@@ -1,7 +1,9 @@
 import hashlib
+import io
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from parti_data.errors import TokenizerError
 from parti_data.scenes import make_scene
@@ -52,3 +54,27 @@ def test_other_bytes_are_refused(tmp_path):
 def test_too_little_text_for_a_vocabulary_is_refused():
     with pytest.raises(TokenizerError, match="expected enough text for 5000 pieces, found .*; lower vocabulary_size"):
         train_sentencepiece(iter(captions()), 5000, 0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "is_taken"),
+    [
+        ({"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}, False),  # T5's
+        ({}, False),  # SentencePiece's own: what is unknown is 0
+        ({"byte_fallback": True}, True),  # LLaMA's
+    ],
+)
+def test_a_model_whose_special_ids_mean_something_else_is_refused(tmp_path, ids, is_taken):
+    model, lines = io.BytesIO(), ["a red square", "a blue circle"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=300, model_type="bpe", hard_vocab_limit=False,
+        minloglevel=2, **ids,
+    )  # fmt: skip
+    path = tmp_path / "other.model"
+    path.write_bytes(model.getvalue())
+    if is_taken:
+        assert TextTokenizer(str(path)).encode("a red")[-1] == END
+        return
+    found = f"end {ids.get('eos_id', 2)}, unknown {ids.get('unk_id', 0)}; make one with parti train text"
+    with pytest.raises(TokenizerError, match=f"expected a SentencePiece model with end 2 and padding 0, found {found}"):
+        TextTokenizer(str(path))
