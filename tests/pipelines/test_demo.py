@@ -21,7 +21,7 @@ from pipelines.demo import CATEGORIES, DemoConfig, configs_directory, demo_comma
 def test_prompts_are_as_many_as_asked_for_and_none_occurs_in_training():
     rows = list(csv.DictReader(io.StringIO(scene_prompts(6)), delimiter="\t"))
     assert Counter(row["Category"] for row in rows) == dict.fromkeys(CATEGORIES, 6)
-    assert len({row["Prompt"] for row in rows}) == 18
+    assert len({row["Prompt"] for row in rows}) == 24
     for row in rows:
         split, num_objects = CATEGORIES[row["Category"]]
         scene = parse_caption(row["Prompt"])
