@@ -255,3 +255,23 @@ def plain_png() -> Callable[[int], bytes]:
     from parti_data.images import to_png
 
     return lambda value: to_png(np.full((32, 32, 3), value, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A browser, where one is installed: one for all tests of a module."""
+    from browser import Browser, find_chromium
+
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("Chromium is not installed")
+    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The same, without the problems of the test before."""
+    chromium.problems.clear()
+    return chromium

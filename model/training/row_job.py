@@ -11,7 +11,7 @@ from model.training.ranks import Ranks
 from model.training.row_config import TrainOnRowsConfig
 from parti_data.caption_ids import TextReading
 from parti_data.errors import ConfigError
-from parti_data.manifest import Manifest, StageDirectory, record_shard
+from parti_data.manifest import StageDirectory, record_shard
 
 
 def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
@@ -32,11 +32,11 @@ def cut_text(config: TrainOnRowsConfig, kind: type[TextEncoderShape], architectu
 
 def finish_job(
     begun: StageDirectory, config: TrainOnRowsConfig, network: nn.Module, files: list[str], num_rows: int, **told: Any
-) -> Manifest:
+) -> None:
     """Write the manifest of these files and the metrics; its details say whose weights were measured and saved."""
     details = told | {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "weights": "average" if config.ema_decay else "last",
     }
     shards = [record_shard(config.output, name, 0) for name in (*files, METRICS)]
-    return begun.finish(shards, {"rows": num_rows}, details)
+    begun.finish(shards, {"rows": num_rows}, details)

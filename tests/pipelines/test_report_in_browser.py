@@ -1,24 +1,13 @@
 """The report as a browser shows it, where one is installed."""
 
 import pytest
-from browser import Browser, find_chromium
 from test_report import HOSTILE, make_pairs, make_prior, make_samples, make_tokenizer, make_tokens
 
 from pipelines.report import write_report
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip("Chromium is not installed")
-    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> str:
+def page(chromium, tmp_path_factory) -> str:
     """A page with every section; captions and prompts are as bad as they can be."""
     folder = tmp_path_factory.mktemp("stages")
     make_pairs(folder / "pairs", HOSTILE + "unbroken" * 40)
@@ -29,7 +18,7 @@ def page(tmp_path_factory) -> str:
     return f"file://{write_report(str(folder))}"
 
 
-@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_overflows_a_screen_and_nothing_is_complained_of(browser, page, width):
     browser.open(page, width)
     assert browser.run("innerWidth") == width

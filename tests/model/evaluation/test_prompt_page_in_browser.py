@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium
 from sample_directories import make_samples
 
 from model.evaluation.evaluate import evaluate
@@ -19,18 +18,7 @@ WIDTHS = "[document.documentElement.scrollWidth, innerWidth]"
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    """The browser, one for all of these tests."""
-    executable = find_chromium()
-    if executable is None:
-        pytest.skip("Chromium is not installed")
-    browser = Browser(executable, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def page(opened, tmp_path_factory) -> str:
+def page(chromium, tmp_path_factory) -> str:
     """Thirty-one prompts, two models, two samples each; the first model's name is a long one."""
     folder = tmp_path_factory.mktemp("page")
     rng = np.random.default_rng(0)
@@ -41,13 +29,6 @@ def page(opened, tmp_path_factory) -> str:
     values = {"output": str(folder / "evaluation"), "page": {"models": models, "title": HOSTILE}, "device": "cpu"}
     evaluate(EvaluateConfig.model_validate(values))
     return f"file://{folder}/evaluation/prompts.html"
-
-
-@pytest.fixture
-def browser(opened) -> Browser:
-    """The same, without the problems of the test before."""
-    opened.problems.clear()
-    return opened
 
 
 def test_nothing_overflows_a_narrow_screen_and_only_pictures_near_it_are_loaded(browser, page):
