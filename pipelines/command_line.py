@@ -154,7 +154,7 @@ def train_contrastive_command(context: typer.Context, arguments: Arguments = Non
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Train a Parti prior on token shards; under torchrun in several processes."""
+    """Train a prior on token shards, a Parti or one of its relatives; under torchrun in several processes."""
     job = _load("model.training.train_prior")
     _run_on_ranks(context, job.train_prior, job.TrainPriorConfig, arguments)
 

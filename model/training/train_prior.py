@@ -1,8 +1,8 @@
-"""The job that trains a Parti prior on token shards, in one process or in several that torchrun started."""
+"""The job that trains a prior on token shards, in one process or in several that torchrun started."""
 
 import torch
 
-from model.priors.parti import Parti, PartiShape
+from model.priors.families import FAMILIES
 from model.priors.prior_file import save_prior
 from model.training.loop import train
 from model.training.pair_job import Measuring, begin_on_pairs, open_pairs
@@ -24,18 +24,19 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
     with join_ranks(config.running.device) as ranks:
         refuse_uneven(config.batch_size, config.batch_parts, ranks)
         measuring = Measuring(ranks, config.batch_size // config.batch_parts)
-        pairs = open_pairs(config, PartiShape, ranks, measuring)
+        family = FAMILIES[config.family]
+        pairs = open_pairs(config, family.shape, ranks, measuring)
         begun = begin_on_pairs("train_prior", config, pairs) if ranks.is_first else None
         if ranks.from_first(isinstance(begun, Manifest)):
             return read_manifest(config.output)
         torch.manual_seed(config.seed)
-        network = Parti(pairs.shape)
-        pairs.begin_text_encoder(network.text_encoder)
+        network = family.network(pairs.shape)
+        pairs.begin_text_encoder(network)
         trainee = PriorTrainee(config, network, pairs.tokens, pairs.held_out, ranks)
         train(trainee, config.schedule, config.output, "train prior", config.running, ranks)
         weights = whole_weights(trainee.trained)
         if isinstance(begun, StageDirectory):
-            trained = Parti(pairs.shape)
+            trained = family.network(pairs.shape)
             trained.load_state_dict(weights)
             save_prior(trained, pairs.metadata, join(config.output, PRIOR))
             finish_job(begun, config, trained, [PRIOR], pairs.tokens.num_rows, **pairs.told())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.priors.parti import Parti, PartiShape, no_text
+from model.priors.parti import Parti, PartiShape
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
 from parti_data.text import END, PAD
 
@@ -77,7 +77,7 @@ def test_generation_equals_a_loop_without_a_cache(model, monkeypatch):
     sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)
     tokens = torch.zeros(2, 16, dtype=torch.long)
     for position in range(16):
-        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        logits = guide(model(text_ids, tokens), model(model.without(text_ids), tokens), 1.5)[:, position]
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
     assert torch.equal(generate(model, text_ids, uniform, sampling), tokens)
 
@@ -95,7 +95,7 @@ def test_given_tokens_come_back_and_the_rest_is_drawn_as_by_a_loop_without_a_cac
     tokens = torch.zeros(2, 16, dtype=torch.long)
     tokens[:, :num_given] = given
     for position in range(num_given, 16):
-        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        logits = guide(model(text_ids, tokens), model(model.without(text_ids), tokens), 1.5)[:, position]
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
     assert torch.equal(generate(model, text_ids, uniform, sampling, given), tokens)
 

@@ -329,9 +329,9 @@ def test_the_held_out_loss_is_the_mean_over_all_rows_whatever_the_batch(tokens, 
         lasts.append(metrics(output)[-1]["held_out_loss"])
     network = load_prior(str(output / "prior.safetensors")).model
     dataset = TokenDataset(tokens, 1, text=TextReading(length=32))
-    rows = [as_tensors(batch) for batch in dataset.epoch(0)]
+    rows = [as_tensors(batch, network) for batch in dataset.epoch(0)]
     assert len(rows) % 32
-    losses = [float(network.loss(row.text_ids.long(), row.image_tokens.long())) for row in rows]
+    losses = [float(network.losses(row.condition.long(), row.image_tokens.long())["total"]) for row in rows]
     assert lasts == pytest.approx([np.mean(losses)] * 2, abs=1e-4)
 
 
