@@ -19,6 +19,9 @@ _BLOCK = 128
 """Queries of a sparse causal mask that are done together there."""
 _SCORE_BYTES = 1 << 20
 """Of scores held at a time: as much as stays in a core's cache."""
+_MANY_KEYS = 128
+"""Of a single query, from which torch's kernel is its again when compiled: what torch.compile makes of the sum over so
+many values of a cache reads them across, not along, their channels."""
 _SPARSE_SHARE = 0.5
 """Of the positions: a mask under which none sees more has its neighbours gathered in decoding."""
 
@@ -96,12 +99,14 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
     less than filling it in. From 256 positions on a dense causal mask is the kernel's again, a sparse one is done in
     blocks. On one core with AVX2, forward and backward of 1,024 positions and 4 heads of 64 in float32 took 32 ms so
     under an 11x11 square, 80 where the kernel was given the mask, 120 written out, 390 where each position's neighbours
-    were copied together; dense 55.
+    were copied together; dense 55. Compiled, a single query of few keys, as in a step of decoding, is multiplied out.
     """
     is_long = keys.shape[2] >= LONG_SEQUENCE
     is_causal = isinstance(mask, CausalMask)
     if queries.is_meta:  # where products are counted
         return attend_written_out(queries, keys, values, _allowed(mask, keys.shape[2]))
+    if torch.compiler.is_compiling() and queries.shape[2] == 1 and keys.shape[2] < _MANY_KEYS:
+        return attend_one_query(queries, keys, values, _allowed(mask, keys.shape[2]))
     if queries.is_cuda or torch.jit.is_tracing() or (is_long and is_causal and mask.is_dense):
         return attend_fused(queries, keys, values, mask)
     if is_long and is_causal:
@@ -117,6 +122,19 @@ def attend_written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tens
     if mask is not None:
         scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
     return scores.softmax(-1).to(values.dtype) @ values
+
+
+def attend_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what `attend` does for queries (B, H, 1, D/H), as products and sums alone, which are float32.
+
+    Compiled, they take keys and values from where these are chosen from a cache, so that none is copied or read twice;
+    otherwise each product would be held.
+    """
+    scores = (queries.float() * keys.float()).sum(-1)[:, :, None] * queries.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1).transpose(-1, -2)
+    return (weights * values.float()).sum(2, keepdim=True).to(values.dtype)
 
 
 def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: CausalMask) -> Tensor:

@@ -21,7 +21,9 @@ from model.one_dnn import is_fast
 from tests.benchmarks.run import Figure
 
 ROUNDS = 9
-BATCH, HEADS, HEAD_WIDTH, KERNEL_SIDE = 1, 4, 64, 11
+HEAD_WIDTH, KERNEL_SIDE = 64, 11
+BATCH_AND_HEADS = {"cpu": (1, 4), "cuda": (16, 16)}
+"""Fewer on a GPU, and only its launches are measured."""
 GRID_SIDES = (16, 32)
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -41,12 +43,13 @@ def figures() -> Iterator[Figure]:
 def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
     masks = {"dense": dense_mask(side), "conv": conv_mask(side, KERNEL_SIDE)}
     ways = {kind: ways_of(allowed, device) for kind, allowed in masks.items()}
-    inputs = [torch.randn(BATCH, HEADS, side**2, HEAD_WIDTH, device=device, dtype=dtype) for _ in range(3)]
+    sides = (*BATCH_AND_HEADS[device.type], side**2, HEAD_WIDTH)
+    inputs = [torch.randn(sides, device=device, dtype=dtype) for _ in range(3)]
     refuse_differing(ways, inputs)
     seconds = take_turns(ways, inputs, is_training)
     what = f"{str(dtype).removeprefix('torch.')}_{side**2}_{'training' if is_training else 'forward'}"
     for kind, taken in seconds.items():
-        told = ", ".join(f"{name} {1e3 * each:.1f}" for name, each in taken.items())
+        told = ", ".join(f"{name} {1e3 * each:.3f}" for name, each in taken.items())
         print(f"attention: {device.type}, {what}, {kind}, ms: {told}", flush=True)
         best = min(each for name, each in taken.items() if name != "chosen")
         yield Figure(

@@ -11,10 +11,11 @@ from model.attention import (
     attend_fused,
     attend_in_blocks,
     attend_in_parts,
+    attend_one_query,
     attend_written_out,
     neighbours_under,
 )
-from model.layers import BlockShape, SelfAttention
+from model.layers import Block, BlockShape, SelfAttention
 from model.masks import column_mask, conv_mask, dense_mask, row_mask
 
 MASKS = {"dense": dense_mask(6), "conv": conv_mask(6, 3), "row": row_mask(6), "column": column_mask(6)}
@@ -126,6 +127,40 @@ def test_a_step_reads_no_cached_key_that_its_kernel_does_not_reach():
     assert read.shape[2] == mask.allowed.sum(1).max() < 36
     assert read[:, :, seen.allowed[0]].isfinite().all()
     assert seen.allowed.sum() == mask.allowed[position].sum()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("sides", [None, (1, 61), (3, 1, 1, 61)])
+def test_a_query_multiplied_out_equals_a_float64_reference(dtype, tolerance, sides):
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(3, 4, length, 16).to(dtype) for length in (1, 61, 61))
+    mask = None if sides is None else torch.rand(sides) < 0.7
+    found = attend_one_query(queries, keys, values, mask)
+    wanted = attend_written_out(queries.double(), keys.double(), values.double(), mask)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch.compile's own
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@torch.inference_mode()
+def test_a_compiled_block_s_step_is_that_of_the_block(kind, monkeypatch):
+    device, backend = ("cuda", "inductor") if torch.cuda.is_available() else ("cpu", "aot_eager")
+    torch.manual_seed(0)
+    block = Block(BlockShape(16, 16, 2, "relu"), has_context=True).eval().to(device)
+    x, context = torch.randn(3, 1, 16, device=device), tuple(torch.randn(2, 3, 2, 5, 8, device=device))
+    context_mask = torch.arange(5, device=device) < torch.tensor([5, 3, 1], device=device)[:, None, None, None]
+    seen = CausalMask(MASKS[kind]).to(device).seen_from(torch.tensor([21], device=device), 36)
+    cached, told = torch.randn(2, 3, 2, 36, 8, device=device), []
+    monkeypatch.setattr(attention, "attend_one_query", lambda *given: told.append(0) or attend_one_query(*given))
+    steps = []
+    for is_compiled in (False, True):
+        if is_compiled:
+            block.compile(backend=backend)
+        keys, values = cached.clone()
+        steps.append((block(x, None, None, KeyValueCache(keys, values, seen), context, context_mask), keys, values))
+        assert len(told) == 2 * is_compiled  # of the image and of the text, when it is compiled alone
+    torch.testing.assert_close(steps[1], steps[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", MASKS)
