@@ -8,9 +8,10 @@ appendix A. They differ in every multiplier of the learning rate, so both are pr
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.one_dnn import Linear
@@ -63,10 +64,10 @@ NobleShape.PRESETS.update(
 class Cosine(nn.Module):
     """cos(frequency * h + phase), both learned for each of the K channels; float32 or more."""
 
-    def __init__(self, shape: NobleShape):
+    def __init__(self, channels: int, shape: NobleShape):
         super().__init__()
-        self.frequency = nn.Parameter(torch.empty(shape.rank))
-        self.phase = nn.Parameter(torch.empty(shape.rank))
+        self.frequency = nn.Parameter(torch.empty(channels))
+        self.phase = nn.Parameter(torch.empty(channels))
         nn.init.uniform_(self.frequency, 1 - shape.frequency_spread, 1 + shape.frequency_spread)
         nn.init.normal_(self.phase, std=shape.phase_std)
 
@@ -76,52 +77,68 @@ class Cosine(nn.Module):
 
 
 class NobleBranch(nn.Module):
-    """What is added to a linear layer: cos(w2 (M cos(w1 h + p1)) + p2) W_up for h = x W_down."""
+    """What is added to a linear layer: cos(w2 (M cos(w1 h + p1)) + p2) W_up for h = x W_down.
 
-    def __init__(self, inputs: int, outputs: int, shape: NobleShape):
+    Where the layer is several in one, as that of queries, keys and values, so is the branch: equal parts of its
+    channels are a branch each, for equal parts of the outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, shape: NobleShape, num_parts: int = 1):
         super().__init__()
-        self.down = Linear(inputs, shape.rank, shape.down_bias)
-        self.first = Cosine(shape)
-        self.mixing = Linear(shape.rank, shape.rank, shape.mixing_bias)
-        self.second = Cosine(shape)
-        self.up = Linear(shape.rank, outputs, bias=False)
-        self.lr_multipliers = _lr_multipliers(self, min(inputs, outputs) / shape.rank, shape)
+        channels, part = num_parts * shape.rank, outputs // num_parts
+        self.down = Linear(inputs, channels, shape.down_bias)
+        self.first = Cosine(channels, shape)
+        self.mixing = nn.ModuleList(Linear(shape.rank, shape.rank, shape.mixing_bias) for _ in range(num_parts))
+        self.second = Cosine(channels, shape)
+        self.up = nn.ModuleList(Linear(shape.rank, part, bias=False) for _ in range(num_parts))
+        self.lr_multipliers = _lr_multipliers(self, min(inputs, part) / shape.rank, shape)
         self._draw(shape)
 
     def _draw(self, shape: NobleShape) -> None:
         nn.init.normal_(self.down.weight, std=self.down.in_features**-0.5)
         if self.down.bias is not None:
             nn.init.zeros_(self.down.bias)
-        if shape.mixing_init == "xavier":
-            nn.init.xavier_uniform_(self.mixing.weight)
-        else:
-            nn.init.normal_(self.mixing.weight, std=0.5 * shape.rank**-0.5)
-        nn.init.normal_(self.up.weight, std=shape.up_scale * shape.rank**-0.5)
+        for mixing in self.mixing:
+            if shape.mixing_init == "xavier":
+                nn.init.xavier_uniform_(mixing.weight)  # type: ignore[arg-type]
+            else:
+                nn.init.normal_(mixing.weight, std=0.5 * shape.rank**-0.5)  # type: ignore[arg-type]
+        for up in self.up:
+            nn.init.normal_(up.weight, std=shape.up_scale * shape.rank**-0.5)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., M) for (..., N)."""
-        return self.up(self.second(self.mixing(self.first(self.down(x)))))
+        return _by_part(self.up, self.second(_by_part(self.mixing, self.first(self.down(x)))))
+
+
+def _by_part(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    """Return equal parts of the last dimension, each through a layer of its own.
+
+    Several are one product, with the layers on a diagonal: the zeros beside them cost less than small products do.
+    """
+    if len(layers) == 1:
+        return layers[0](x)
+    weights: list[Any] = [layer.weight for layer in layers]
+    biases: list[Any] = [layer.bias for layer in layers if layer.bias is not None]
+    return F.linear(x, torch.block_diag(*weights), torch.cat(biases) if biases else None)
 
 
 def _lr_multipliers(branch: NobleBranch, ratio: float, shape: NobleShape) -> dict[str, float]:
     """Return what the learning rate of each parameter is multiplied by, by its name; the optimizer is made with it."""
     of_part = {"down": 1.0, "mixing": ratio**shape.mixing_power, "up": ratio**shape.up_power}
     of_kind = {"frequency": shape.frequency_multiplier, "phase": shape.phase_multiplier}
-    names = (name.split(".") for name, _ in branch.named_parameters())
-    return {f"{part}.{kind}": of_kind.get(kind) or of_part[part] for part, kind in names}
+    parts = {name: name.split(".") for name, _ in branch.named_parameters()}
+    return {name: of_kind.get(words[-1]) or of_part[words[0]] for name, words in parts.items()}
 
 
 class NobleLinear(nn.Module):
-    """A linear layer with a branch beside it, or one for each of the equal parts of its outputs.
-
-    What projects queries, keys and values at once is three layers, and has their three branches.
-    """
+    """A linear layer with a branch beside it, as many in one as it is."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, shape: NobleShape, num_parts: int = 1):
         super().__init__()
         self._main_scale = shape.main_scale
         self.main = Linear(inputs, outputs, bias)
-        self.branches = nn.ModuleList(NobleBranch(inputs, outputs // num_parts, shape) for _ in range(num_parts))
+        self.branch = NobleBranch(inputs, outputs, shape, num_parts)
         nn.init.normal_(self.main.weight, std=inputs**-0.5)
         if bias:
             nn.init.zeros_(self.main.bias)
@@ -134,4 +151,4 @@ class NobleLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., M) for (..., N)."""
-        return self.main(x) + torch.cat([branch(x) for branch in self.branches], dim=-1)
+        return self.main(x) + self.branch(x)
