@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask, KeyValueCache, attend
+from model.noble import NobleBranch, NobleLinear, NobleShape
 from model.one_dnn import Linear
 from model.rotary import Rotation, rotate
 
@@ -32,6 +33,15 @@ class BlockShape:
     norm: NormKind = "layer"
     qk_norm: bool = False
     dropout: float = 0.0
+    noble: NobleShape | None = None
+    """The branch beside every linear layer; none: plain ones."""
+
+
+def make_linear(shape: BlockShape, inputs: int, outputs: int, bias: bool = False, num_parts: int = 1) -> nn.Module:
+    """Return a linear layer of a block; its outputs may be several layers' in equal parts, each with its own branch."""
+    if shape.noble:
+        return NobleLinear(inputs, outputs, bias, shape.noble, num_parts)
+    return Linear(inputs, outputs, bias)
 
 
 def make_norm(kind: NormKind, width: int) -> nn.Module:
@@ -68,9 +78,9 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_qkv = Linear(shape.width, 3 * shape.width, bias=False)
+        self.to_qkv = make_linear(shape, shape.width, 3 * shape.width, num_parts=3)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = Linear(shape.width, shape.width, bias=False)
+        self.to_out = make_linear(shape, shape.width, shape.width)
 
     def forward(
         self,
@@ -96,10 +106,10 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_q = Linear(shape.width, shape.width, bias=False)
-        self.to_kv = Linear(shape.width, 2 * shape.width, bias=False)
+        self.to_q = make_linear(shape, shape.width, shape.width)
+        self.to_kv = make_linear(shape, shape.width, 2 * shape.width, num_parts=2)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = Linear(shape.width, shape.width, bias=False)
+        self.to_out = make_linear(shape, shape.width, shape.width)
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, H, T, D/H) of the context: the same for every query."""
@@ -137,11 +147,11 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, shape: BlockShape):
         activation = _activation(shape.feed_forward)
-        first_width = shape.hidden * (2 if isinstance(activation, Gate) else 1)
+        num_parts = 2 if isinstance(activation, Gate) else 1
         super().__init__(
-            Linear(shape.width, first_width, shape.biases),
+            make_linear(shape, shape.width, num_parts * shape.hidden, shape.biases, num_parts),
             activation,
-            Linear(shape.hidden, shape.width, shape.biases),
+            make_linear(shape, shape.hidden, shape.width, shape.biases),
         )
 
 
@@ -175,13 +185,21 @@ class Block(nn.Module):
 
 
 def initialise(module: nn.Module, num_layers: int) -> None:
-    """Draw all weights anew: normal, those that end a residual branch smaller by sqrt(2 layers)."""
+    """Draw all weights anew: normal, those that end a residual branch smaller by sqrt(2 layers).
+
+    NOBLE's branches stay as they were drawn, and what they stand beside begins smaller by its factor.
+    """
+    branches = [child for child in module.modules() if isinstance(child, NobleBranch)]
+    drawn = {id(parameter) for branch in branches for parameter in branch.parameters()}
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 or id(parameter) in drawn:
             continue
         std = INIT_STD if "positions" in name else parameter.shape[1] ** -0.5
-        ends_branch = name.endswith(("to_out.weight", "feed_forward.2.weight"))
+        ends_branch = name.replace(".main.", ".").endswith(("to_out.weight", "feed_forward.2.weight"))
         nn.init.normal_(parameter, std=std / (2 * num_layers) ** 0.5 if ends_branch else std)
+    for layer in module.modules():
+        if isinstance(layer, NobleLinear):
+            layer.shrink_main()
 
 
 def positions_2d(rows: Tensor, columns: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from model.layers import BlockShape, FeedForwardKind, NormKind
+from model.noble import NobleShape
 from model.shapes import refuse_remainder
 
 
@@ -25,6 +26,8 @@ class TransformerShape:
     qk_norm: bool = False
     """Whether the queries and keys of each head are normed, which keeps scores from growing in large models trained in
     bfloat16 (Chameleon, arXiv 2405.09818). Parti states none."""
+    noble: NobleShape | None = None
+    """The nonlinear branch beside every linear layer of every block; none, as in the papers of priors: plain layers."""
 
     def __post_init__(self) -> None:
         refuse_remainder("width", self.width, "num_heads", self.num_heads)
@@ -39,5 +42,5 @@ class TransformerShape:
         """The architecture of each block."""
         return BlockShape(
             self.width, self.hidden, self.num_heads, self.feed_forward, self.biases, self.norm, self.qk_norm,
-            self.dropout,
+            self.dropout, self.noble,
         )  # fmt: skip

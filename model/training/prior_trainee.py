@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from model.priors.prior import Prior, drop_condition
+from model.training.branch_cost import measure_branches
 from model.training.loop import Evaluation
 from model.training.prior_config import TrainPriorConfig
 from model.training.ranks import Ranks
@@ -35,6 +36,11 @@ class PriorTrainee(RowTrainee[Prior]):
         first = self._batches.get(0)
         num_tokens = first.image_tokens.shape[1]
         self.work: Work | None = count_work(network, num_tokens, first.condition[:1], first.image_tokens[:1])
+        part = len(first.keys) // self.num_parts
+        self.branch_cost = measure_branches(
+            network.to(ranks.device), first.condition[:part], first.image_tokens[:part],
+            config.schedule.product_dtype(ranks.device), config.running.compile,
+        )  # fmt: skip
         super().__init__(config, network, network.blocks, ranks)
         if config.running.parallel == "shard" and ranks.world_size > 1:
             for held in [self.model, *([self._average.network] if self._average else [])]:

@@ -12,6 +12,7 @@ from model.training.ranks import join_ranks
 from model.training.row_job import finish_job, refuse_uneven
 from model.training.sharding import whole_weights
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
+from parti_data.progress import print_line
 from parti_data.storage import join
 
 __all__ = ["TrainPriorConfig", "train_prior"]
@@ -33,12 +34,16 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
         network = family.network(pairs.shape)
         pairs.begin_text_encoder(network)
         trainee = PriorTrainee(config, network, pairs.tokens, pairs.held_out, ranks)
+        told = pairs.told()
+        if trainee.branch_cost and ranks.is_first:
+            print_line(trainee.branch_cost.line())
+            told["noble"] = trainee.branch_cost.told()
         train(trainee, config.schedule, config.output, "train prior", config.running, ranks)
         weights = whole_weights(trainee.trained)
         if isinstance(begun, StageDirectory):
             trained = family.network(pairs.shape)
             trained.load_state_dict(weights)
             save_prior(trained, pairs.metadata, join(config.output, PRIOR))
-            finish_job(begun, config, trained, [PRIOR], pairs.tokens.num_rows, **pairs.told())
+            finish_job(begun, config, trained, [PRIOR], pairs.tokens.num_rows, **told)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)

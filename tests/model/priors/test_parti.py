@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.masks import make_mask
+from model.noble import NobleShape
 from model.priors.parti import Parti, PartiShape
 from model.priors.prior import drop_condition
 from model.shapes import make_shape
@@ -27,9 +28,10 @@ OPTIONS = {
     "qk-norm": {"qk_norm": True},
     "learned": {"positions": "learned"},
     "rotary": {"positions": "rotary"},
+    "noble": {"noble": NobleShape(rank=4)},
     "all": {
         "image_attention": "conv", "kernel_side": 3, "norm": "rms", "feed_forward": "swiglu", "biases": False,
-        "qk_norm": True, "positions": "rotary",
+        "qk_norm": True, "positions": "rotary", "noble": NobleShape.PRESETS["paper"],
     },
 }  # fmt: skip
 """Every value of every option of PartiShape."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.noble import NobleShape
 from model.priors.prior import drop_condition
 from model.priors.prior_file import load_prior, save_prior
 from model.priors.vim import VIM, VIMShape
@@ -38,8 +39,12 @@ def test_a_token_is_told_by_all_before_it_and_never_by_itself_or_the_future(mode
         assert np.array_equal((gradient.abs().sum((0, 2)) > 0).numpy(), np.arange(16) < position), position
 
 
+@pytest.mark.parametrize("noble", [None, NobleShape(rank=4)], ids=["plain", "noble"])
 @torch.no_grad()
-def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model):
+def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model, noble):
+    if noble:
+        torch.manual_seed(1)
+        model = VIM(replace(model.shape, noble=noble)).eval()
     condition, whole, caches = condition_of(model), model(condition_of(model), TOKENS), model.make_caches(2)
     context = model.begin(condition, caches)
     for position in range(16):

@@ -32,8 +32,9 @@ log_every = 1
 precision = "float32"
 """
 ADAFACTOR = ["schedule.optimizer=adafactor", "schedule.beta2=0.96", "schedule.num_steps=8"]
+NOBLE = [*ADAFACTOR, 'architecture.noble={preset = "paper", rank = 4}']
 SHARD = ["running.parallel=shard"]
-STOPS = {"one": 7, "two": 5, "shares": 6, "moved": 4}
+STOPS = {"one": 7, "two": 5, "shares": 6, "noble": 5, "moved": 4}
 """Steps that end a run, drawn once; those since its checkpoint are done again, and 20 follow in all."""
 
 
@@ -64,10 +65,15 @@ def runs(tmp_path_factory, tokens, run_on_ranks):
     alone("one_stopped")
     alone("one_parts", *ADAFACTOR, "batch_parts=2", "recompute_blocks=true")
     alone("one_adafactor", *ADAFACTOR)
+    alone("one_noble", *NOBLE)
     alone("one_to_two", *ADAFACTOR, stop=STOPS["moved"])
     together += [output("two"), output("two_stopped", f"stop={STOPS['two']}"), output("two_stopped")]
     together += [output("shares", *SHARD, "batch_parts=2", "recompute_blocks=true")]
     together += [output("shares_adafactor", *SHARD, *ADAFACTOR)]
+    together += [
+        output("shares_noble", *SHARD, *NOBLE, f"stop={STOPS['noble']}"),
+        output("shares_noble", *SHARD, *NOBLE),
+    ]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR, f"stop={STOPS['shares']}")]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR), output("one_to_two", *SHARD, *ADAFACTOR)]
     together += [output("two_to_one", *SHARD, *ADAFACTOR, f"stop={STOPS['moved']}"), output("bad", "bad=3")]
@@ -105,7 +111,7 @@ def learned(runs, metrics):
     ("one", "other"),
     [
         ("one", "two"), ("one", "shares"), ("one_adafactor", "one_parts"), ("one_adafactor", "shares_adafactor"),
-        ("one_adafactor", "one_to_two"), ("one_adafactor", "two_to_one"),
+        ("one_adafactor", "one_to_two"), ("one_adafactor", "two_to_one"), ("one_noble", "shares_noble"),
     ],
 )  # fmt: skip
 def test_ranks_and_parts_change_rounding_alone(learned, one, other):
