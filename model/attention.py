@@ -18,7 +18,7 @@ from model.one_dnn import product
 
 LONG_SEQUENCE = 256
 """Positions from which attention is done in parts on a CPU."""
-_BLOCK = 64
+_BLOCK = 128
 """Queries of a sparse causal mask that are done together there."""
 _SCORE_BYTES = 1 << 20
 """Of scores held at a time: as much as stays in a core's cache."""
@@ -125,10 +125,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
 
     Torch's fused kernel on a GPU, where other libraries know it by its name. Written out for short sequences on a CPU:
     bf16 with 64 positions took half the time of that kernel on two Zen 5 cores; adding minus infinity took a quarter
-    less than filling it in. From 256 positions on a dense causal mask is the kernel's again, a sparse one is done in
-    blocks. On one core with AVX2, forward and backward of 1,024 positions and 4 heads of 64 in float32 took 32 ms so
-    under an 11x11 square, 80 where the kernel was given the mask, 120 written out, 390 where each position's neighbours
-    were copied together; dense 55. Compiled, a single query of few keys, as in a step of decoding, is multiplied out.
+    less than filling it in. From 256 positions on a dense causal mask is the kernel's again in float32, all else is
+    done in blocks. On one core with AVX2, forward and backward of 1,024 positions and 4 heads of 64 in float32 took
+    32 ms so under an 11x11 square, 80 where the kernel was given the mask, 120 written out, 390 where each position's
+    neighbours were copied together; dense 55. Compiled, a single query of few keys, as in a step of decoding, is
+    multiplied out.
     """
     is_long = keys.shape[2] >= LONG_SEQUENCE
     is_causal = isinstance(mask, CausalMask)
@@ -136,7 +137,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
         return attend_written_out(queries, keys, values, _allowed(mask, keys.shape[2]))
     if torch.compiler.is_compiling() and queries.shape[2] == 1 and keys.shape[2] < _MANY_KEYS:
         return attend_one_query(queries, keys, values, _allowed(mask, keys.shape[2]))
-    if queries.is_cuda or torch.jit.is_tracing() or (is_long and is_causal and mask.is_dense):
+    is_kernels = is_long and is_causal and mask.is_dense and queries.itemsize > 2
+    if queries.is_cuda or torch.jit.is_tracing() or is_kernels:
         return attend_fused(queries, keys, values, mask)
     if is_long and is_causal:
         return attend_in_blocks(queries, keys, values, mask)
@@ -169,10 +171,12 @@ def attend_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: CausalMask) -> Tensor:
     """Return what `attend` does, a block of queries at a time with the prefix and the span of keys that they see.
 
-    Of 256 text positions and 32x32 image positions, on one core with AVX-512, forward and backward of 4 heads of 64
-    took half the time of torch's dense kernel under a row's or a column's mask, and 0.6 times that time under an 11x11
-    square; in bf16, 0.7 and 0.9 times.
+    Of 256 text positions and 32x32 image positions, forward and backward of 4 heads of 64 on one Zen 5 core: in float32
+    24 ms under a row's mask, 26 under a column's, 30 under an 11x11 square, where torch's dense kernel took 46. In bf16
+    a block is written out, since that kernel's gradients are twice as slow: 11, 13 and 13 ms, dense so 17, by the
+    kernel 34.
     """
+    attend_block = attend_written_out if queries.itemsize == 2 else F.scaled_dot_product_attention
     plan = mask.blocks(queries.shape[2])
     order = None if plan.order is None else plan.order.to(queries.device)
     if order is not None:
@@ -183,7 +187,7 @@ def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: Causal
         near_keys = torch.cat([key_pieces[piece] for piece in block.pieces], 2)
         near_values = torch.cat([value_pieces[piece] for piece in block.pieces], 2)
         allowed = block.allowed.to(queries.device)
-        attended.append(F.scaled_dot_product_attention(asking, near_keys, near_values, allowed))
+        attended.append(attend_block(asking, near_keys, near_values, allowed))
     whole = torch.cat(attended, 2)
     return whole if order is None else _Reordered.apply(whole, order.argsort())
 

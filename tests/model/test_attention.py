@@ -19,9 +19,8 @@ from model.layers import Block, BlockShape, SelfAttention
 from model.masks import column_mask, column_order, conv_mask, dense_mask, row_mask, stream_mask
 
 MASKS = {"dense": dense_mask(6), "conv": conv_mask(6, 3), "row": row_mask(6), "column": column_mask(6)}
-STREAMS = {
-    kind: stream_mask(mask, 9)[:44, :44] for kind, mask in MASKS.items()
-}  # 9 text positions, the last token unread
+STREAMS = {kind: stream_mask(mask, 9)[:44, :44] for kind, mask in MASKS.items()}
+"""Of 9 text positions and an image whose last token is not read."""
 
 
 def causal_mask_of_stream(kind):
@@ -100,6 +99,17 @@ def test_attention_over_text_and_image_equals_a_float64_reference(kind, length, 
     found = attend(q, k, v, causal_mask_of_stream(kind)).double().numpy()
     wanted = attended_in_float64(q, k, v, STREAMS[kind][:length, :length])
     np.testing.assert_allclose(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_attention_in_blocks_of_bfloat16_is_attention(kind, monkeypatch):
+    monkeypatch.setattr(attention, "LONG_SEQUENCE", 5)
+    monkeypatch.setattr(attention, "_BLOCK", 7)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 44, 8).bfloat16() for _ in range(3))
+    found = attend(q, k, v, causal_mask_of_stream(kind))
+    assert found.dtype == torch.bfloat16
+    np.testing.assert_allclose(found.double(), attended_in_float64(q, k, v, STREAMS[kind]), atol=3e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("kind", MASKS)
