@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from model.priors.prior import Prior
 from model.training.ranks import Ranks
@@ -23,6 +23,7 @@ def shard(network: Prior, ranks: Ranks) -> None:
             fully_shard(block.cross_attention.to_kv, mesh=mesh)  # which is called before its block
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
+    register_fsdp_forward_method(network, "losses")  # where a family reads more than its forward tells
 
 
 def whole_weights(network: Prior) -> dict[str, Any]:

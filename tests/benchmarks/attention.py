@@ -1,9 +1,10 @@
-"""Self-attention over image positions: the computation that `attend` chooses against the others, dense against sparse.
+"""Self-attention over image positions: the computation that `attend` chooses against the others, dense against sparse;
+and over a stream of text and image positions, DALL-E's masks against dense.
 
 Ways take turns for `ROUNDS` rounds, on one thread where they run on a CPU, and the median counts; a training pass is
 forward and backward; bfloat16 is measured where the processor has it. The chosen way, which is one of the others, is
-held against the best of them. On a GPU torch's FlexAttention is measured too, compiled, without the blocks that a mask
-leaves out.
+held against the best of them. Each pass follows one of the same way, so that none pays for memory that the way before
+gave back. On a GPU torch's FlexAttention is measured too, compiled, without the blocks that a mask leaves out.
 """
 
 import statistics
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import CausalMask, attend, attend_in_blocks, attend_written_out
-from model.masks import conv_mask, dense_mask
+from model.masks import MaskKind, column_order, conv_mask, dense_mask, make_mask, stream_mask
 from model.one_dnn import is_fast
 from tests.benchmarks.run import Figure
 
@@ -25,6 +26,8 @@ HEAD_WIDTH, KERNEL_SIDE = 64, 11
 BATCH_AND_HEADS = {"cpu": (1, 4), "cuda": (16, 16)}
 """Fewer on a GPU, and only its launches are measured."""
 GRID_SIDES = (16, 32)
+TEXT_LENGTH, STREAM_SIDE = 256, 32  # DALL-E's
+STREAM_MASKS: tuple[MaskKind, ...] = ("dense", "row", "column", "conv")
 Way = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -35,9 +38,12 @@ def figures() -> Iterator[Figure]:
         for side in GRID_SIDES:
             for is_training in (False, True):
                 yield from compare(side, is_training, torch.device("cpu"), dtype)
+        for is_training in (False, True):
+            yield from compare_streams(is_training, torch.device("cpu"), dtype)
     if torch.cuda.is_available():
         for is_training in (False, True):
             yield from compare(32, is_training, torch.device("cuda"), torch.bfloat16)
+            yield from compare_streams(is_training, torch.device("cuda"), torch.bfloat16)
 
 
 def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
@@ -57,6 +63,35 @@ def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dty
         )
     ratio = seconds["dense"]["chosen"] / seconds["conv"]["chosen"]
     yield Figure(f"attention_{device.type}_{what}_conv_over_dense", round(ratio, 3), 1.5 if side == 32 else 0.9, "more")
+
+
+def compare_streams(is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
+    """Yield how many times as fast as dense each mask is over text and image, and by which way."""
+    ways = {kind: ways_of_stream(kind, device) for kind in STREAM_MASKS}
+    length = TEXT_LENGTH + STREAM_SIDE**2
+    sides = (*BATCH_AND_HEADS[device.type], length, HEAD_WIDTH)
+    inputs = [torch.randn(sides, device=device, dtype=dtype) for _ in range(3)]
+    refuse_differing(ways, inputs)
+    seconds = take_turns(ways, inputs, is_training)
+    what = f"{str(dtype).removeprefix('torch.')}_{length}_{'training' if is_training else 'forward'}"
+    for kind, taken in seconds.items():
+        told = ", ".join(f"{name} {1e3 * each:.3f}" for name, each in taken.items())
+        print(f"attention: {device.type}, {what} with text, {kind}, ms: {told}", flush=True)
+        if kind != "dense":
+            ratio = seconds["dense"]["chosen"] / taken["chosen"]
+            yield Figure(f"attention_{device.type}_{what}_{kind}_over_dense", round(ratio, 3), 1, "more")
+
+
+def ways_of_stream(kind: MaskKind, device: torch.device) -> dict[str, Way]:
+    """Return the computations of attention over text and image."""
+    allowed = stream_mask(make_mask(kind, STREAM_SIDE, KERNEL_SIDE), TEXT_LENGTH)
+    order = column_order(STREAM_SIDE) if kind == "column" else None
+    mask = CausalMask(allowed, TEXT_LENGTH, order).to(device)
+    return {
+        "chosen": lambda q, k, v: attend(q, k, v, mask),
+        "blocks": lambda q, k, v: attend_in_blocks(q, k, v, mask),
+        "written out": lambda q, k, v: attend_written_out(q, k, v, mask.allowed),
+    }
 
 
 def ways_of(allowed: np.ndarray, device: torch.device) -> dict[str, Way]:
@@ -111,7 +146,7 @@ def take_turns(ways: dict[str, dict[str, Way]], inputs: list[Tensor], is_trainin
     for turn in range(ROUNDS + 1):
         for kind, each in ways.items():
             for name, way in each.items():
-                seconds = measure(way, inputs, is_training)
+                _, seconds = (measure(way, inputs, is_training) for _ in range(2))
                 if turn:
                     taken[kind][name].append(seconds)
     return {kind: {name: statistics.median(all_) for name, all_ in each.items()} for kind, each in taken.items()}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model.priors.dalle import DALLE, DALLEShape
 from model.priors.parti import Parti, PartiShape
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
 from parti_data.text import END, PAD
@@ -13,12 +14,18 @@ TINY = PartiShape(
     text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
     num_encoder_layers=1, num_decoder_layers=2, dropout=0.0,
 )  # fmt: skip
+DALLE_TINY = DALLEShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_layers=4, kernel_side=3,
+)  # fmt: skip
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
 
 
-@pytest.fixture(params=["dense", "conv"])
+@pytest.fixture(params=["dense", "conv", "dalle"])
 def model(request):
     torch.manual_seed(0)
+    if request.param == "dalle":
+        return DALLE(DALLE_TINY).eval().requires_grad_(False)
     return Parti(replace(TINY, image_attention=request.param, kernel_side=3)).eval().requires_grad_(False)
 
 
