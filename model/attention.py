@@ -125,11 +125,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
 
     Torch's fused kernel on a GPU, where other libraries know it by its name. Written out for short sequences on a CPU:
     bf16 with 64 positions took half the time of that kernel on two Zen 5 cores; adding minus infinity took a quarter
-    less than filling it in. From 256 positions on a dense causal mask is the kernel's again in float32, all else is
-    done in blocks. On one core with AVX2, forward and backward of 1,024 positions and 4 heads of 64 in float32 took
-    32 ms so under an 11x11 square, 80 where the kernel was given the mask, 120 written out, 390 where each position's
-    neighbours were copied together; dense 55. Compiled, a single query of few keys, as in a step of decoding, is
-    multiplied out.
+    less than filling it in. From 256 positions on a dense causal mask is the kernel's again in float32, a sparse one is
+    done in blocks, and from 512 on bf16 under any. On one core with AVX2, forward and backward of 1,024 positions and 4
+    heads of 64 in float32 took 32 ms so under an 11x11 square, 80 where the kernel was given the mask, 120 written out,
+    390 where each position's neighbours were copied together; dense 55. Compiled, a single query of few keys, as in a
+    step of decoding, is multiplied out.
     """
     is_long = keys.shape[2] >= LONG_SEQUENCE
     is_causal = isinstance(mask, CausalMask)
@@ -137,10 +137,11 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
         return attend_written_out(queries, keys, values, _allowed(mask, keys.shape[2]))
     if torch.compiler.is_compiling() and queries.shape[2] == 1 and keys.shape[2] < _MANY_KEYS:
         return attend_one_query(queries, keys, values, _allowed(mask, keys.shape[2]))
-    is_kernels = is_long and is_causal and mask.is_dense and queries.itemsize > 2
+    is_narrow = queries.itemsize == 2
+    is_kernels = is_long and is_causal and mask.is_dense and not is_narrow
     if queries.is_cuda or torch.jit.is_tracing() or is_kernels:
         return attend_fused(queries, keys, values, mask)
-    if is_long and is_causal:
+    if is_causal and keys.shape[2] >= (2 if is_narrow else 1) * LONG_SEQUENCE:
         return attend_in_blocks(queries, keys, values, mask)
     if is_long and mask is None and not torch.is_grad_enabled():
         return attend_in_parts(queries, keys, values)
@@ -174,9 +175,10 @@ def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: Causal
     Of 256 text positions and 32x32 image positions, forward and backward of 4 heads of 64 on one Zen 5 core: in float32
     24 ms under a row's mask, 26 under a column's, 30 under an 11x11 square, where torch's dense kernel took 46. In bf16
     a block is written out, since that kernel's gradients are twice as slow: 11, 13 and 13 ms, dense so 17, by the
-    kernel 34.
+    kernel 34. It keeps what each position gives to each that it may see for the backward pass, two bytes a head.
     """
-    attend_block = attend_written_out if queries.itemsize == 2 else F.scaled_dot_product_attention
+    is_written_out = queries.itemsize == 2 and not queries.is_cuda
+    attend_block = attend_written_out if is_written_out else F.scaled_dot_product_attention
     plan = mask.blocks(queries.shape[2])
     order = None if plan.order is None else plan.order.to(queries.device)
     if order is not None:

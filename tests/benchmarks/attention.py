@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,7 +47,7 @@ def figures() -> Iterator[Figure]:
 
 def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
     masks = {"dense": dense_mask(side), "conv": conv_mask(side, KERNEL_SIDE)}
-    ways = {kind: ways_of(allowed, device) for kind, allowed in masks.items()}
+    ways = {kind: ways_of(CausalMask(allowed), device) for kind, allowed in masks.items()}
     sides = (*BATCH_AND_HEADS[device.type], side**2, HEAD_WIDTH)
     inputs = [torch.randn(sides, device=device, dtype=dtype) for _ in range(3)]
     refuse_differing(ways, inputs)
@@ -67,7 +66,7 @@ def compare(side: int, is_training: bool, device: torch.device, dtype: torch.dty
 
 def compare_streams(is_training: bool, device: torch.device, dtype: torch.dtype) -> Iterator[Figure]:
     """Yield how many times as fast as dense each mask is over text and image, and by which way."""
-    ways = {kind: ways_of_stream(kind, device) for kind in STREAM_MASKS}
+    ways = {kind: ways_of(mask_of_stream(kind), device) for kind in STREAM_MASKS}
     length = TEXT_LENGTH + STREAM_SIDE**2
     sides = (*BATCH_AND_HEADS[device.type], length, HEAD_WIDTH)
     inputs = [torch.randn(sides, device=device, dtype=dtype) for _ in range(3)]
@@ -82,21 +81,15 @@ def compare_streams(is_training: bool, device: torch.device, dtype: torch.dtype)
             yield Figure(f"attention_{device.type}_{what}_{kind}_over_dense", round(ratio, 3), 1, "more")
 
 
-def ways_of_stream(kind: MaskKind, device: torch.device) -> dict[str, Way]:
-    """Return the computations of attention over text and image."""
+def mask_of_stream(kind: MaskKind) -> CausalMask:
+    """Return a mask over text and image."""
     allowed = stream_mask(make_mask(kind, STREAM_SIDE, KERNEL_SIDE), TEXT_LENGTH)
-    order = column_order(STREAM_SIDE) if kind == "column" else None
-    mask = CausalMask(allowed, TEXT_LENGTH, order).to(device)
-    return {
-        "chosen": lambda q, k, v: attend(q, k, v, mask),
-        "blocks": lambda q, k, v: attend_in_blocks(q, k, v, mask),
-        "written out": lambda q, k, v: attend_written_out(q, k, v, mask.allowed),
-    }
+    return CausalMask(allowed, TEXT_LENGTH, column_order(STREAM_SIDE) if kind == "column" else None)
 
 
-def ways_of(allowed: np.ndarray, device: torch.device) -> dict[str, Way]:
+def ways_of(mask: CausalMask, device: torch.device) -> dict[str, Way]:
     """Return the computations of attention under a mask."""
-    mask = CausalMask(allowed).to(device)
+    mask = mask.to(device)
     ways: dict[str, Way] = {
         "chosen": lambda q, k, v: attend(q, k, v, mask),
         "fused": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed),
@@ -105,7 +98,7 @@ def ways_of(allowed: np.ndarray, device: torch.device) -> dict[str, Way]:
     }
     if mask.is_dense:
         ways["fused causal"] = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    if mask.neighbours is not None:
+    if mask.neighbours is not None and not mask.num_prefix:  # with text it takes gigabytes
         ways["gathered"] = lambda q, k, v: attend_gathered(q, k, v, mask)
     if device.type == "cuda":
         ways["flex"] = flex(mask, device)
