@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ _RMS_EPSILON = 1e-6
 """As LLaMA has it."""
 
 NormKind = Literal["layer", "rms"]
-FeedForwardKind = Literal["relu", "gelu", "geglu", "swiglu"]
+FeedForwardKind = Literal["relu", "gelu", "quick_gelu", "geglu", "swiglu"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class BlockShape:
     norm: NormKind = "layer"
     qk_norm: bool = False
     dropout: float = 0.0
+    rms_epsilon: float = _RMS_EPSILON
 
 
-def make_norm(kind: NormKind, width: int) -> nn.Module:
+def make_norm(kind: NormKind, width: int, rms_epsilon: float = _RMS_EPSILON) -> nn.Module:
     """Return a norm over the last dimension."""
-    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, _RMS_EPSILON)
+    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, rms_epsilon)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -126,10 +128,18 @@ class Gate(nn.Module):
         return self.activation(gate) * value
 
 
+class QuickGELU(nn.Module):
+    """GELU by a sigmoid. Source: "Gaussian Error Linear Units", arXiv 1606.08415, section 2; iGPT's and CLIP's code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x sigmoid(1.702 x)."""
+        return x * torch.sigmoid(1.702 * x)
+
+
 def _activation(kind: FeedForwardKind) -> nn.Module:
-    if kind == "relu":
-        return nn.ReLU()
-    return nn.GELU() if kind == "gelu" else Gate(kind)
+    if kind == "geglu" or kind == "swiglu":
+        return Gate(kind)
+    return {"relu": nn.ReLU, "gelu": nn.GELU, "quick_gelu": QuickGELU}[kind]()
 
 
 class FeedForward(nn.Sequential):
@@ -150,11 +160,11 @@ class Block(nn.Module):
 
     def __init__(self, shape: BlockShape, has_context: bool = False):
         super().__init__()
-        self.self_norm = make_norm(shape.norm, shape.width)
+        self.self_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon)
         self.self_attention = SelfAttention(shape)
-        self.cross_norm = make_norm(shape.norm, shape.width) if has_context else None
+        self.cross_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon) if has_context else None
         self.cross_attention = CrossAttention(shape) if has_context else None
-        self.feed_forward_norm = make_norm(shape.norm, shape.width)
+        self.feed_forward_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon)
         self.feed_forward = FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from model.priors.igpt import IGPT, IGPTShape
 from model.priors.parti import Parti, PartiShape
 from model.priors.prior import Prior
 from model.priors.vim import VIM, VIMShape
 
-FamilyName = Literal["parti", "vim"]
+FamilyName = Literal["parti", "vim", "igpt"]
 
 
 class Family(NamedTuple):
@@ -17,7 +18,11 @@ class Family(NamedTuple):
     network: Callable[[Any], Prior]
 
 
-FAMILIES: dict[str, Family] = {"parti": Family(PartiShape, Parti), "vim": Family(VIMShape, VIM)}
+FAMILIES: dict[str, Family] = {
+    "parti": Family(PartiShape, Parti),
+    "vim": Family(VIMShape, VIM),
+    "igpt": Family(IGPTShape, IGPT),
+}
 
 
 def family_of(prior: Prior) -> str:

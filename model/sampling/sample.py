@@ -108,10 +108,12 @@ def _open(config: SampleConfig) -> _Inputs:
 def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer | None]:
     """Return prior and tokenizers, that of text only where it is read.
 
-    Raises TokenizerError where they do not belong together, ConfigError where that of text is missing.
+    Raises TokenizerError where they do not belong together, ConfigError where that of text is missing or the prior
+    cannot draw.
     """
     where = Execution(device=config.execution.device)
     prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
+    prior.model.refuse_drawing()
     prepare(prior.model, config.execution)
     tokenizer.refuse_without_decoder()
     marks = [("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint)]
