@@ -21,6 +21,7 @@ SUMMARY = "summary.json"
 _FIGURES = {
     "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
     "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
+    "completed_right": "share of right completions",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
 
