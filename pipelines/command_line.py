@@ -34,7 +34,8 @@ app = typer.Typer(
 )  # fmt: skip
 training = typer.Typer(
     no_args_is_help=True,
-    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior.",
+    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior; find a "
+    "palette.",
 )
 app.add_typer(training, name="train")
 
@@ -122,6 +123,13 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
     """Train SentencePiece on the captions of kept pairs."""
     job = _load("model.training.train_text")
     _run_job(context, job.train_text, job.TrainTextConfig, arguments)
+
+
+@training.command("palette")
+def train_palette_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Find the colours of iGPT's image tokenizer in images, by k-means."""
+    job = _load("model.training.train_palette")
+    _run_job(context, job.train_palette, job.TrainPaletteConfig, arguments)
 
 
 @training.command("tokenizer")

@@ -50,7 +50,9 @@ def estimate_loss(keys: list[str], nats: np.ndarray) -> Estimate:
 
 
 def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: torch.device) -> Measured:
-    """Return the loss on each row once, in nats a token and bits an image, with 95% confidence intervals."""
+    """Return the loss on each row once, in nats a token, and where that is a likelihood in bits an image, with 95%
+    confidence intervals.
+    """
     prior.model.to(device)
     keys: list[str] = []
     views: list[int] = []
@@ -65,12 +67,10 @@ def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: tor
     nats = np.concatenate(losses)
     found = estimate_loss(keys, nats)
     bits = prior.model.shape.num_tokens / math.log(2)
-    figures = {
-        "held_out_nats_a_token": found.mean,
-        "held_out_nats_a_token_interval": found.half_width,
-        "held_out_bits_an_image": bits * found.mean,
-        "held_out_bits_an_image_interval": bits * found.half_width,
-    }
+    figures = {"held_out_nats_a_token": found.mean, "held_out_nats_a_token_interval": found.half_width}
+    if prior.model.has_likelihood:
+        figures["held_out_bits_an_image"] = bits * found.mean
+        figures["held_out_bits_an_image_interval"] = bits * found.half_width
     table = pa.table({"key": keys, "view": views, "nats_a_token": nats})
     return Measured(figures, {"held_out_rows": len(nats), "held_out_images": found.num_images}, {LOSSES: table})
 

@@ -54,7 +54,7 @@ class DecoderOnly(Prior):
         self.shape, self.num_before = shape, shape.num_prefix - 1
         self.token_embedding = nn.Embedding(shape.codebook_size, shape.width)
         self.decoder = nn.ModuleList(Block(shape.block) for _ in range(shape.num_layers))
-        self.decoder_norm = make_norm(shape.norm, shape.width)
+        self.decoder_norm = make_norm(shape.norm, shape.width, shape.block.rms_epsilon)
         self.to_logits = Linear(shape.width, shape.codebook_size, bias=False)
         self.dropout = nn.Dropout(shape.dropout)
         self.masks = nn.ModuleList(masks)

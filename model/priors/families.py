@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from model.priors.dalle import DALLE, DALLEShape
+from model.priors.igpt import IGPT, IGPTShape
 from model.priors.parti import Parti, PartiShape
 from model.priors.prior import Prior
 from model.priors.vim import VIM, VIMShape
 
-FamilyName = Literal["parti", "vim", "dalle"]
+FamilyName = Literal["parti", "vim", "dalle", "igpt"]
 
 
 class Family(NamedTuple):
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Family] = {
     "parti": Family(PartiShape, Parti),
     "vim": Family(VIMShape, VIM),
     "dalle": Family(DALLEShape, DALLE),
+    "igpt": Family(IGPTShape, IGPT),
 }
 
 

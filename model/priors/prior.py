@@ -48,6 +48,8 @@ class Prior(nn.Module):
     """The blocks that a step of decoding runs through."""
     to_logits: nn.Linear
     reads: Read = "nothing"
+    has_likelihood: bool = True
+    """Whether the losses of a row's tokens add up to its image's negative log-likelihood."""
     num_before = 0
     """Positions of the caches that come before the image's first."""
 
@@ -58,6 +60,9 @@ class Prior(nn.Module):
     def without(self, condition: Tensor) -> Tensor:
         """Return, in the shape of a condition, what stands for none."""
         return condition
+
+    def refuse_drawing(self) -> None:
+        """Raise ConfigError where it cannot draw images, a token after the other."""
 
     @property
     def blocks(self) -> list[nn.Module]:

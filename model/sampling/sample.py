@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from model.priors.prior_file import LoadedPrior, load_prior
-from model.sampling.completion import Given, pair_up, read_given
+from model.sampling.completion import Given, list_pictures, pair_up, read_given
 from model.sampling.decoding import prepare
 from model.sampling.generate import generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
@@ -81,11 +81,13 @@ def sample(config: SampleConfig) -> Manifest:
 def _open(config: SampleConfig) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
     prior, tokenizer, text_tokenizer = _open_prior(config)
-    prompts, pictures = read_prompts(config.prompts, config.prompts_file, prior.model.reads), []
+    prompts, pictures = read_prompts(config.prompts, config.prompts_file, prior.model.reads), None
     if prior.model.reads == "class":
         _condition(prior, prompts, None)  # which refuses what is no class
     if config.completion:
-        prompts, pictures = pair_up(prompts, config.completion.pictures)
+        pictures = list_pictures(config.completion)
+        prompts, names = pair_up(prompts, pictures.names)
+        pictures = pictures._replace(names=names)
     upsampler = _open_upsampler(config, tokenizer)
     digests = {
         "prior": sha256_file(config.prior),
@@ -94,7 +96,7 @@ def _open(config: SampleConfig) -> _Inputs:
         "prompts": digest_json(prompts),
     } | ({"text_tokenizer": text_tokenizer.fingerprint} if text_tokenizer else {})
     given, ranker = None, None
-    if config.completion:
+    if config.completion and pictures:
         given = read_given(config.completion, pictures, tokenizer, prior.model.shape.grid_side)
         digests["completion"] = digest_json(given.keys)
     if config.ranking:
@@ -108,10 +110,12 @@ def _open(config: SampleConfig) -> _Inputs:
 def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer | None]:
     """Return prior and tokenizers, that of text only where it is read.
 
-    Raises TokenizerError where they do not belong together, ConfigError where that of text is missing.
+    Raises TokenizerError where they do not belong together, ConfigError where that of text is missing or the prior
+    cannot draw.
     """
     where = Execution(device=config.execution.device)
     prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
+    prior.model.refuse_drawing()
     prepare(prior.model, config.execution)
     tokenizer.refuse_without_decoder()
     marks = [("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint)]

@@ -61,7 +61,8 @@ class SampleConfig(StageConfig):
         """Return what the output's bytes depend on; files are told by their digests."""
         values = super().deciding()
         if self.completion:
-            del values["completion"]["pictures"]
+            for name in ("pictures", "source", "num_pictures"):
+                del values["completion"][name]
         if self.ranking:
             del values["ranking"]["model"]
         if self.ranking and self.ranking.clip:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.training.discriminator import refuse_side
-from model.training.image_config import TrainOnImagesConfig
+from model.training.image_config import ImagesConfig, TrainOnImagesConfig
 from model.training.perceptual import PerceptualDistance, load_perceptual, refuse_small
 from model.training.ranks import Ranks
 from model.training.tokenizer_images import (
@@ -62,14 +62,13 @@ def tell_missing_perceptual(config: TrainOnImagesConfig, weight: float, title: s
 
 def finish_job(
     begun: StageDirectory,
-    config: TrainOnImagesConfig,
+    config: ImagesConfig,
     images: TrainingImages,
     names: list[str],
     details: dict[str, Any],
 ) -> Manifest:
     """Write the manifest of files with these names and of the index of the images; say what could not be used."""
     details |= {
-        "perceptual": bool(config.vgg16),
         "measured_pictures": min(config.measured_pictures, len(images.held_out)),
         "measured_on": "held_out" if images.is_held_out else "training",
     }

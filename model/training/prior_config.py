@@ -11,7 +11,8 @@ class TrainPriorConfig(TrainOnPairsConfig):
     """What `parti train prior` is told; `architecture` has fields of the family's shape."""
 
     family: FamilyName = "parti"
-    """Which kind of prior. Parti and DALL-E read the caption, a VIM the class that the caption names, or nothing."""
+    """Which kind of prior. Parti and DALL-E read the caption, a VIM the class that the caption names, or nothing; an
+    iGPT reads nothing."""
     text_drop: float = 0.1
     """Share of rows trained without their caption, for classifier-free guidance. Parti does not state its own."""
     batch_parts: PositiveInt = 1

@@ -6,6 +6,18 @@ import torch.nn.functional as F
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.code_usage import CodeUsage
+from model.training.image_config import ImagesConfig
+from parti_data.image_dataset import ImageDataset
+
+RECONSTRUCTIONS = "reconstructions.png"
+DRAWN_PICTURES = 12
+_LEAST_ERROR = 1e-10
+"""What pictures that come back exactly count as, 100 dB."""
+
+
+def measured_pictures(held_out: ImageDataset, config: ImagesConfig) -> np.ndarray:
+    """Return the pictures that figures are measured on, uint8 (B, S, S, C)."""
+    return held_out.pictures(range(min(config.measured_pictures, len(held_out))))
 
 
 def measure_tokenizer(tokenizer: ImageTokenizer, pictures: np.ndarray) -> dict[str, float]:
@@ -14,11 +26,12 @@ def measure_tokenizer(tokenizer: ImageTokenizer, pictures: np.ndarray) -> dict[s
     error = F.mse_loss(tokenizer.decode(tokens).float(), torch.from_numpy(pictures).float()) / 255**2
     usage = CodeUsage(tokenizer.spec.codebook_size)
     usage.update(torch.bincount(tokens.flatten(), minlength=tokenizer.spec.codebook_size))  # of this rank alone
-    psnr_db = round(float(-10 * torch.log10(error)), 3)
+    psnr_db = round(float(-10 * torch.log10(error.clamp(min=_LEAST_ERROR))), 3)
     return {"psnr_db": psnr_db, "code_usage": round(usage.share(), 4), "perplexity": round(usage.perplexity(), 1)}
 
 
 def draw_reconstructions(tokenizer: ImageTokenizer, pictures: np.ndarray) -> np.ndarray:
-    """Return a picture with originals in the upper row and their reconstructions in the lower."""
+    """Return a picture with the first originals in the upper row and their reconstructions in the lower."""
+    pictures = pictures[:DRAWN_PICTURES]
     decoded = tokenizer.decode(tokenizer.encode(pictures)).numpy()
     return np.concatenate([np.concatenate(list(row), axis=1) for row in (pictures, decoded)])

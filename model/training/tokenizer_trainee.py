@@ -17,13 +17,11 @@ from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
 from model.training.reconstruction_losses import reconstruction_losses
-from model.training.reconstructions import measure_tokenizer
+from model.training.reconstructions import DRAWN_PICTURES, measure_tokenizer, measured_pictures
 from model.training.step_parts import StepParts, to_device
 from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages
-from parti_data.image_dataset import ImageDataset
 
-DRAWN_PICTURES = 12
 _INITIAL_PICTURES = 512
 
 
@@ -159,8 +157,3 @@ class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
         self._last_epoch = state["last_epoch"]
         if self._average:
             self._average.load_state_dict(state["average"])
-
-
-def measured_pictures(held_out: ImageDataset, config: TrainTokenizerConfig) -> np.ndarray:
-    """Return the pictures that figures are measured on, uint8 (B, S, S, C)."""
-    return held_out.pictures(range(min(config.measured_pictures, len(held_out))))

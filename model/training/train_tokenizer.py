@@ -13,10 +13,10 @@ from model.training.checkpoint import METRICS
 from model.training.image_job import begin_job, finish_job, open_perceptual, refuse_unfit, tell_missing_perceptual
 from model.training.loop import drawn_name, train
 from model.training.ranks import join_ranks
-from model.training.reconstructions import draw_reconstructions, measure_tokenizer
+from model.training.reconstructions import RECONSTRUCTIONS, draw_reconstructions, measure_tokenizer, measured_pictures
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages, open_images
-from model.training.tokenizer_trainee import DRAWN_PICTURES, TokenizerTrainee, measured_pictures
+from model.training.tokenizer_trainee import TokenizerTrainee
 from parti_data.errors import ConfigError
 from parti_data.images import to_png
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
@@ -26,7 +26,6 @@ from parti_data.storage import join, publish_bytes, sha256_file
 __all__ = ["CodebookCare", "TrainTokenizerConfig", "train_tokenizer"]
 
 TOKENIZER = "tokenizer.safetensors"
-RECONSTRUCTIONS = "reconstructions.png"
 _NEVER_QUANTIZED = (
     "train tokenizer: codebook.continuous_steps={continuous} leaves none of the {steps} steps for quantizing: the "
     "codebook stays as it began"
@@ -92,9 +91,9 @@ def _finish(
     network = trainee.trained.cpu()
     save_tokenizer(network, join(config.output, TOKENIZER))
     tokenizer, measured = trainee.frozen(), measured_pictures(images.held_out, config)
-    drawn = draw_reconstructions(tokenizer, measured[:DRAWN_PICTURES])
+    drawn = draw_reconstructions(tokenizer, measured)
     publish_bytes(join(config.output, RECONSTRUCTIONS), to_png(drawn))
     details: dict[str, Any] = measure_tokenizer(tokenizer, measured)
-    details |= {"fingerprint": tokenizer.fingerprint, "shape": asdict(network.shape)}
+    details |= {"fingerprint": tokenizer.fingerprint, "shape": asdict(network.shape), "perceptual": bool(config.vgg16)}
     steps = [drawn_name("reconstructions", step) for step in config.schedule.drawn_steps()]
     finish_job(begun, config, images, [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps], details)

@@ -37,6 +37,7 @@ def test_every_linear_layer_of_every_block_has_a_branch_that_begins_as_published
 
 @torch.no_grad()
 def test_a_step_decodes_with_branches_as_the_whole_does(prior):
+    nn.init.normal_(prior.to_logits.weight)  # an iGPT's begin at zero
     condition = prior.condition(["a", "b"], TEXT_IDS)
     whole, caches = prior(condition, TOKENS), prior.make_caches(2)
     context = prior.begin(condition, caches)
