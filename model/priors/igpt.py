@@ -1,6 +1,6 @@
 """iGPT: image tokens without any condition, in raster order, or as BERT hidden ones by all others.
 
-Source: "Generative Pretraining from Pixels", Chen et al. 2020, sections 2.2 to 2.5; where the paper is silent,
+Source: "Generative Pretraining from Pixels", Chen et al. 2020, sections 2.1, 2.2 and 3.3; where the paper is silent,
 openai/image-gpt, src/model.py: norms that take no mean and add nothing, GELU by a sigmoid, no biases, positions added
 where a token is told, and the weights' beginnings. Its pixels are tokens of a palette.
 """
@@ -22,7 +22,7 @@ from parti_data.errors import ConfigError
 from parti_data.keyed_random import mix, uniform
 
 HIDDEN_SHARE = 0.15
-"""Of the positions, each by itself. Source: section 2.2."""
+"""Of the positions, each by itself. Source: section 2.1."""
 _POSITIONS_STD, _RMS_EPSILON = 0.01, 1e-5
 """Source: src/model.py."""
 _ROW_KEY = np.uint64(0)
@@ -31,7 +31,7 @@ _ROW_KEY = np.uint64(0)
 
 @dataclass(frozen=True, kw_only=True)
 class IGPTShape(DecoderOnlyShape):
-    """The architecture; width, layers and heads default to iGPT-S (section 2.5; the heads are its README's)."""
+    """The architecture; width, layers and heads default to iGPT-S (section 3.3; the heads are the README's)."""
 
     codebook_size: int = 512
     width: int = 512
