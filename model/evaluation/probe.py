@@ -7,20 +7,18 @@ Source: "Vector-quantized Image Modeling with Improved VQGAN", arXiv 2110.04627v
 before it "Generative Pretraining from Pixels", ICML 2020 (iGPT), which searches for the best block.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from model.evaluation.curves import Curves, Line, Panel
 from model.evaluation.logistic_regression import Rows, choose_regression, standardise
-from model.evaluation.measured import Measured, figure_lines, finish_measured
+from model.evaluation.measured import figure_lines, finish_measured
 from model.evaluation.probe_config import ProbeConfig
 from model.evaluation.probe_features import block_features, pixel_features, untrained
+from model.evaluation.probe_figures import PIXELS, PRIOR, RANDOM, Fitted, probe_figures
 from model.evaluation.probe_rows import TEST, TRAINING, VALIDATION, ProbeRows, read_probe_rows
-from model.evaluation.share_interval import ShareInterval, share_of_images
+from model.evaluation.share_interval import share_of_images
 from model.priors.decoder_only import DecoderOnly
 from model.priors.families import family_of
 from model.priors.prior_file import LoadedPrior, load_prior
@@ -33,19 +31,6 @@ from parti_data.storage import digest_json, sha256_file
 from parti_data.token_directory import TokenDirectory, open_token_directory
 
 __all__ = ["ProbeConfig", "figure_lines", "probe"]
-
-CURVE = "probe"
-VALIDATIONS = "probe_validation.parquet"
-PRIOR, RANDOM, PIXELS = "prior", "random network", "pixels"
-
-
-class Fitted(NamedTuple):
-    """The probe of one block, or of pixels: how often it was right about validation rows, and about test images."""
-
-    block: int | None
-    penalty: float
-    validation: float
-    test: ShareInterval
 
 
 class _Inputs(NamedTuple):
@@ -73,7 +58,7 @@ def probe(config: ProbeConfig) -> Manifest:
     }
     if inputs.tokenizer:
         found[PIXELS] = [_probe_pixels(config, rows, inputs.tokenizer, device)]
-    return finish_measured(begun, [_measured(config, rows, found)])
+    return finish_measured(begun, [probe_figures(rows, found, config.block)])
 
 
 def _open(config: ProbeConfig, device: torch.device) -> _Inputs:
@@ -163,49 +148,3 @@ def _fit(config: ProbeConfig, rows: ProbeRows, features: dict[str, Tensor], devi
     regression, validation = choose_regression(parts[TRAINING], parts[VALIDATION], len(rows.classes), config.penalties)
     is_right = regression.is_right(*parts[TEST]).cpu().numpy()
     return Fitted(None, regression.penalty, validation, share_of_images(rows.parts[TEST].keys, is_right))
-
-
-def _measured(config: ProbeConfig, rows: ProbeRows, found: dict[str, list[Fitted]]) -> Measured:
-    told = {name: _best(fitted) for name, fitted in found.items()}
-    if config.block != "best":
-        told[PRIOR] = found[PRIOR][config.block]
-    figures: dict[str, float] = {}
-    for name, fitted in told.items():
-        prefix = f"probe_{name.replace(' ', '_')}"
-        figures |= {f"{prefix}_block": fitted.block} if fitted.block is not None else {}
-        figures[f"{prefix}_accuracy"] = fitted.test.share
-        figures |= {f"{prefix}_accuracy_low": fitted.test.low, f"{prefix}_accuracy_high": fitted.test.high}
-    counts = {f"{name}_rows": len(part.keys) for name, part in rows.parts.items()}
-    counts |= {"test_images": told[PRIOR].test.num_images}
-    counts |= {"classes": len(rows.classes), "unlabelled_rows": rows.num_unlabelled}
-    commonest = np.bincount(rows.numbers(TEST)).max() / counts["test_rows"]
-    figures["probe_commonest_class"] = float(commonest)
-    return Measured(figures, counts, {VALIDATIONS: _table(found)}, curves={CURVE: _curves(rows, found)})
-
-
-def _best(fitted: list[Fitted]) -> Fitted:
-    """Return the probe that is right most often about validation rows, of equals the first."""
-    return max(fitted, key=lambda one: one.validation)
-
-
-def _table(found: dict[str, list[Fitted]]) -> pa.Table:
-    """Return a row for each probe, with the share of validation rows; pixels have no block."""
-    columns: dict[str, list[Any]] = {"features": [], "block": [], "penalty": [], "validation_accuracy": []}
-    for name, fitted in found.items():
-        for one in fitted:
-            values = name, one.block, one.penalty, one.validation
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
-    kinds = [pa.string(), pa.int64(), pa.float64(), pa.float64()]
-    return pa.table([pa.array(column, kind) for column, kind in zip(columns.values(), kinds, strict=True)], [*columns])
-
-
-def _curves(rows: ProbeRows, found: dict[str, list[Fitted]]) -> Curves:
-    lines = [
-        Line(name=name, points=[(float(one.block or 0), round(one.validation, 4)) for one in found[name]])
-        for name in (PRIOR, RANDOM)
-    ]
-    reference = (PIXELS, round(found[PIXELS][0].validation, 4)) if PIXELS in found else None
-    panel = Panel(category=VALIDATION, num_pictures=len(rows.parts[VALIDATION].keys), lines=lines, reference=reference)
-    title = "Right classes, told from the features of a block"
-    return Curves(title=title, x_label="block", tells_last=False, panels=[panel])

@@ -34,9 +34,12 @@ class ProbeConfig(StageConfig):
     """A regular expression with one group, such as "(circle|square)": a row's class is what the group holds where it
     first matches. Rows in which it matches nothing, or that have no caption, are left out and counted."""
     block: NonNegativeInt | Literal["best"] = "best"
-    """Whose test accuracy is told: after so many blocks, 0 for what the first one reads; "best" by the validation rows.
+    """Whose test accuracy is told: after so many blocks, 0 for what the first one reads; "best" of those from 1 on by
+    the validation rows.
     Source: VIM's 10 of 24 and 15 of 36, arXiv 2110.04627v3, section 5.3."""
-    penalties: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+    penalties: Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)] = (
+        1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6,
+    )  # fmt: skip
     """Of the squared weights; each block's is chosen on the validation rows. VIM's paper does not state how its probe
     is trained; L-BFGS is iGPT's way on small sets."""
     image_tokenizer: str = ""

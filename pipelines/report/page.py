@@ -23,7 +23,7 @@ _FIGURES = {
     "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
     "completed_right": "share of right completions",
     "probe_prior_accuracy": "linear probe", "probe_random_network_accuracy": "probe of a random network",
-    "probe_pixels_accuracy": "probe of pixels",
+    "probe_tokens_accuracy": "probe of mean tokens", "probe_pixels_accuracy": "probe of pixels",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
 

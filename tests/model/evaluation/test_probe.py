@@ -87,8 +87,10 @@ def config(tmp_path, prior_file: str, tokens: str, **values) -> ProbeConfig:
 def test_classes_that_codes_tell_are_told(prior_file, classes, tmp_path):
     manifest = probe(config(tmp_path, prior_file, classes, label_pattern="a (.*) outside"))
     figures, counts = manifest.details["figures"], manifest.counts
-    assert figures["probe_prior_accuracy"] > 0.98
-    assert figures["probe_random_network_accuracy"] > 0.98
+    assert figures["probe_prior_accuracy"] > 0.95
+    assert figures["probe_random_network_accuracy"] > 0.95
+    assert figures["probe_tokens_accuracy"] > 0.98
+    assert "probe_tokens_block" not in figures
     assert figures["probe_prior_accuracy_low"] < figures["probe_prior_accuracy"]
     assert (counts["classes"], counts["unlabelled_rows"]) == (3, 0)
     assert counts["training_rows"] + counts["validation_rows"] + counts["test_rows"] == 300
@@ -115,7 +117,7 @@ def test_classes_that_codes_do_not_tell_are_told_by_chance(prior_file, make_toke
     table = pq.read_table(tmp_path / "probe" / "probe_validation.parquet").to_pylist()
     for name in ("prior", "random network"):
         shares = [row["validation_accuracy"] for row in table if row["features"] == name]
-        assert figures[f"probe_{name.replace(' ', '_')}_block"] == shares.index(max(shares))
+        assert figures[f"probe_{name.replace(' ', '_')}_block"] == 1 + shares[1:].index(max(shares[1:]))
     assert figures["probe_prior_accuracy_low"] < 1 / 3 < figures["probe_prior_accuracy_high"]
     assert figures["probe_prior_accuracy"] < 0.45
 
