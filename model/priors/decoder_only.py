@@ -4,6 +4,7 @@ A stream has P + I - 1 positions: P of the prefix, then each image token but the
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +95,9 @@ class DecoderOnly(Prior):
         The last token is read at none of them. Source: "Vector-quantized Image Modeling with Improved VQGAN", arXiv
         2110.04627v3, section 4.2.
         """
-        x = self._stream(self.embed_prefix(condition), image_tokens)
-        found = [self._pooled(x, 0)]
-        for layer, (block, mask) in enumerate(zip(self.decoder, self.masks, strict=True), 1):
-            x = block(x, mask)
-            found.append(self._pooled(x, layer))
-        return torch.stack(found)
+        made = enumerate(self._made(condition, image_tokens))
+        pooled = [self._feature(x[:, self.num_before :], layer).mean(1, dtype=torch.float32) for layer, x in made]
+        return torch.stack(pooled)
 
     def begin(self, condition: Tensor, caches: list[KeysAndValues]) -> Tensor:
         """Return the embedded prefix (B, P, D); the caches hold all of it but the last position."""
@@ -129,8 +127,13 @@ class DecoderOnly(Prior):
         """Return what features are the mean of, (B, N, D), given what so many blocks have made of the stream."""
         return x
 
-    def _pooled(self, x: Tensor, layer: int) -> Tensor:
-        return self._feature(x[:, self.num_before :], layer).mean(1, dtype=torch.float32)
+    def _made(self, condition: Tensor, image_tokens: Tensor) -> Iterator[Tensor]:
+        """Yield the stream as the first block reads it, then what each block makes of it."""
+        x = self._stream(self.embed_prefix(condition), image_tokens)
+        yield x
+        for block, mask in zip(self.decoder, self.masks, strict=True):
+            x = block(x, mask)
+            yield x
 
     def _stream(self, prefix: Tensor, image_tokens: Tensor) -> Tensor:
         """Return what the blocks read up to the last of the tokens (B, N), (B, P + N - 1, D)."""

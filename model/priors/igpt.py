@@ -5,6 +5,7 @@ openai/image-gpt, src/model.py: norms that take no mean and add nothing, GELU by
 where a token is told, and the weights' beginnings. Its pixels are tokens of a palette.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask
-from model.layers import INIT_STD, BlockShape, FeedForwardKind, NormKind, draw_matrices
+from model.layers import INIT_STD, Block, BlockShape, FeedForwardKind, NormKind, draw_matrices
 from model.masks import dense_mask
 from model.priors.decoder_only import DecoderOnly, DecoderOnlyShape
 from model.text_encoder import position_table
@@ -132,6 +133,25 @@ class IGPT(DecoderOnly):
         """Return logits float32 (..., V) of image tokens, by a product in float32 in training."""
         with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
             return self.to_logits(self.decoder_norm(states.float()).to(self.to_logits.weight.dtype)).float()
+
+    def _feature(self, x: Tensor, layer: int) -> Tensor:
+        """Return the stream after so many blocks as it is normed for what follows."""
+        if layer == len(self.decoder):
+            return self.decoder_norm(x)
+        following = self.decoder[layer]
+        assert isinstance(following, Block), following
+        return following.self_norm(x)
+
+    def _made(self, condition: Tensor, image_tokens: Tensor) -> Iterator[Tensor]:
+        """Yield what the first block reads, then what each block makes of it; as BERT with no token hidden."""
+        if not self.shape.is_bert:
+            yield from super()._made(condition, image_tokens)
+            return
+        x = self.token_embedding(image_tokens) + self.positions
+        yield x
+        for block in self.decoder:
+            x = block(x)
+            yield x
 
     def losses(self, condition: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
         """Return `total`, the mean cross-entropy in nats over the image tokens, as BERT over each row's hidden ones."""
