@@ -130,10 +130,12 @@ def _by_part(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 def _lr_multipliers(branch: NobleBranch, ratio: float, shape: NobleShape) -> dict[str, float]:
     """Return what the learning rate of each parameter is multiplied by, by its name; the optimizer is made with it."""
-    of_part = {"down": 1.0, "mixing": ratio**shape.mixing_power, "up": ratio**shape.up_power}
-    of_kind = {"frequency": shape.frequency_multiplier, "phase": shape.phase_multiplier}
-    parts = {name: name.split(".") for name, _ in branch.named_parameters()}
-    return {name: of_kind.get(words[-1], of_part.get(words[0], 1.0)) for name, words in parts.items()}
+    multipliers = {
+        "down": 1.0, "mixing": ratio**shape.mixing_power, "up": ratio**shape.up_power,
+        "frequency": shape.frequency_multiplier, "phase": shape.phase_multiplier,
+    }  # fmt: skip
+    names = [name for name, _ in branch.named_parameters()]
+    return {name: next(multipliers[word] for word in name.split(".") if word in multipliers) for name in names}
 
 
 class NobleLinear(nn.Module):
