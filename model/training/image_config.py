@@ -53,12 +53,6 @@ class TrainOnImagesConfig(StageConfig):
     """What an image of a `source` table may be and cost; a finished directory brings its own."""
     augmentation: Literal["none", "dalle"] = "none"
     """What is cut out of a picture: the centre square, or one at random and maybe flipped, as DALL-E's listing 1."""
-    vgg16: str = ""
-    """The file of torchvision's VGG16 weights for the perceptual term; empty: training goes on without it."""
-    lpips: str = ""
-    """The file of LPIPS' linear weights for it; empty: every channel counts the same."""
-    adversarial: AdversarialSettings | None = None
-    """The discriminator; none without this table. Its statistic of a minibatch is that of each part of each rank."""
     schedule: Schedule
     batch_size: PositiveInt = 256
     """Images a step, of all ranks together."""
@@ -71,9 +65,22 @@ class TrainOnImagesConfig(StageConfig):
     seed: NonNegativeInt = 0
     running: ImageRunning = Field(default_factory=ImageRunning)
 
-    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running", "vgg16", "lpips"})
+    UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running"})
 
     def deciding(self) -> dict[str, Any]:
         """Return what the output's bytes depend on; a finished directory is told by its digest, not its path."""
         directories = {name for name in ("source", "held_out") if isinstance(getattr(self, name), str)}
         return {name: value for name, value in super().deciding().items() if name not in directories}
+
+
+class TrainWithCriticsConfig(TrainOnImagesConfig):
+    """What a job is told whose images other networks look at too."""
+
+    vgg16: str = ""
+    """The file of torchvision's VGG16 weights for the perceptual term; empty: training goes on without it."""
+    lpips: str = ""
+    """The file of LPIPS' linear weights for it; empty: every channel counts the same."""
+    adversarial: AdversarialSettings | None = None
+    """The discriminator; none without this table. Its statistic of a minibatch is that of each part of each rank."""
+
+    UNDECIDING: ClassVar[frozenset[str]] = TrainOnImagesConfig.UNDECIDING | {"vgg16", "lpips"}
