@@ -15,6 +15,7 @@ from pipelines.command_line import main
 
 COMMANDS = [
     ["filter"], ["shard"], ["tokenize"], ["import-tokens"], ["export"], ["train", "text"], ["train", "tokenizer"],
+    ["train", "dvae"],
     ["train", "prior"], ["sample"], ["evaluate"], ["plan"], ["inspect"], ["verify"], ["report"], ["demo"],
 ]  # fmt: skip
 JOBS = [command for command in COMMANDS if command[0] not in ("plan", "inspect", "verify", "report")]
