@@ -11,14 +11,16 @@ from PIL import Image
 from published_checkpoints import dvae_half
 from pydantic import ValidationError
 
-from model.tokenizers import load_tokenizer
+from model.tokenizers import load_tokenizer, save_tokenizer
 from model.tokenizers.dvae import DVAE, DVAEShape, Relaxed
 from model.training.dvae_losses import dvae_losses
 from model.training.dvae_trainee import DVAETrainee
 from model.training.loop import train
 from model.training.ranks import Ranks
+from model.training.schedule import Schedule
 from model.training.tokenizer_images import open_images
 from model.training.train_dvae import TrainDVAEConfig, train_dvae
+from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
 from parti_data.errors import ConfigError
 from parti_data.manifest import read_manifest
 from parti_data.sources import SyntheticSource
@@ -228,11 +230,16 @@ def test_tokens_of_a_trained_one_are_made_read_and_verified_like_all_others(
 
 def test_a_short_run_learns_scenes_that_it_never_saw(configure, metrics):
     scenes = SyntheticSource(num_pairs=80, side_px=32)
-    schedule = SCHEDULE | {"num_steps": 60, "lr": 3e-3, "warmup_steps": 5, "checkpoint_every": 20}
-    config = configure("out", source=scenes, held_out_share=0.2, schedule=schedule, lowest_log_scale=-2.0)
-    assert train_dvae(config).details["measured_on"] == "held_out"
+    schedule = SCHEDULE | {"num_steps": 100, "lr": 5e-3, "warmup_steps": 5, "checkpoint_every": 100}
+    named = {"architecture": SMALL | {"width": 16, "num_blocks": 1}, "kl_weight": {"end": 0.5}, "batch_size": 16}
+    named |= {"temperature": {"num_steps": 50}, "lowest_log_scale": -2.0, "held_out_share": 0.2}
+    config = configure("out", source=scenes, schedule=schedule, **named)
+    details = train_dvae(config).details
     losses = [line["logit_laplace"] for line in metrics(config.output) if "total" in line]
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 1
+    pictures = open_images(config, 32, Ranks()).held_out.pictures(range(6)).astype(np.float64)
+    one_colour = 10 * np.log10(255**2 / np.square(pictures - pictures.mean((0, 1, 2))).mean())
+    assert details["psnr_db"] > one_colour + 3
 
 
 @pytest.mark.parametrize(
@@ -248,6 +255,16 @@ def test_what_another_config_mends_is_refused_before_anything_is_begun(configure
     with pytest.raises(ConfigError, match=message):
         train_dvae(config)
     assert not Path(config.output).exists()
+
+
+def test_the_other_job_for_tokenizers_does_not_start_from_one(tmp_path, filtered):
+    path = str(tmp_path / "dvae.safetensors")
+    save_tokenizer(DVAE(DVAEShape(**SMALL)), path)
+    config = TrainTokenizerConfig(
+        output=str(tmp_path / "out"), source=filtered, start_from=path, schedule=Schedule(num_steps=1, lr=1e-3)
+    )
+    with pytest.raises(ConfigError, match="start_from: expected a ViT-VQGAN, found openai_dvae; name another file"):
+        train_tokenizer(config)
 
 
 def test_nothing_looks_at_its_images_but_the_likelihood(configure):
