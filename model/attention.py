@@ -1,16 +1,19 @@
 """Attention for every mask: which computation is used, what of the keys a mask lets be left out, and a cache of them.
 
-Of a causal mask a block of queries reads only the keys between the first and the last that any of them sees; a single
-query, which is a step of decoding, reads only its neighbours. Both follow from the mask's boolean array alone.
+Of a causal mask a block of queries reads only the keys between the first and the last that any of them sees, and those
+of a prefix that all see; a single query, which is a step of decoding, reads only its neighbours. Both follow from the
+mask's boolean array, from how long the prefix is, and in which order the positions are taken.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
+from model.block_plan import Blocks, plan_blocks
 from model.one_dnn import product
 
 LONG_SEQUENCE = 256
@@ -19,6 +22,9 @@ _BLOCK = 128
 """Queries of a sparse causal mask that are done together there."""
 _SCORE_BYTES = 1 << 20
 """Of scores held at a time: as much as stays in a core's cache."""
+_MANY_KEYS = 128
+"""Of a single query, from which torch's kernel is its again when compiled: what torch.compile makes of the sum over so
+many values of a cache reads them across, not along, their channels."""
 _SPARSE_SHARE = 0.5
 """Of the positions: a mask under which none sees more has its neighbours gathered in decoding."""
 
@@ -38,11 +44,16 @@ class CausalMask(nn.Module):
     neighbours: Tensor | None
     is_neighbour: Tensor | None
 
-    def __init__(self, allowed: np.ndarray):
+    def __init__(self, allowed: np.ndarray, num_prefix: int = 0, order: np.ndarray | None = None):
+        """`num_prefix`: the first positions, which all after them see. `order`, int64 (N,): in which order the others
+        are taken, counted from the first of them, where those that see one another should stand side by side; the mask
+        must be causal in it too.
+        """
         super().__init__()
         self.register_buffer("allowed", torch.from_numpy(allowed), persistent=False)
         self.is_dense = bool(np.array_equal(allowed, np.tri(len(allowed), dtype=bool)))
-        self.first_seen: list[int] = allowed.argmax(1).tolist()
+        self.num_prefix, self.order = num_prefix, order
+        self._blocks: dict[int, Blocks] = {}
         neighbours, is_neighbour = neighbours_under(allowed)
         if neighbours.shape[1] > _SPARSE_SHARE * len(allowed):
             neighbours = is_neighbour = None
@@ -59,6 +70,13 @@ class CausalMask(nn.Module):
         """Return what each of the first positions sees of the keys of as many."""
         return Seen(torch.arange(count, device=self.allowed.device), None, self)
 
+    def blocks(self, length: int) -> Blocks:
+        """Return how attention of the first positions is done in blocks, worked out once for each length."""
+        if length not in self._blocks:
+            allowed = self.allowed[:length, :length].cpu().numpy()
+            self._blocks[length] = plan_blocks(allowed, min(self.num_prefix, length), self.order, _BLOCK)
+        return self._blocks[length]
+
 
 def neighbours_under(allowed: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return the positions that each sees, int64 (I, N), N the most that one sees, and bool (I, N), False past them."""
@@ -67,6 +85,20 @@ def neighbours_under(allowed: np.ndarray) -> tuple[Tensor, Tensor]:
     neighbours = np.zeros(is_neighbour.shape, np.int64)
     neighbours[is_neighbour] = np.nonzero(allowed)[1]
     return torch.from_numpy(neighbours), torch.from_numpy(is_neighbour)
+
+
+class _Reordered(torch.autograd.Function):
+    """Positions (B, H, I, D/H) in another order. Torch's own gradient adds into zeros, one position after another."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return x.index_select(2, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(2, ctx.saved_tensors[0].argsort()), None
 
 
 class KeyValueCache(NamedTuple):
@@ -93,18 +125,23 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | CausalM
 
     Torch's fused kernel on a GPU, where other libraries know it by its name. Written out for short sequences on a CPU:
     bf16 with 64 positions took half the time of that kernel on two Zen 5 cores; adding minus infinity took a quarter
-    less than filling it in. From 256 positions on a dense causal mask is the kernel's again, a sparse one is done in
-    blocks. On one core with AVX2, forward and backward of 1,024 positions and 4 heads of 64 in float32 took 32 ms so
-    under an 11x11 square, 80 where the kernel was given the mask, 120 written out, 390 where each position's neighbours
-    were copied together; dense 55.
+    less than filling it in. From 256 positions on a dense causal mask is the kernel's again in float32, a sparse one is
+    done in blocks, and from 512 on bf16 under any. On one core with AVX2, forward and backward of 1,024 positions and 4
+    heads of 64 in float32 took 32 ms so under an 11x11 square, 80 where the kernel was given the mask, 120 written out,
+    390 where each position's neighbours were copied together; dense 55. Compiled, a single query of few keys, as in a
+    step of decoding, is multiplied out.
     """
     is_long = keys.shape[2] >= LONG_SEQUENCE
     is_causal = isinstance(mask, CausalMask)
     if queries.is_meta:  # where products are counted
         return attend_written_out(queries, keys, values, _allowed(mask, keys.shape[2]))
-    if queries.is_cuda or torch.jit.is_tracing() or (is_long and is_causal and mask.is_dense):
+    if torch.compiler.is_compiling() and queries.shape[2] == 1 and keys.shape[2] < _MANY_KEYS:
+        return attend_one_query(queries, keys, values, _allowed(mask, keys.shape[2]))
+    is_narrow = queries.itemsize == 2
+    is_kernels = is_long and is_causal and mask.is_dense and not is_narrow
+    if queries.is_cuda or torch.jit.is_tracing() or is_kernels:
         return attend_fused(queries, keys, values, mask)
-    if is_long and is_causal:
+    if is_causal and keys.shape[2] >= (2 if is_narrow else 1) * LONG_SEQUENCE:
         return attend_in_blocks(queries, keys, values, mask)
     if is_long and mask is None and not torch.is_grad_enabled():
         return attend_in_parts(queries, keys, values)
@@ -119,17 +156,42 @@ def attend_written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tens
     return scores.softmax(-1).to(values.dtype) @ values
 
 
+def attend_one_query(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Return what `attend` does for queries (B, H, 1, D/H), as products and sums alone, which are float32.
+
+    Compiled, they take keys and values from where these are chosen from a cache, so that none is copied or read twice;
+    otherwise each product would be held.
+    """
+    scores = (queries.float() * keys.float()).sum(-1)[:, :, None] * queries.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1).transpose(-1, -2)
+    return (weights * values.float()).sum(2, keepdim=True).to(values.dtype)
+
+
 def attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, mask: CausalMask) -> Tensor:
-    """Return what `attend` does, a block of queries at a time with the span of keys that they see."""
-    length, blocks = queries.shape[2], []
-    for start in range(0, length, _BLOCK):
-        end = min(start + _BLOCK, length)
-        first = min(mask.first_seen[start:end])
-        seen = slice(first, end)
-        allowed = mask.allowed[start:end, seen]
-        near_keys, near_values = keys[:, :, seen], values[:, :, seen]
-        blocks.append(F.scaled_dot_product_attention(queries[:, :, start:end], near_keys, near_values, allowed))
-    return torch.cat(blocks, 2)
+    """Return what `attend` does, a block of queries at a time with the prefix and the span of keys that they see.
+
+    Of 256 text positions and 32x32 image positions, forward and backward of 4 heads of 64 on one Zen 5 core: in float32
+    24 ms under a row's mask, 26 under a column's, 30 under an 11x11 square, where torch's dense kernel took 46. In bf16
+    a block is written out, since that kernel's gradients are twice as slow: 11, 13 and 13 ms, dense so 17, by the
+    kernel 34. It keeps what each position gives to each that it may see for the backward pass, two bytes a head.
+    """
+    is_written_out = queries.itemsize == 2 and not queries.is_cuda
+    attend_block = attend_written_out if is_written_out else F.scaled_dot_product_attention
+    plan = mask.blocks(queries.shape[2])
+    order = None if plan.order is None else plan.order.to(queries.device)
+    if order is not None:
+        queries, keys, values = (_Reordered.apply(each, order) for each in (queries, keys, values))
+    key_pieces, value_pieces = keys.split(plan.key_sizes, 2), values.split(plan.key_sizes, 2)
+    attended = []
+    for block, asking in zip(plan.blocks, queries.split(plan.query_sizes, 2), strict=True):
+        near_keys = torch.cat([key_pieces[piece] for piece in block.pieces], 2)
+        near_values = torch.cat([value_pieces[piece] for piece in block.pieces], 2)
+        allowed = block.allowed.to(queries.device)
+        attended.append(attend_block(asking, near_keys, near_values, allowed))
+    whole = torch.cat(attended, 2)
+    return whole if order is None else _Reordered.apply(whole, order.argsort())
 
 
 def attend_in_parts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """Transformer layers that the tokenizers and the priors share: norms, attention, feed-forward, block."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask, KeyValueCache, attend
+from model.noble import NobleBranch, NobleLinear, NobleShape
 from model.one_dnn import Linear
 from model.rotary import Rotation, rotate
 
@@ -16,7 +19,7 @@ _RMS_EPSILON = 1e-6
 """As LLaMA has it."""
 
 NormKind = Literal["layer", "rms"]
-FeedForwardKind = Literal["relu", "gelu", "geglu", "swiglu"]
+FeedForwardKind = Literal["relu", "gelu", "quick_gelu", "geglu", "swiglu"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,21 @@ class BlockShape:
     norm: NormKind = "layer"
     qk_norm: bool = False
     dropout: float = 0.0
+    noble: NobleShape | None = None
+    """The branch beside every linear layer; none: plain ones."""
+    rms_epsilon: float = _RMS_EPSILON
 
 
-def make_norm(kind: NormKind, width: int) -> nn.Module:
+def make_linear(shape: BlockShape, inputs: int, outputs: int, bias: bool = False, num_parts: int = 1) -> nn.Module:
+    """Return a linear layer of a block; its outputs may be several layers' in equal parts, each with its own branch."""
+    if shape.noble:
+        return NobleLinear(inputs, outputs, bias, shape.noble, num_parts)
+    return Linear(inputs, outputs, bias)
+
+
+def make_norm(kind: NormKind, width: int, rms_epsilon: float = _RMS_EPSILON) -> nn.Module:
     """Return a norm over the last dimension."""
-    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, _RMS_EPSILON)
+    return nn.LayerNorm(width) if kind == "layer" else nn.RMSNorm(width, rms_epsilon)
 
 
 class HeadNorm(nn.RMSNorm):
@@ -68,9 +81,9 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_qkv = Linear(shape.width, 3 * shape.width, bias=False)
+        self.to_qkv = make_linear(shape, shape.width, 3 * shape.width, num_parts=3)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = Linear(shape.width, shape.width, bias=False)
+        self.to_out = make_linear(shape, shape.width, shape.width)
 
     def forward(
         self,
@@ -96,10 +109,10 @@ class CrossAttention(nn.Module):
     def __init__(self, shape: BlockShape):
         super().__init__()
         self.num_heads = shape.num_heads
-        self.to_q = Linear(shape.width, shape.width, bias=False)
-        self.to_kv = Linear(shape.width, 2 * shape.width, bias=False)
+        self.to_q = make_linear(shape, shape.width, shape.width)
+        self.to_kv = make_linear(shape, shape.width, 2 * shape.width, num_parts=2)
         self.query_norm, self.key_norm = _head_norm(shape), _head_norm(shape)
-        self.to_out = Linear(shape.width, shape.width, bias=False)
+        self.to_out = make_linear(shape, shape.width, shape.width)
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values (B, H, T, D/H) of the context: the same for every query."""
@@ -126,10 +139,18 @@ class Gate(nn.Module):
         return self.activation(gate) * value
 
 
+class QuickGELU(nn.Module):
+    """GELU by a sigmoid. Source: "Gaussian Error Linear Units", arXiv 1606.08415, section 2; iGPT's and CLIP's code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x sigmoid(1.702 x)."""
+        return x * torch.sigmoid(1.702 * x)
+
+
 def _activation(kind: FeedForwardKind) -> nn.Module:
-    if kind == "relu":
-        return nn.ReLU()
-    return nn.GELU() if kind == "gelu" else Gate(kind)
+    if kind == "geglu" or kind == "swiglu":
+        return Gate(kind)
+    return {"relu": nn.ReLU, "gelu": nn.GELU, "quick_gelu": QuickGELU}[kind]()
 
 
 class FeedForward(nn.Sequential):
@@ -137,11 +158,11 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, shape: BlockShape):
         activation = _activation(shape.feed_forward)
-        first_width = shape.hidden * (2 if isinstance(activation, Gate) else 1)
+        num_parts = 2 if isinstance(activation, Gate) else 1
         super().__init__(
-            Linear(shape.width, first_width, shape.biases),
+            make_linear(shape, shape.width, num_parts * shape.hidden, shape.biases, num_parts),
             activation,
-            Linear(shape.hidden, shape.width, shape.biases),
+            make_linear(shape, shape.hidden, shape.width, shape.biases),
         )
 
 
@@ -150,11 +171,11 @@ class Block(nn.Module):
 
     def __init__(self, shape: BlockShape, has_context: bool = False):
         super().__init__()
-        self.self_norm = make_norm(shape.norm, shape.width)
+        self.self_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon)
         self.self_attention = SelfAttention(shape)
-        self.cross_norm = make_norm(shape.norm, shape.width) if has_context else None
+        self.cross_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon) if has_context else None
         self.cross_attention = CrossAttention(shape) if has_context else None
-        self.feed_forward_norm = make_norm(shape.norm, shape.width)
+        self.feed_forward_norm = make_norm(shape.norm, shape.width, shape.rms_epsilon)
         self.feed_forward = FeedForward(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
@@ -176,12 +197,28 @@ class Block(nn.Module):
 
 def initialise(module: nn.Module, num_layers: int) -> None:
     """Draw all weights anew: normal, those that end a residual branch smaller by sqrt(2 layers)."""
+
+    def std_of(name: str, weight: nn.Parameter) -> float:
+        std = INIT_STD if "positions" in name else weight.shape[1] ** -0.5
+        return std / (2 * num_layers) ** 0.5 if name.endswith(("to_out.weight", "feed_forward.2.weight")) else std
+
+    draw_matrices(module, std_of)
+
+
+def draw_matrices(module: nn.Module, std_of: Callable[[str, nn.Parameter], float]) -> None:
+    """Draw all of two dimensions or more anew, normal, each with the standard deviation that its name tells.
+
+    NOBLE's branches stay as they were drawn, and what they stand beside, of the plain layer's name, begins smaller by
+    its factor.
+    """
+    branches = [child for child in module.modules() if isinstance(child, NobleBranch)]
+    drawn = {id(parameter) for branch in branches for parameter in branch.parameters()}
     for name, parameter in module.named_parameters():
-        if parameter.dim() < 2:
-            continue
-        std = INIT_STD if "positions" in name else parameter.shape[1] ** -0.5
-        ends_branch = name.endswith(("to_out.weight", "feed_forward.2.weight"))
-        nn.init.normal_(parameter, std=std / (2 * num_layers) ** 0.5 if ends_branch else std)
+        if parameter.dim() > 1 and id(parameter) not in drawn:
+            nn.init.normal_(parameter, std=std_of(name.replace(".main.", "."), parameter))
+    for layer in module.modules():
+        if isinstance(layer, NobleLinear):
+            layer.shrink_main()
 
 
 def positions_2d(rows: Tensor, columns: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Architectures from a config's table: what is unknown or does not fit is refused before anything is begun."""
 
 import difflib
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from parti_data.errors import ConfigError
@@ -12,7 +13,8 @@ S = TypeVar("S")
 def make_shape(kind: type[S], table: dict[str, Any], **given: Any) -> S:
     """Return the dataclass `kind` with the table's values; `given` is what the data decide; raises ConfigError.
 
-    A field that is itself a dataclass takes a table, or the name of one of its `PRESETS`.
+    A field that is itself a dataclass takes a table, which may name as its `preset` one of its `PRESETS` to begin with,
+    or such a name alone.
     """
     return kind(**_checked(kind, table, "architecture", set(given)), **given)
 
@@ -29,6 +31,10 @@ def _checked(kind: Any, table: Any, where: str, given: set[str]) -> dict[str, An
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
     if is_dataclass(kind):
         return _nested(kind, value, where)
     if get_origin(kind) is Literal and value not in get_args(kind):
@@ -43,11 +49,18 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _nested(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, dict) and "preset" in value:
+        table = {name: part for name, part in value.items() if name != "preset"}
+        return replace(_preset(kind, value["preset"], f"{where}.preset", ""), **_checked(kind, table, where, set()))
     if isinstance(value, dict):
         return kind(**_checked(kind, value, where, set()))
-    if not isinstance(value, str) or value not in kind.PRESETS:
-        raise ConfigError(f"{where}: expected a table or one of {', '.join(kind.PRESETS)}, found {value!r}; change it")
-    return kind.PRESETS[value]
+    return _preset(kind, value, where, "a table or ")
+
+
+def _preset(kind: Any, name: Any, where: str, or_else: str) -> Any:
+    if not isinstance(name, str) or name not in kind.PRESETS:
+        raise ConfigError(f"{where}: expected {or_else}one of {', '.join(kind.PRESETS)}, found {name!r}; change it")
+    return kind.PRESETS[name]
 
 
 def refuse_remainder(name: str, value: int, divisor_name: str, divisor: int) -> None:
@@ -64,7 +77,7 @@ def refuse_even(name: str, value: int) -> None:
         raise ConfigError(f"architecture.{name}: expected an odd number from 1, found {value}; change it")
 
 
-def refuse_below(name: str, value: int, least: int) -> None:
+def refuse_below(name: str, value: float, least: int) -> None:
     """Raise ConfigError unless the value is large enough."""
     if value < least:
         raise ConfigError(f"architecture.{name}: expected at least {least}, found {value}; raise it")

@@ -9,9 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.layers import Block, BlockShape, FeedForwardKind, NormKind, make_norm
+from model.layers import Block, make_norm
 from model.rotary import RotaryPositions, rotation_1d
 from model.shapes import refuse_remainder
+from model.transformer_shape import TransformerShape
 from parti_data.text import PAD
 
 _MOST_LAYERS, _MOST_TEXT, _MOST_HEAD_WIDTH, _MOST_GRID_SIDE = 256, 1 << 16, 1024, 64
@@ -19,26 +20,12 @@ _MOST_LAYERS, _MOST_TEXT, _MOST_HEAD_WIDTH, _MOST_GRID_SIDE = 256, 1 << 16, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderShape:
+class TextEncoderShape(TransformerShape):
     """The architecture of the encoder, and of the blocks of what is trained with it; its size is Parti-350M's."""
 
     text_vocabulary_size: int = 16_000
     max_text_length: int = 128
-    width: int = 1024
-    hidden: int = 4096
-    num_heads: int = 16
     num_encoder_layers: int = 12
-    dropout: float = 0.1
-    feed_forward: FeedForwardKind = "relu"
-    """`relu` is the paper's (figure 5). Gated ones, geglu and swiglu, are today's practice; they have three matrices,
-    so that two thirds of `hidden` keep the number of parameters."""
-    biases: bool = True
-    """Whether the feed-forward adds vectors. The paper does not say; the sizes that it prints count matrices alone."""
-    norm: NormKind = "layer"
-    """`layer` is the paper's (section 3); `rms` is today's practice: no mean is taken, nothing is added."""
-    qk_norm: bool = False
-    """Whether the queries and keys of each head are normed, which keeps scores from growing in large models trained in
-    bfloat16 (Chameleon, arXiv 2405.09818). Parti states none."""
     positions: Literal["learned", "rotary", "both"] = "both"
     """Parti states none. `learned`: vectors added, for images rows plus columns as in DALL-E. `rotary`: queries and
     keys of self-attention turned, as priors have today, so that what is learned of a phrase or a shape in one place
@@ -49,17 +36,9 @@ class TextEncoderShape:
         refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
 
     @property
-    def head_width(self) -> int:
-        """Channels a head."""
-        return self.width // self.num_heads
-
-    @property
-    def block(self) -> BlockShape:
-        """The architecture of each block."""
-        return BlockShape(
-            self.width, self.hidden, self.num_heads, self.feed_forward, self.biases, self.norm, self.qk_norm,
-            self.dropout,
-        )  # fmt: skip
+    def most_text_ids(self) -> int:
+        """Ids of a caption that are read at most."""
+        return self.max_text_length
 
     @property
     def has_tables(self) -> bool:

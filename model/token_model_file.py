@@ -23,19 +23,21 @@ class LoadedModel(NamedTuple, Generic[M]):
 class FileKind(NamedTuple, Generic[M]):
     """What a kind of such files is called, and how its network is made."""
 
-    kind: str
+    kinds: frozenset[str]
+    """One of which its header tells."""
     what: str
     """With its article."""
     command: str
     """Which writes it."""
-    prepare: Callable[[dict[str, Any]], Callable[[], M]]
-    """Return what makes the network that a header's table of its shape tells of; raises ValueError or ConfigError."""
+    prepare: Callable[[str, dict[str, Any]], Callable[[], M]]
+    """Return what makes the network that a header's kind and table of its shape tell of; raises ValueError or
+    ConfigError."""
 
 
-def save_token_model(model: Any, kind: FileKind[Any], metadata: ShardMetadata, path: str) -> None:
+def save_token_model(model: Any, kind: str, metadata: ShardMetadata, path: str) -> None:
     """Write weights, architecture and the tokenizers' fingerprints as one safetensors file."""
     header = {
-        "kind": kind.kind,
+        "kind": kind,
         "shape": asdict(model.shape),
         "image_tokenizer": metadata.image_tokenizer,
         "text_tokenizer": metadata.text_tokenizer,
@@ -47,8 +49,8 @@ def load_token_model(path: str, kind: FileKind[M]) -> LoadedModel[M]:
     """Return the network in a file that `save_token_model` wrote; raises CheckpointError."""
     with own_file(path, kind.what, kind.command):
         header, weights = read_weights(path)
-        if header.get("kind") != kind.kind:
-            raise ValueError(f"kind {header.get('kind')}")
-        model = make_module(kind.prepare(header["shape"]), weights)
+        if (found := str(header.get("kind"))) not in kind.kinds:
+            raise ValueError(f"kind {found}")
+        model = make_module(kind.prepare(found, header["shape"]), weights)
         marks = str(header["image_tokenizer"]), str(header["text_tokenizer"])
     return LoadedModel(model.eval().requires_grad_(False), *marks)

@@ -56,6 +56,7 @@ HELD_OUT_PROMPT_SHARE = 8
 """One caption in this many, picked by its hash, never occurs in training."""
 OBJECT_COUNT_WEIGHTS = (0.15, 0.7, 0.15)
 """Shares of scenes with one, two and three objects: two show which words belong together."""
+MOST_OBJECTS = len(OBJECT_COUNT_WEIGHTS)
 _SUPERSAMPLING = 4
 _PLACEMENTS = 50
 """Tries at placing objects before others are drawn."""
@@ -174,12 +175,20 @@ def _random_centre(rng: Random, size: str) -> tuple[float, float]:
 
 def _fits(item: SceneObject, others: list[SceneObject], num_objects: int) -> bool:
     """Whether an object keeps its distance, looks unlike the others, and stands in a relation where it must."""
-    for other in others:
-        distance = math.hypot(item.x - other.x, item.y - other.y)
-        alike = (item.shape, item.colour, item.size) == (other.shape, other.colour, other.size)
-        if alike or distance < (SIZES[item.size] + SIZES[other.size]) / 2 + GAP:
-            return False
+    if any(look_alike(item, other) or not are_apart(item, other) for other in others):
+        return False
     return num_objects != 2 or not others or relation_of(others[0], item) is not None
+
+
+def look_alike(item: SceneObject, other: SceneObject) -> bool:
+    """Whether two objects differ in their places at most; no scene has two such."""
+    return (item.shape, item.colour, item.size) == (other.shape, other.colour, other.size)
+
+
+def are_apart(item: SceneObject, other: SceneObject) -> bool:
+    """Whether two objects keep the distance that they have in every scene."""
+    distance = math.hypot(item.x - other.x, item.y - other.y)
+    return distance >= (SIZES[item.size] + SIZES[other.size]) / 2 + GAP
 
 
 def relation_of(first: SceneObject, second: SceneObject) -> str | None:

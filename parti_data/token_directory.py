@@ -15,6 +15,8 @@ STAGES = ("tokenize", "import_tokens")
 """What writes token shards."""
 METADATA, ROW_GROUP = "metadata", "row_group_rows"
 """What such a stage's manifest has among its details."""
+MOST_CLASSES = 1 << 16
+"""Distinct captions that may be classes."""
 _SHOWN_GROUPS = 8
 _MOST_GROUPS = 1 << 24
 """Sixty-nine billion rows of ours; who claims more would fill the memory of whoever lists them."""
@@ -115,3 +117,19 @@ def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Tabl
                     yield read_row_group(tokens.shard_path(number), group).slice(low, high - low)
                 group_start += rows
         start += shard.rows
+
+
+def class_names(directories: list[TokenDirectory]) -> list[str]:
+    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes."""
+    names: set[str] = set()
+    for tokens in directories:
+        for number in range(len(tokens.shards)):
+            for group in range(len(checked_groups(tokens, number))):
+                captions = read_row_group(tokens.shard_path(number), group, ["captions"]).column("captions")
+                names.update(*(chunk.flatten().unique().to_pylist() for chunk in captions.chunks))
+                if len(names) > MOST_CLASSES:
+                    raise ShardError(
+                        f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train "
+                        "without class_conditional"
+                    )
+    return sorted(names)

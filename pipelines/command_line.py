@@ -34,7 +34,8 @@ app = typer.Typer(
 )  # fmt: skip
 training = typer.Typer(
     no_args_is_help=True,
-    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior.",
+    help="Train a tokenizer of text or of images, an upsampler, a text encoder, a contrastive model or a prior; find a "
+    "palette.",
 )
 app.add_typer(training, name="train")
 
@@ -124,6 +125,13 @@ def train_text_command(context: typer.Context, arguments: Arguments = None) -> N
     _run_job(context, job.train_text, job.TrainTextConfig, arguments)
 
 
+@training.command("palette")
+def train_palette_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Find the colours of iGPT's image tokenizer in images, by k-means."""
+    job = _load("model.training.train_palette")
+    _run_job(context, job.train_palette, job.TrainPaletteConfig, arguments)
+
+
 @training.command("tokenizer")
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a ViT-VQGAN on images; under torchrun in several processes."""
@@ -161,7 +169,7 @@ def train_contrastive_command(context: typer.Context, arguments: Arguments = Non
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Train a Parti prior on token shards; under torchrun in several processes."""
+    """Train a prior on token shards, a Parti or one of its relatives; under torchrun in several processes."""
     job = _load("model.training.train_prior")
     _run_on_ranks(context, job.train_prior, job.TrainPriorConfig, arguments)
 

@@ -1,10 +1,12 @@
-"""What `make bench` runs, and how it measures a skin tone."""
+"""What `make bench` runs, how it measures a skin tone, and when one network has another's loss."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.benchmarks.equal_loss import Run, compare, smoothed, steps_to, table
 from tests.benchmarks.run import NAMES
 from tests.benchmarks.skin_tone import compare_tones
 
@@ -52,3 +54,38 @@ def test_a_picture_without_skin_has_not_the_tone_that_was_asked_for():
     white = np.full((64, 64, 3), 255, np.uint8)
     change = compare_tones(white, picture((165, 108, 67)))
     assert (change.num_skin, change.is_darker_and_browner()) == (0, False)
+
+
+def falling(*losses: float) -> list[tuple[float, float]]:
+    return [(100.0 * number, loss) for number, loss in enumerate(losses, 1)]
+
+
+def test_a_smoothed_loss_is_the_mean_of_it_and_the_two_before():
+    assert smoothed(falling(9, 6, 3, 0)) == [(100, 9), (200, 7.5), (300, 6), (400, 3)]
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"),
+    [(5.0, 100), (4.0, 100), (3.0, 150), (2.5, 175), (2.0, 200), (1.75, 325), (1.0, 400), (0.5, math.inf)],
+)
+def test_a_loss_is_reached_on_the_line_between_two_points_and_the_first_time(level, wanted):
+    assert steps_to(falling(4, 2, 2, 1, 2), level) == wanted
+
+
+def test_a_network_is_faster_by_the_steps_and_the_time_to_the_other_ones_loss():
+    plain = Run(falling(8, 8, 8, 4, 4, 4), step_s=0.1, parameters=1000)
+    found = compare(plain, Run(falling(4, 4, 4, 4, 4, 1), step_s=0.15, parameters=1100))
+    assert (found.steps, found.steps_speedup, found.loss) == (100, 6.0, 3.0)
+    assert found.time_speedup == pytest.approx(4)
+    assert (found.more_step_time, found.more_parameters) == (pytest.approx(0.5), pytest.approx(0.1))
+    never = compare(plain, Run(falling(8, 8, 8, 8, 8, 8), step_s=0.15, parameters=1100))
+    assert (never.steps_speedup, never.time_speedup) == (0, 0)
+
+
+def test_a_table_tells_medians_and_what_seeds_differ_by():
+    plain = [Run(falling(8, 4, 4, 4), 0.1, 1000) for _ in range(3)]
+    other = [Run(falling(8, loss, loss, loss), 0.12, 1100) for loss in (4, 2, 1)]
+    lines = table({"plain": plain, "code": other})
+    assert lines[0] == "plain          1,000 parameters  100.0 [100.0, 100.0] ms a step  loss 4.0000 [4.0000, 4.0000]"
+    assert "1,100 parameters (+10.0%)  120.0 [120.0, 120.0] ms a step (+20.0% [+20.0%, +20.0%])" in lines[1]
+    assert "loss 2.0000 [1.0000, 4.0000]" in lines[1]

@@ -17,6 +17,7 @@ STAGES = {
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
     "train dvae": ("model.training.train_dvae", "TrainDVAEConfig"),
+    "train palette": ("model.training.train_palette", "TrainPaletteConfig"),
     "train upsampler": ("model.training.train_upsampler", "TrainUpsamplerConfig"),
     "train text-encoder": ("model.training.train_text_encoder", "TrainTextEncoderConfig"),
     "train contrastive": ("model.training.train_contrastive", "TrainContrastiveConfig"),

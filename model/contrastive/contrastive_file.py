@@ -15,7 +15,7 @@ LoadedContrastive = LoadedModel[Contrastive]
 
 def save_contrastive(model: Contrastive, metadata: ShardMetadata, path: str) -> None:
     """Write weights, architecture and the tokenizers' fingerprints as one safetensors file."""
-    save_token_model(model, _FILE, metadata, path)
+    save_token_model(model, KIND, metadata, path)
 
 
 def load_contrastive(path: str) -> LoadedContrastive:
@@ -23,10 +23,10 @@ def load_contrastive(path: str) -> LoadedContrastive:
     return load_token_model(path, _FILE)
 
 
-def _prepare(table: dict[str, Any]) -> Callable[[], Contrastive]:
+def _prepare(_: str, table: dict[str, Any]) -> Callable[[], Contrastive]:
     shape = make_shape(ContrastiveShape, table)
     refuse_excess(shape, max(shape.num_encoder_layers, shape.num_image_layers), shape.grid_side)
     return lambda: Contrastive(shape)
 
 
-_FILE = FileKind(KIND, "a contrastive model", "parti train contrastive", _prepare)
+_FILE = FileKind(frozenset({KIND}), "a contrastive model", "parti train contrastive", _prepare)

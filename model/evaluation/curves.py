@@ -58,11 +58,15 @@ def draw_panels(curves: Curves) -> list[Chart]:
 
 def render(curves: Curves) -> bytes:
     """Return the charts as one SVG file, with labelled axes."""
+    return draw_svg(curves.title, draw_panels(curves), "share of right pictures")
+
+
+def draw_svg(title: str, panels: list[Chart], y_label: str) -> bytes:
+    """Return charts, each of three lines at most, as one SVG file."""
     environment = open_templates("model.evaluation")
     environment.filters["printable"] = printable
-    drawn = draw_panels(curves)
     text = environment.get_template("curves.svg").render(
-        title=curves.title, panels=drawn, columns=min(_COLUMNS, max(len(drawn), 1)), area=charts
+        title=title, panels=panels, y_label=y_label, columns=min(_COLUMNS, max(len(panels), 1)), area=charts
     )
     return text.encode("utf-8", "replace")
 

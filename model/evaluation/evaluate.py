@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
 from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
+from model.evaluation.completions import judge_completions, read_originals
 from model.evaluation.curves import Curves, curve_lines, printable, render
 from model.evaluation.evaluate_config import EvaluateConfig
 from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
@@ -22,7 +24,7 @@ from model.evaluation.setting_curve import SettingCurve
 from model.priors.prior_file import LoadedPrior
 from model.training.ranks import choose_device
 from parti_data.errors import ConfigError
-from parti_data.manifest import Beginning, Manifest, ShardRecord, begin, record_shard
+from parti_data.manifest import Beginning, Manifest, ShardRecord, begin, manifest_digest, record_shard
 from parti_data.storage import is_file, join, publish, publish_bytes, sha256_file
 from parti_data.token_dataset import TokenDataset
 
@@ -37,6 +39,7 @@ class _Inputs(NamedTuple):
     clip: Clip | None
     models: dict[str, SampleDirectory]
     curve: SettingCurve | None
+    originals: dict[str, np.ndarray] | None
     digests: dict[str, str]
 
 
@@ -65,9 +68,12 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
     samples = SampleDirectory(config.samples) if config.samples else None
     digests = {"samples": samples.digest} if samples else {}
-    held_out, clip, models, curve = None, None, {}, None
+    held_out, clip, models, curve, originals = None, None, {}, None, None
     if samples and config.best_of:
         refuse_unranked(samples)
+    if samples and config.completions:
+        originals = read_originals(samples, config.completions.source)
+        digests["completions"] = manifest_digest(config.completions.source)
     if config.held_out:
         held_out = open_held_out(config.held_out)
         digests |= {"prior": sha256_file(config.held_out.prior), "held_out": held_out[1].digest}
@@ -86,7 +92,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
     if config.curve:
         curve = SettingCurve(config.curve.samples)
         digests |= {f"curve.{value}": one.digest for value, one in zip(curve.values, curve.directories, strict=True)}
-    return _Inputs(samples, held_out, clip, models, curve, digests)
+    return _Inputs(samples, held_out, clip, models, curve, originals, digests)
 
 
 def _file_digest(key: str, path: str) -> str:
@@ -100,6 +106,8 @@ def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> I
         yield measure_held_out_loss(*inputs.held_out, device)
     if inputs.samples and config.scenes:
         yield judge_scenes(inputs.samples, config.best_of)
+    if inputs.samples and inputs.originals:
+        yield judge_completions(inputs.samples, inputs.originals)
     if inputs.curve:
         yield inputs.curve.measure()
     if inputs.samples and config.fidelity:

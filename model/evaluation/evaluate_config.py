@@ -81,6 +81,13 @@ class CurveSettings(StrictModel):
     """Directories that sample finished, whose configs differ in one number, such as sampling.guidance."""
 
 
+class CompletionsSettings(StrictModel):
+    """Completed pictures of synthetic scenes against the pictures whose rows were given."""
+
+    source: str
+    """The directory that filter or shard finished and that completion.source named."""
+
+
 class EvaluateConfig(StageConfig):
     """What `parti evaluate` is told."""
 
@@ -91,6 +98,7 @@ class EvaluateConfig(StageConfig):
     best_of: bool = False
     """Whether their share of right pictures is also told for the best of k candidates of a prompt, k from 1 on; for
     ranked samples of which all were kept."""
+    completions: CompletionsSettings | None = None
     curve: CurveSettings | None = None
     held_out: HeldOutLossSettings | None = None
     fidelity: FidelitySettings | None = None
@@ -103,11 +111,13 @@ class EvaluateConfig(StageConfig):
 
     def refuse_nothing(self) -> None:
         """Raise ConfigError where nothing is measured, or no samples are named to measure."""
-        on_samples = self.scenes or self.fidelity or self.clip or (self.page and not self.page.models)
+        on_samples = (
+            self.scenes or self.completions or self.fidelity or self.clip or (self.page and not self.page.models)
+        )
         if not (on_samples or self.held_out or self.page or self.curve):
             raise ConfigError(
-                "evaluate: expected something to measure, found nothing; add scenes=true, or a table held_out, "
-                "fidelity, clip, curve or page"
+                "evaluate: expected something to measure, found nothing; add scenes=true, or a table completions, "
+                "held_out, fidelity, clip, curve or page"
             )
         if self.best_of and not self.scenes:
             raise ConfigError("best_of: expected with scenes=true alone, found without; add it or leave best_of out")
@@ -122,7 +132,10 @@ class EvaluateConfig(StageConfig):
     def deciding(self) -> dict[str, Any]:
         """Return what the output's bytes depend on; files and finished directories are told by their digests."""
         values = super().deciding()
-        paths = {"held_out": ("prior", "tokens"), "fidelity": ("inception", "decode_threads"), "clip": ("weights",)}
+        paths = {
+            "completions": ("source",), "held_out": ("prior", "tokens"), "fidelity": ("inception", "decode_threads"),
+            "clip": ("weights",),
+        }  # fmt: skip
         for table, names in paths.items():
             for name in names if values[table] else ():
                 del values[table][name]

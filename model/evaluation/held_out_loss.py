@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 
 from model.evaluation.evaluate_config import HeldOutLossSettings
 from model.evaluation.measured import Measured
-from model.priors.parti import Parti
+from model.priors.prior import Prior
 from model.priors.prior_file import LoadedPrior, load_prior
+from model.training.token_batches import as_tensors, on_device
 from parti_data.errors import ShardError
 from parti_data.progress import show_progress
 from parti_data.token_dataset import TokenBatch, TokenDataset
@@ -50,7 +50,9 @@ def estimate_loss(keys: list[str], nats: np.ndarray) -> Estimate:
 
 
 def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: torch.device) -> Measured:
-    """Return the loss on each row once, in nats a token and bits an image, with 95% confidence intervals."""
+    """Return the loss on each row once, in nats a token, and where that is a likelihood in bits an image, with 95%
+    confidence intervals.
+    """
     prior.model.to(device)
     keys: list[str] = []
     views: list[int] = []
@@ -65,37 +67,32 @@ def measure_held_out_loss(prior: LoadedPrior, dataset: TokenDataset, device: tor
     nats = np.concatenate(losses)
     found = estimate_loss(keys, nats)
     bits = prior.model.shape.num_tokens / math.log(2)
-    figures = {
-        "held_out_nats_a_token": found.mean,
-        "held_out_nats_a_token_interval": found.half_width,
-        "held_out_bits_an_image": bits * found.mean,
-        "held_out_bits_an_image_interval": bits * found.half_width,
-    }
+    figures = {"held_out_nats_a_token": found.mean, "held_out_nats_a_token_interval": found.half_width}
+    if prior.model.has_likelihood:
+        figures["held_out_bits_an_image"] = bits * found.mean
+        figures["held_out_bits_an_image_interval"] = bits * found.half_width
     table = pa.table({"key": keys, "view": views, "nats_a_token": nats})
     return Measured(figures, {"held_out_rows": len(nats), "held_out_images": found.num_images}, {LOSSES: table})
 
 
 @torch.inference_mode()
-def _row_losses(model: Parti, dataset: TokenDataset, device: torch.device) -> Iterator[tuple[TokenBatch, np.ndarray]]:
+def _row_losses(model: Prior, dataset: TokenDataset, device: torch.device) -> Iterator[tuple[TokenBatch, np.ndarray]]:
     """Yield each batch of an epoch with the mean cross-entropy float64 (B,) of its rows' tokens."""
     for batch in dataset.epoch(0):
-        text_ids = torch.from_numpy(batch.text_ids).to(device).long()
-        image_tokens = torch.from_numpy(batch.image_tokens).to(device).long()
-        logits = model(text_ids, image_tokens).float()
-        nats = F.cross_entropy(logits.flatten(0, 1), image_tokens.flatten(), reduction="none")
-        yield batch, nats.double().reshape(image_tokens.shape).mean(1).cpu().numpy()
+        found = on_device(as_tensors(batch, model), device)
+        yield batch, model.row_losses(found.condition, found.image_tokens).cpu().numpy()
 
 
 def open_held_out(settings: HeldOutLossSettings) -> tuple[LoadedPrior, TokenDataset]:
     """Return the prior and the shards; raises ShardError where those are of other tokenizers than its own."""
     prior = load_prior(settings.prior)
-    longest = min(settings.text.length, prior.model.shape.max_text_length)
+    longest = min(settings.text.length, prior.model.shape.most_text_ids or settings.text.length)
     text = settings.text.model_copy(update={"length": longest, "bpe_dropout": 0.0})
     dataset = TokenDataset(settings.tokens, settings.batch_size, text=text)
-    for kind, wanted, found in (
-        ("image tokenizer", prior.image_tokenizer, dataset.metadata.image_tokenizer),
-        ("text tokenizer", prior.text_tokenizer, dataset.text_tokenizer),
-    ):
+    marks = [("image tokenizer", prior.image_tokenizer, dataset.metadata.image_tokenizer)]
+    if prior.model.reads == "text":
+        marks.append(("text tokenizer", prior.text_tokenizer, dataset.text_tokenizer))
+    for kind, wanted, found in marks:
         if wanted != found:
             raise ShardError(
                 f"{settings.tokens}: expected tokens of the {kind} {wanted[:12]} that {settings.prior} was trained "

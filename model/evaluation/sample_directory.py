@@ -1,5 +1,6 @@
 """A directory that `parti sample` finished: samples with their prompts, and their pictures, read within limits."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,16 @@ _COLUMNS = pa.schema(
         pa.field("picture", pa.string(), nullable=False),
     ]
 )
-_LATER = pa.schema([pa.field("challenge", pa.string(), nullable=False), pa.field("rank", pa.int64())])
+_LATER = pa.schema(
+    [
+        pa.field("challenge", pa.string(), nullable=False),
+        pa.field("rank", pa.int64()),
+        pa.field("given_rows", pa.int64(), nullable=False),
+        pa.field("given_key", pa.string(), nullable=False),
+    ]
+)
 """Columns that directories of older versions have not."""
+_TOKENS = pa.schema([pa.field("image_tokens", pa.list_(pa.int64()), nullable=False)])
 
 
 class Sample(NamedTuple):
@@ -36,6 +45,10 @@ class Sample(NamedTuple):
     """The name of its file."""
     rank: int | None = None
     """1 for the best of its prompt; None where samples were not ranked."""
+    given_rows: int = 0
+    """Rows of the token grid that were given, not drawn."""
+    given_key: str = ""
+    """The content key of the picture that they are of; empty where none was given."""
 
 
 class SampleDirectory:
@@ -54,12 +67,25 @@ class SampleDirectory:
         self.side_px = len(self._decoded(self.samples[0], self.content(self.samples[0])))
 
     def _read(self) -> list[Sample]:
+        rows = read_rows(join(self.path, TABLE), "sample", _COLUMNS, _LATER)
         return [
             Sample(
-                row["prompt"], row["category"], row.get("challenge", ""), row["sample"], row["picture"], row.get("rank")
+                row["prompt"],
+                row["category"],
+                row.get("challenge", ""),
+                row["sample"],
+                row["picture"],
+                row.get("rank"),
+                row.get("given_rows", 0),
+                row.get("given_key", ""),
             )
-            for row in read_rows(join(self.path, TABLE), "sample", _COLUMNS, _LATER)
+            for row in rows
         ]
+
+    def grid_side(self) -> int:
+        """Return the rows of a token grid."""
+        first = next(read_rows(join(self.path, TABLE), "sample", _TOKENS))
+        return math.isqrt(len(first["image_tokens"]))
 
     def content(self, sample: Sample) -> bytes:
         """Return a picture's file; raises ShardError for one that the manifest does not list."""

@@ -5,32 +5,28 @@ encoder-decoder, an extra norm after both (section 3). Where the paper is silent
 showed another choice to be better, `PartiShape` names the choices.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask, KeyValueCache
 from model.layers import Block, initialise, make_norm, positions_2d
 from model.masks import make_mask
 from model.one_dnn import Linear
+from model.priors.prior import KeysAndValues, Prior, PriorShape
 from model.rotary import RotaryPositions, Rotation, rotation_2d
 from model.shapes import refuse_even
-from model.text_encoder import EncodedText, TextEncoder, TextEncoderShape, position_table
+from model.text_encoder import EncodedText, TextEncoder, TextEncoderShape, position_table, refuse_excess
 from parti_data.text import END, PAD
-
-KeysAndValues = tuple[Tensor, Tensor]
-"""Of one layer, each (B, H, N, D/H)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartiShape(TextEncoderShape):
+class PartiShape(TextEncoderShape, PriorShape):
     """The architecture; width, layers and heads default to Parti-350M (table 1), the rest to what scenes took best."""
 
-    codebook_size: int = 8192
-    grid_side: int = 32
     num_decoder_layers: int = 12
     image_attention: Literal["dense", "conv"] = "dense"
     """What a position sees of the image before it. `conv`, the paper's choice for every layer (section 2.2): a square
@@ -42,10 +38,9 @@ class PartiShape(TextEncoderShape):
         super().__post_init__()
         refuse_even("kernel_side", self.kernel_side)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens an image."""
-        return self.grid_side**2
+    def refuse_excess(self) -> None:
+        """Raise ValueError for sizes in a file's header that would take memory beyond its weights."""
+        refuse_excess(self, max(self.num_encoder_layers, self.num_decoder_layers), self.grid_side)
 
 
 class ProjectedText(NamedTuple):
@@ -55,8 +50,10 @@ class ProjectedText(NamedTuple):
     mask: Tensor  # bool (B, 1, 1, T), True where there is text
 
 
-class Parti(nn.Module):
+class Parti(Prior):
     """The prior: text ids (B, T) and image tokens (B, I) to logits (B, I, V)."""
+
+    reads = "text"
 
     def __init__(self, shape: PartiShape):
         super().__init__()
@@ -75,49 +72,52 @@ class Parti(nn.Module):
         rotation = rotation_2d(shape.grid_side, shape.head_width) if shape.has_rotations else None
         self.image_rotation = RotaryPositions(rotation) if rotation else None
 
-    def encode_text(self, text_ids: Tensor) -> EncodedText:
-        """Return what the encoder makes of text ids (B, T), padded with PAD."""
-        return self.text_encoder(text_ids)
+    def condition(self, captions: Iterable[str], text_ids: Tensor) -> Tensor:
+        """Return the text ids."""
+        return text_ids
 
-    def forward(self, text_ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """Return logits float32 (B, I, V): position i sees the text and, of the tokens before i, what the mask allows.
+    def without(self, condition: Tensor) -> Tensor:
+        """Return text ids (B, T) that stand for no text: END, then padding. Parti does not state its null condition."""
+        ids = torch.full_like(condition, PAD)
+        ids[:, 0] = END
+        return ids
 
-        The tokens may be only the first of an image.
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Those of the text encoder, then those of the decoder."""
+        return [*self.text_encoder.blocks, *self.decoder]
+
+    def forward(self, condition: Tensor, image_tokens: Tensor) -> Tensor:
+        """Return logits float32 (B, N, V): position i sees the text and, of the tokens before i, what the mask allows.
+
+        The tokens (B, N) may be only the first of an image.
         """
-        text = self.encode_text(text_ids)
+        text: EncodedText = self.text_encoder(condition)
         x, rotation = self._embed(image_tokens)
         for block in self.decoder:
             x = block(x, self.mask, rotation, context=text.states, context_mask=text.mask)
         return self._logits(x)
 
-    def loss(self, text_ids: Tensor, image_tokens: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats over the image tokens; text carries no loss (section 5.4)."""
-        return F.cross_entropy(self(text_ids, image_tokens).flatten(0, 1), image_tokens.flatten())
-
-    def project_text(self, text: EncodedText) -> ProjectedText:
-        """Return text as each layer of the decoder reads it."""
+    def begin(self, condition: Tensor, caches: list[KeysAndValues]) -> ProjectedText:
+        """Return text as each layer of the decoder reads it; the caches stay as they are."""
+        text = self.text_encoder(condition)
         return ProjectedText([block.cross_attention.project(text.states) for block in self.decoder], text.mask)  # type: ignore[union-attr]
 
-    def make_caches(self, batch_size: int) -> list[KeysAndValues]:
-        """Return room for the keys and values of all positions, for each decoder layer, of the products' type."""
-        s, like = self.shape, self.to_logits.weight
-        sides = (batch_size, s.num_heads, s.num_tokens, s.head_width)
-        return [(like.new_zeros(sides), like.new_zeros(sides)) for _ in self.decoder]
-
-    def prefill(self, image_tokens: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> None:
+    def prefill(self, image_tokens: Tensor, context: ProjectedText, caches: list[KeysAndValues]) -> None:
         """Leave in the caches what a step at each of the first positions would, given their tokens (B, N), N > 0."""
         x, rotation = self._embed(image_tokens)
         end = image_tokens.shape[1]
         seen = self.mask.seen_from_first(end)
-        for block, (keys, values), context in zip(self.decoder, caches, text.layers, strict=True):
+        for block, (keys, values), text in zip(self.decoder, caches, context.layers, strict=True):
             cache = KeyValueCache(keys[:, :, :end], values[:, :, :end], seen)
-            x = block(x, None, rotation, cache, context, text.mask)
+            x = block(x, None, rotation, cache, text, context.mask)
 
-    def step(self, last_tokens: Tensor, position: Tensor, text: ProjectedText, caches: list[KeysAndValues]) -> Tensor:
+    def step(
+        self, last_tokens: Tensor, position: Tensor, context: ProjectedText, caches: list[KeysAndValues]
+    ) -> Tensor:
         """Return logits float32 (B, V) of a position, int64 (1), given the token before it (B); before position 0 any.
 
-        The caches hold what the steps before have left there. No shape depends on the position: a compiled step is
-        compiled once.
+        The caches hold what the steps before have left there.
         """
         x = torch.where(position == 0, self.start_positions, self.token_embedding(last_tokens))
         if self.row_positions is not None and self.column_positions is not None:
@@ -126,8 +126,8 @@ class Parti(nn.Module):
         rotation: Rotation | None = self.image_rotation.at(position) if self.image_rotation else None
         seen = self.mask.seen_from(position, caches[0][0].shape[2])
         x = x[:, None]
-        for block, (keys, values), context in zip(self.decoder, caches, text.layers, strict=True):
-            x = block(x, None, rotation, KeyValueCache(keys, values, seen), context, text.mask)
+        for block, (keys, values), text in zip(self.decoder, caches, context.layers, strict=True):
+            x = block(x, None, rotation, KeyValueCache(keys, values, seen), text, context.mask)
         return self._logits(x)[:, 0]
 
     def _embed(self, image_tokens: Tensor) -> tuple[Tensor, Rotation | None]:
@@ -140,15 +140,3 @@ class Parti(nn.Module):
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.to_logits(self.decoder_norm(x)).float()
-
-
-def no_text(batch_size: int, length: int) -> Tensor:
-    """Return text ids (B, T) that stand for no text: END, then padding. Parti does not state its null condition."""
-    ids = torch.full((batch_size, length), PAD, dtype=torch.long)
-    ids[:, 0] = END
-    return ids
-
-
-def drop_text(text_ids: Tensor, dropped: Tensor) -> Tensor:
-    """Return text ids (B, T) with no text in the rows where `dropped` (B) is True: classifier-free guidance."""
-    return torch.where(dropped[:, None], no_text(*text_ids.shape).to(text_ids.device), text_ids)

@@ -4,13 +4,13 @@ On a GPU the kernels of a step are so short that starting them one by one takes 
 captured as a CUDA graph, once for each length to which the caches are read, and replayed.
 """
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from model.priors.parti import Parti, ProjectedText
+from model.priors.prior import Prior
 from parti_data.config import StrictModel
 
 _SPAN = 128
@@ -35,7 +35,7 @@ class DecodingExecution(StrictModel):
         return self
 
 
-def prepare(model: Parti, execution: DecodingExecution) -> Parti:
+def prepare(model: Prior, execution: DecodingExecution) -> Prior:
     """Move a prior to where it decodes, its matrices in their precision, and return it."""
     model.to(execution.device)
     if execution.precision == "bfloat16":
@@ -50,12 +50,12 @@ def prepare(model: Parti, execution: DecodingExecution) -> Parti:
 class Decoding:
     """The steps of a batch, in order; each leaves its keys and values in the caches."""
 
-    def __init__(self, model: Parti, text_ids: Tensor):
-        self._model, self._device = model, text_ids.device
+    def __init__(self, model: Prior, condition: Tensor):
+        self._model, self._device = model, condition.device
+        self._caches = model.make_caches(len(condition))
         with self._precision():
-            self._text: ProjectedText = model.project_text(model.encode_text(text_ids))
-        self._caches = model.make_caches(len(text_ids))
-        self._last, self._position = text_ids.new_zeros(len(text_ids)), text_ids.new_zeros(1)
+            self._context: Any = model.begin(condition, self._caches)
+        self._last, self._position = condition.new_zeros(len(condition)), condition.new_zeros(1)
         self._end = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
@@ -63,7 +63,7 @@ class Decoding:
     def fill(self, image_tokens: Tensor) -> None:
         """Do at once what steps at the first positions would, given their tokens (B, N), N > 0."""
         with self._precision():
-            self._model.prefill(image_tokens, self._text, self._caches)
+            self._model.prefill(image_tokens, self._context, self._caches)
 
     def step(self, last: Tensor, position: int) -> Tensor:
         """Return logits float32 (B, V) of a position, given the token before it (B); the next step may overwrite them.
@@ -72,7 +72,7 @@ class Decoding:
         """
         self._last.copy_(last)
         self._position.fill_(position)
-        end = _SPAN * (position // _SPAN + 1)
+        end = self._model.num_before + _SPAN * (position // _SPAN + 1)
         if self._device.type != "cuda":
             return self._run(end)
         if self._graph is None or end != self._end:
@@ -84,7 +84,7 @@ class Decoding:
     def _run(self, end: int) -> Tensor:
         filled = [(keys[:, :, :end], values[:, :, :end]) for keys, values in self._caches]
         with self._precision():
-            return self._model.step(self._last, self._position, self._text, filled)
+            return self._model.step(self._last, self._position, self._context, filled)
 
     def _capture(self, end: int) -> None:
         """Capture a step that reads the caches up to an end. It is run first: libraries set themselves up then."""

@@ -5,7 +5,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from model.priors.parti import Parti, no_text
+from model.priors.prior import Prior
 from model.sampling.decoding import Decoding
 from parti_data.config import StrictModel
 
@@ -55,16 +55,16 @@ def uniform_numbers(seeds: list[tuple[int, ...]], num_tokens: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: Parti, text_ids: Tensor, uniform: Tensor, sampling: Sampling, given: Tensor | None = None
+    model: Prior, condition: Tensor, uniform: Tensor, sampling: Sampling, given: Tensor | None = None
 ) -> Tensor:
-    """Return image tokens int64 (B, I) for text ids (B, T) and uniform numbers (B, I), drawn where the model is.
+    """Return image tokens int64 (B, I) for a condition (B, T) and uniform numbers (B, I), drawn where the model is.
 
     Those of the first positions may be given, int64 (B, N): they come back as they are, and all others are drawn with
     the numbers that they would be drawn with otherwise. With guidance other than 1 the batch is decoded twice, with and
-    without text.
+    without the condition; where there is none it says nothing.
     """
-    is_guided, device = sampling.guidance != 1, model.start_positions.device
-    both = torch.cat([text_ids, no_text(*text_ids.shape)]) if is_guided else text_ids
+    is_guided, device = sampling.guidance != 1 and condition.shape[1] > 0, model.to_logits.weight.device
+    both = torch.cat([condition, model.without(condition)]) if is_guided else condition
     decoding, uniform = Decoding(model, both.to(device)), uniform.to(device)
     tokens = torch.zeros(uniform.shape, dtype=torch.long, device=device)
     last = tokens.new_zeros(len(both))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from model.priors.prior import Read
 from parti_data.errors import ConfigError
 from parti_data.storage import read_range
 from parti_data.text import END, PAD, TextTokenizer
@@ -21,8 +22,10 @@ class Prompt(NamedTuple):
     challenge: str = ""
 
 
-def read_prompts(texts: list[str], path: str) -> list[Prompt]:
-    """Return some texts and the prompts of a file, if one is named; raises ConfigError where there is none.
+def read_prompts(texts: list[str], path: str, reads: Read) -> list[Prompt]:
+    """Return some texts and the prompts of a file, if one is named; for a prior that reads nothing one without text.
+
+    Raises ConfigError where there are none and the prior reads them, or the other way round.
 
     A .tsv has a column Prompt and perhaps Category and Challenge; of any other text each line is a prompt.
     """
@@ -38,9 +41,14 @@ def read_prompts(texts: list[str], path: str) -> list[Prompt]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: expected prompts as UTF-8 text, found {error}; check prompts_file") from None
         prompts += list(_parse_table(lines, path) if path.endswith(".tsv") else _parse_lines(lines))
-    if not prompts:
+    if reads == "nothing" and prompts:
+        raise ConfigError(
+            f"prompts: expected none for a prior that reads nothing, found {len(prompts)}; leave them out, "
+            "samples_per_prompt says how many images are drawn"
+        )
+    if reads != "nothing" and not prompts:
         raise ConfigError('sample: expected prompts, found none; give prompts=["…"] or prompts_file=…')
-    return prompts
+    return prompts or [Prompt("")]
 
 
 def _parse_lines(lines: list[str]) -> Iterator[Prompt]:

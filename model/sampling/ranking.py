@@ -75,7 +75,7 @@ class ClipRanker:
 
 
 def open_ranker(
-    ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, device: torch.device
+    ranking: Ranking, tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer | None, device: torch.device
 ) -> Ranker:
     """Return the ranker that the settings name; raises the errors of its file, and TokenizerError where it is one of
     other tokenizers than those of the samples.
@@ -83,6 +83,7 @@ def open_ranker(
     if ranking.clip:
         clip = load_clip(ranking.clip.model, ranking.clip.weights, device)
         return ClipRanker(clip, tokenizer, ranking.clip.batch_size)
+    assert text_tokenizer, "a contrastive model reads text"
     loaded = load_contrastive(ranking.model)
     for kind, wanted, found in (
         ("image tokenizer", tokenizer.fingerprint, loaded.image_tokenizer),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from model.priors.prior_file import LoadedPrior, load_prior
-from model.sampling.completion import Given, pair_up, read_given
+from model.sampling.completion import Given, list_pictures, pair_up, read_given
 from model.sampling.decoding import prepare
 from model.sampling.generate import generate, uniform_numbers
 from model.sampling.prompts import Prompt, encode_prompts, read_prompts
@@ -26,7 +26,7 @@ from model.sampling.sample_files import (
 )
 from model.tokenizers import Execution, ImageTokenizer, open_tokenizer, tokenizer_files
 from model.upsamplers import Upsampler, load_upsampler
-from parti_data.errors import TokenizerError
+from parti_data.errors import ConfigError, TokenizerError
 from parti_data.manifest import Beginning, Manifest, begin, record_shard
 from parti_data.progress import show_progress
 from parti_data.storage import canonical_json, digest_json, sha256_file
@@ -41,7 +41,7 @@ class _Inputs(NamedTuple):
     prompts: list[Prompt]
     prior: LoadedPrior
     tokenizer: ImageTokenizer
-    text_tokenizer: TextTokenizer
+    text_tokenizer: TextTokenizer | None
     given: Given | None
     ranker: Ranker | None
     upsampler: Upsampler | None
@@ -80,20 +80,23 @@ def sample(config: SampleConfig) -> Manifest:
 
 def _open(config: SampleConfig) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
-    prompts, pictures = read_prompts(config.prompts, config.prompts_file), []
-    if config.completion:
-        prompts, pictures = pair_up(prompts, config.completion.pictures)
     prior, tokenizer, text_tokenizer = _open_prior(config)
+    prompts, pictures = read_prompts(config.prompts, config.prompts_file, prior.model.reads), None
+    if prior.model.reads == "class":
+        _condition(prior, prompts, None)  # which refuses what is no class
+    if config.completion:
+        pictures = list_pictures(config.completion)
+        prompts, names = pair_up(prompts, pictures.names)
+        pictures = pictures._replace(names=names)
     upsampler = _open_upsampler(config, tokenizer)
     digests = {
         "prior": sha256_file(config.prior),
         "image_tokenizer": tokenizer.fingerprint,
         "image_tokenizer_files": _digest_files(config),
-        "text_tokenizer": text_tokenizer.fingerprint,
         "prompts": digest_json(prompts),
-    }
+    } | ({"text_tokenizer": text_tokenizer.fingerprint} if text_tokenizer else {})
     given, ranker = None, None
-    if config.completion:
+    if config.completion and pictures:
         given = read_given(config.completion, pictures, tokenizer, prior.model.shape.grid_side)
         digests["completion"] = digest_json(given.keys)
     if config.ranking:
@@ -104,17 +107,25 @@ def _open(config: SampleConfig) -> _Inputs:
     return _Inputs(prompts, prior, tokenizer, text_tokenizer, given, ranker, upsampler, digests)
 
 
-def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer]:
-    """Return prior and tokenizers; raises TokenizerError where they do not belong together."""
+def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, TextTokenizer | None]:
+    """Return prior and tokenizers, that of text only where it is read.
+
+    Raises TokenizerError where they do not belong together, ConfigError where that of text is missing or the prior
+    cannot draw.
+    """
     where = Execution(device=config.execution.device)
     prior, tokenizer = load_prior(config.prior), open_tokenizer(config.image_tokenizer, config.tokenizer, where)
+    prior.model.refuse_drawing()
     prepare(prior.model, config.execution)
     tokenizer.refuse_without_decoder()
-    text_tokenizer = TextTokenizer(config.text_tokenizer)
-    for kind, path, wanted, found in (
-        ("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint),
-        ("text tokenizer", config.text_tokenizer, prior.text_tokenizer, text_tokenizer.fingerprint),
-    ):
+    marks = [("image tokenizer", config.image_tokenizer, prior.image_tokenizer, tokenizer.fingerprint)]
+    text_tokenizer = None
+    if prior.model.reads == "text" or (config.ranking and config.ranking.model):
+        if not config.text_tokenizer:
+            raise ConfigError("text_tokenizer: expected the file that gave the text ids, found none; name it")
+        text_tokenizer = TextTokenizer(config.text_tokenizer)
+        marks.append(("text tokenizer", config.text_tokenizer, prior.text_tokenizer, text_tokenizer.fingerprint))
+    for kind, path, wanted, found in marks:
         if wanted != found:
             raise TokenizerError(
                 f"{path}: expected the {kind} {wanted[:12]} that {config.prior} was trained with, found {found[:12]}; "
@@ -157,15 +168,23 @@ def _draw(config: SampleConfig, inputs: _Inputs, places: list[Place]) -> list[Dr
     model, given = inputs.prior.model, inputs.given
     numbers = [place.prompt for place in places]
     prompts = [inputs.prompts[number] for number in numbers]
-    text_ids = encode_prompts(prompts, inputs.text_tokenizer, model.shape.max_text_length)
+    condition = _condition(inputs.prior, prompts, inputs.text_tokenizer)
     uniform = uniform_numbers([(config.seed, *place) for place in places], model.shape.num_tokens)
-    tokens = generate(model, text_ids, uniform, config.sampling, given.tokens[numbers] if given else None)
+    tokens = generate(model, condition, uniform, config.sampling, given.tokens[numbers] if given else None)
     scores = inputs.ranker.scores(prompts, tokens).tolist() if inputs.ranker else [None] * len(places)
     rows, keys = (given.rows, given.keys) if given else (0, [""] * len(inputs.prompts))
     return [
         Drawn(place, prompt, image_tokens, rows, keys[place.prompt], score)
         for place, prompt, image_tokens, score in zip(places, prompts, tokens, scores, strict=True)
     ]
+
+
+def _condition(prior: LoadedPrior, prompts: list[Prompt], text_tokenizer: TextTokenizer | None) -> torch.Tensor:
+    """Return what the prior reads of prompts, (B, T)."""
+    longest = prior.model.shape.most_text_ids
+    ids = encode_prompts(prompts, text_tokenizer, longest) if text_tokenizer and longest else None
+    nothing = torch.zeros(len(prompts), 0, dtype=torch.long)
+    return prior.model.condition([prompt.text for prompt in prompts], nothing if ids is None else ids)
 
 
 def _write_kept(config: SampleConfig, inputs: _Inputs, kept: list[Drawn]) -> None:

@@ -21,12 +21,14 @@ class SampleConfig(StageConfig):
     image_tokenizer: str
     tokenizer: Reading = Field(default_factory=Reading)
     """How a published image tokenizer is read, as tokenize was told."""
-    text_tokenizer: str
+    text_tokenizer: str = ""
+    """Of a prior that reads text, or of a ranker that does."""
     upsampler: str = ""
     """The file that train upsampler wrote: each sample is also written larger; empty: it is not."""
     prompts: list[str] = Field(default_factory=list)
     prompts_file: str = ""
-    """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line."""
+    """A .tsv with a column Prompt and perhaps Category and Challenge, as PartiPrompts.tsv; or a prompt a line. For a
+    prior of classes prompts are their names; one that reads nothing has none, and `samples_per_prompt` are drawn."""
     completion: Completion | None = None
     """Pictures whose first rows are kept; none: images are drawn whole."""
     samples_per_prompt: PositiveInt = 4
@@ -59,7 +61,8 @@ class SampleConfig(StageConfig):
         """Return what the output's bytes depend on; files are told by their digests."""
         values = super().deciding()
         if self.completion:
-            del values["completion"]["pictures"]
+            for name in ("pictures", "source", "num_pictures"):
+                del values["completion"][name]
         if self.ranking:
             del values["ranking"]["model"]
         if self.ranking and self.ranking.clip:

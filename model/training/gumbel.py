@@ -24,5 +24,7 @@ class GumbelNoise:
 
     def _row(self, key: int) -> Tensor:
         generator = self._generator.manual_seed(key)
-        even = torch.rand(self._row_shape, generator=generator, device=generator.device)  # a third of exponential_'s time
+        even = torch.rand(
+            self._row_shape, generator=generator, device=generator.device
+        )  # a third of exponential_'s time
         return even.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()  # a 0 may be drawn

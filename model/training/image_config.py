@@ -1,11 +1,11 @@
-"""What every job is told that trains on images: which, with which losses, how many at once."""
+"""What every job is told that learns from images: which, with which losses, how many at once."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Tag
 
 from model.training.adversarial import AdversarialSettings
-from model.training.schedule import ImageRunning, Schedule
+from model.training.schedule import ImageRunning, ReadingImages, Schedule
 from parti_data.config import StageConfig
 from parti_data.images import ImageLimits
 from parti_data.sources import (
@@ -40,8 +40,8 @@ ImageSource = Annotated[
 captions."""
 
 
-class TrainOnImagesConfig(StageConfig):
-    """What a job is told that learns to make images out of images."""
+class ImagesConfig(StageConfig):
+    """What a job is told that reads images: where they come from, and which are held out."""
 
     source: ImageSource
     """Where the images come from."""
@@ -53,17 +53,12 @@ class TrainOnImagesConfig(StageConfig):
     """What an image of a `source` table may be and cost; a finished directory brings its own."""
     augmentation: Literal["none", "dalle"] = "none"
     """What is cut out of a picture: the centre square, or one at random and maybe flipped, as DALL-E's listing 1."""
-    schedule: Schedule
     batch_size: PositiveInt = 256
     """Images a step, of all ranks together."""
-    batch_parts: PositiveInt = 1
-    """Parts of a rank's slice of a batch, one after the other in memory; their gradients add up."""
-    ema_decay: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
-    """Of the average of the weights that is measured, drawn and saved; 0: the weights themselves."""
     measured_pictures: PositiveInt = 512
-    """Held-out pictures that figures are measured on at each checkpoint, at most."""
+    """Held-out pictures that figures are measured on, at most."""
     seed: NonNegativeInt = 0
-    running: ImageRunning = Field(default_factory=ImageRunning)
+    running: ReadingImages = Field(default_factory=ReadingImages)
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"running"})
 
@@ -71,6 +66,17 @@ class TrainOnImagesConfig(StageConfig):
         """Return what the output's bytes depend on; a finished directory is told by its digest, not its path."""
         directories = {name for name in ("source", "held_out") if isinstance(getattr(self, name), str)}
         return {name: value for name, value in super().deciding().items() if name not in directories}
+
+
+class TrainOnImagesConfig(ImagesConfig):
+    """What a job is told that learns to make images out of images, step by step."""
+
+    schedule: Schedule
+    batch_parts: PositiveInt = 1
+    """Parts of a rank's slice of a batch, one after the other in memory; their gradients add up."""
+    ema_decay: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
+    """Of the average of the weights that is measured, drawn and saved; 0: the weights themselves."""
+    running: ImageRunning = Field(default_factory=ImageRunning)  # type: ignore[assignment]  # configs never change
 
 
 class TrainWithCriticsConfig(TrainOnImagesConfig):

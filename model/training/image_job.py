@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.training.discriminator import refuse_side
-from model.training.image_config import TrainOnImagesConfig, TrainWithCriticsConfig
+from model.training.image_config import ImagesConfig, TrainOnImagesConfig, TrainWithCriticsConfig
 from model.training.perceptual import PerceptualDistance, load_perceptual, refuse_small
 from model.training.ranks import Ranks
 from model.training.tokenizer_images import (
@@ -71,7 +71,7 @@ def tell_missing_perceptual(config: TrainWithCriticsConfig, weight: float, title
 
 def finish_job(
     begun: StageDirectory,
-    config: TrainOnImagesConfig,
+    config: ImagesConfig,
     images: TrainingImages,
     names: list[str],
     details: dict[str, Any],

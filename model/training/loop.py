@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from model.training.adafactor import Adafactor
 from model.training.checkpoint import Checkpoints, Progress
 from model.training.event_files import EventFiles
+from model.training.parameter_groups import parameter_groups
 from model.training.ranks import Ranks, whole
 from model.training.schedule import Running, Schedule
 from model.training.throughput import Throughput, Work, throughput_line
@@ -190,13 +191,8 @@ def keep_freed_memory() -> None:
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """Return the schedule's optimizer; weight decay spares everything with fewer than two dimensions."""
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    """Return the schedule's optimizer, whose groups tell what the schedule's rate is multiplied by for each."""
+    groups = parameter_groups(model, schedule.lr, schedule.weight_decay)
     betas = schedule.beta1, schedule.beta2
     if schedule.optimizer == "adafactor":
         moments = torch.bfloat16 if schedule.first_moments == "bfloat16" else torch.float32
@@ -267,7 +263,7 @@ def _apply(run: _Run, player: _Player, step: int) -> Tensor:
     run.ranks.average_gradients(player.parameters)
     norm = whole(nn.utils.clip_grad_norm_(player.parameters, run.schedule.clip_norm or math.inf))
     for group in player.optimizer.param_groups:
-        group["lr"] = run.schedule.lr_at(step)
+        group["lr"] = run.schedule.lr_at(step) * group["lr_multiplier"]
     player.optimizer.step()
     player.optimizer.zero_grad()
     return norm

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from model.training.row_config import TrainOnRowsConfig
+from model.training.row_config import Option, TrainOnRowsConfig
 
 
 class TrainOnPairsConfig(TrainOnRowsConfig):
@@ -12,7 +12,7 @@ class TrainOnPairsConfig(TrainOnRowsConfig):
     """A directory of token shards, or several with their weights."""
     held_out: str = ""
     """Another such directory, on which what is trained is measured at each checkpoint; empty: not measured."""
-    architecture: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    architecture: dict[str, Option | dict[str, Option]] = Field(default_factory=dict)
     """Fields of the network's shape that differ from its defaults; vocabulary, codebook and grid come from the
     shards."""
     start_from: str = ""

@@ -1,21 +1,23 @@
 """What the jobs share that train on token shards: what they open, and what they begin with."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from model.priors.prior import PriorShape
 from model.shapes import make_shape
 from model.text_encoder import TextEncoder, TextEncoderShape
 from model.training.pair_config import TrainOnPairsConfig
 from model.training.ranks import Ranks
 from model.training.row_job import cut_text
 from model.training.warm_start import read_start
-from parti_data.errors import ShardError
+from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin
 from parti_data.storage import sha256_file
 from parti_data.token_dataset import TokenDataset, refuse_unlike
+from parti_data.token_directory import class_names
 from parti_data.token_shard import ShardMetadata
 
-S = TypeVar("S", bound=TextEncoderShape)
+S = TypeVar("S", bound=TextEncoderShape | PriorShape)
 
 
 class Measuring(NamedTuple):
@@ -40,10 +42,10 @@ class Pairs(NamedTuple, Generic[S]):
         """Return what a manifest tells of them."""
         return {"shape": asdict(self.shape), "metadata": self.metadata.model_dump(mode="json")}
 
-    def begin_text_encoder(self, encoder: TextEncoder) -> None:
-        """Give a new network's text encoder the weights that it begins with."""
+    def begin_text_encoder(self, network: Any) -> None:
+        """Give a new network's text encoder the weights that it begins with, where there are some."""
         if self.start:
-            encoder.load_state_dict(self.start.state_dict())
+            network.text_encoder.load_state_dict(self.start.state_dict())
 
 
 def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measuring: Measuring) -> Pairs[S]:
@@ -51,7 +53,7 @@ def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measurin
 
     Raises ConfigError for an architecture or a beginning that does not fit them, ShardError where the two are unlike.
     """
-    text = cut_text(config, kind, config.architecture)
+    text = cut_text(config, make_shape(kind, config.architecture).most_text_ids)
     place = ranks.rank, ranks.world_size
     tokens = TokenDataset(config.source, config.batch_size, config.seed, *place, text=text, reading=config.reading)
     held_out = None
@@ -62,24 +64,36 @@ def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measurin
         refuse_unlike([*tokens.directories, *held_out.directories], plain)
     given = {"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
     metadata = tokens.metadata.model_copy(update=given)
-    shape = _shape_of_pairs(kind, metadata, config.architecture)
-    return Pairs(tokens, held_out, metadata, shape, read_start(config.start_from, shape, metadata.text_tokenizer))
+    shape = _shape_of_pairs(kind, tokens, metadata, config.architecture)
+    return Pairs(tokens, held_out, metadata, shape, _read_start(config, shape, metadata.text_tokenizer))
 
 
-def _shape_of_pairs(kind: type[S], metadata: ShardMetadata, architecture: dict[str, Any]) -> S:
+def _read_start(config: TrainOnPairsConfig, shape: Any, text_tokenizer: str) -> TextEncoder | None:
+    if not config.start_from:
+        return None
+    if not isinstance(shape, TextEncoderShape):
+        raise ConfigError(
+            "start_from: expected a network with a text encoder, found one without; leave it out or take family parti"
+        )
+    return read_start(config.start_from, shape, text_tokenizer)
+
+
+def _shape_of_pairs(kind: type[S], tokens: TokenDataset, metadata: ShardMetadata, architecture: dict[str, Any]) -> S:
     """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
     if metadata.num_quantizers > 1:
         raise ShardError(
             f"source: expected one token a position, found {metadata.num_quantizers} of a residual "
             f"{metadata.image_tokenizer_name}; tokenize with a tokenizer without a residual"
         )
-    return make_shape(
-        kind,
-        architecture,
-        text_vocabulary_size=metadata.text_vocabulary_size,
-        codebook_size=metadata.codebook_size,
-        grid_side=metadata.grid_side,
-    )
+    told: dict[str, Any] = {
+        "text_vocabulary_size": metadata.text_vocabulary_size,
+        "codebook_size": metadata.codebook_size,
+        "grid_side": metadata.grid_side,
+    }
+    if architecture.get("class_conditional"):
+        told["classes"] = tuple(class_names(tokens.directories))
+    known = {field.name for field in fields(kind)}
+    return make_shape(kind, architecture, **{name: value for name, value in told.items() if name in known})
 
 
 def begin_on_pairs(stage: str, config: TrainOnPairsConfig, pairs: Pairs[Any]) -> StageDirectory | Manifest:

@@ -1,10 +1,11 @@
-"""A prior in training: its loss, which of its rows have no text, and what is measured of it."""
+"""A prior in training: its loss, which of its rows have no condition, and what is measured of it."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.priors.parti import Parti, drop_text
+from model.priors.prior import Prior, drop_condition
+from model.training.branch_cost import measure_branches
 from model.training.loop import Evaluation
 from model.training.prior_config import TrainPriorConfig
 from model.training.ranks import Ranks
@@ -18,35 +19,40 @@ _TEXT_DROP = 2
 """What a stream of random numbers is for."""
 
 
-class PriorTrainee(RowTrainee[Parti]):
+class PriorTrainee(RowTrainee[Prior]):
     """A prior with its data."""
 
     def __init__(
         self,
         config: TrainPriorConfig,
-        network: Parti,
+        network: Prior,
         tokens: TokenDataset,
         held_out: TokenDataset | None,
         ranks: Ranks,
     ):
         self._held_out, self._text_drop = held_out, config.text_drop
         self.num_parts = config.batch_parts
-        self._batches = StepBatches(lambda step: as_tensors(tokens.batch(step)), ranks.device)
+        self._batches = StepBatches(lambda step: as_tensors(tokens.batch(step), network), ranks.device)
         first = self._batches.get(0)
         num_tokens = first.image_tokens.shape[1]
-        self.work: Work | None = count_work(network, num_tokens, first.text_ids[:1], first.image_tokens[:1])
-        super().__init__(config, network, [*network.text_encoder.blocks, *network.decoder], ranks)
+        self.work: Work | None = count_work(network, num_tokens, first.condition[:1], first.image_tokens[:1])
+        part = len(first.keys) // self.num_parts
+        self.branch_cost = measure_branches(
+            network.to(ranks.device), first.condition[:part], first.image_tokens[:part],
+            config.schedule.product_dtype(ranks.device), config.running.compile,
+        )  # fmt: skip
+        super().__init__(config, network, network.blocks, ranks)
         if config.running.parallel == "shard" and ranks.world_size > 1:
             for held in [self.model, *([self._average.network] if self._average else [])]:
                 shard(held, ranks)  # type: ignore[arg-type]
 
     def losses(self, network: str, step: int, part: int) -> dict[str, Tensor]:
-        """Return the cross-entropy of a part of the step's batch, some of its rows without text."""
+        """Return the terms of the loss of a part of the step's batch, some of its rows without a condition."""
         batch = self._batches.get(step)
         mine, rows = self._take(step, part)
         luck = np.random.default_rng([self._seed, step, _TEXT_DROP]).random(self.batch_size)[rows]
         dropped = torch.from_numpy(luck < self._text_drop).to(self._ranks.device)
-        return {"total": self.model.loss(drop_text(batch.text_ids[mine], dropped), batch.image_tokens[mine])}
+        return self.model.losses(drop_condition(self.model, batch.condition[mine], dropped), batch.image_tokens[mine])
 
     @torch.no_grad()
     def evaluate(self, step: int) -> Evaluation:
@@ -59,9 +65,9 @@ class PriorTrainee(RowTrainee[Parti]):
         batches = self._held_out.epoch(0)
         for _ in range(len(self._held_out)):
             batch = next(batches, None)  # none on a rank that has no row of the last batch
-            found = on_device(as_tensors(batch or filler), self._ranks.device)
-            loss = network.loss(found.text_ids, found.image_tokens)  # by every rank, where weights are gathered
+            found = on_device(as_tensors(batch or filler, network), self._ranks.device)
+            nats = network.row_losses(found.condition, found.image_tokens)  # by every rank, where weights are gathered
             if batch:
-                sums += torch.stack([loss.double() * len(batch.keys), loss.new_tensor(len(batch.keys)).double()])
+                sums += torch.stack([nats.sum(), nats.new_tensor(len(nats))])
         total, count = self._ranks.sum(sums).tolist()
         return Evaluation({"held_out_loss": round(total / count, 4)}, {})

@@ -9,6 +9,9 @@ from parti_data.caption_ids import TextReading
 from parti_data.config import StageConfig
 from parti_data.token_rows import ShardReading
 
+Option = bool | int | float | str
+"""What a field of an architecture may be, beside a table of such."""
+
 
 class TrainOnRowsConfig(StageConfig):
     """What a job is told that trains a transformer on rows of text ids, or of them and image tokens."""

@@ -38,12 +38,17 @@ class RowDropout(nn.Module):
 
     first_call: Tensor
     """Its number among those of all; a tensor, so that blocks which differ in it alone are compiled once."""
+    stride: Tensor
+    """Between the numbers of neighbouring values; a tensor, since torch.compile would work a constant into the
+    arithmetic of its indices, where the products do not fit int32."""
 
     def __init__(self, p: float, rows: RowKeys, number: int, device: torch.device):
         super().__init__()
         self.p, self._rows, self.calls = p, rows, 0
         first_call = torch.tensor(number * _MOST_CALLS, dtype=torch.int32, device=device)
         self.register_buffer("first_call", first_call, persistent=False)
+        stride = torch.tensor(_STEP_WEYL, dtype=torch.int32, device=device)
+        self.register_buffer("stride", stride, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x with a share p of its values 0, the others larger by 1 / (1 - p); x itself in evaluation."""
@@ -51,12 +56,12 @@ class RowDropout(nn.Module):
             return x
         keys = _mix(self._rows.keys ^ (self.first_call + self.calls))
         self.calls += 1
-        return x * _kept(x[0].numel(), keys, self.p).view(x.shape) * (1 / (1 - self.p))
+        numbers = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * self.stride
+        return x * _kept(numbers, keys, self.p).view(x.shape) * (1 / (1 - self.p))
 
 
-def _kept(count: int, keys: Tensor, p: float) -> Tensor:
-    """Return bool (B, count), False in a share p."""
-    numbers = torch.arange(count, dtype=torch.int32, device=keys.device) * _STEP_WEYL
+def _kept(numbers: Tensor, keys: Tensor, p: float) -> Tensor:
+    """Return bool (B, N), False in a share p, for distinct numbers (N) and the keys (B) of rows."""
     threshold = round((p - 0.5) * 2**32)
     return _mix(numbers[None] ^ keys[:, None]) >= threshold
 

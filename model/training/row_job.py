@@ -4,8 +4,6 @@ from typing import Any
 
 from torch import nn
 
-from model.shapes import make_shape
-from model.text_encoder import TextEncoderShape
 from model.training.checkpoint import METRICS
 from model.training.ranks import Ranks
 from model.training.row_config import TrainOnRowsConfig
@@ -24,10 +22,9 @@ def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
         )
 
 
-def cut_text(config: TrainOnRowsConfig, kind: type[TextEncoderShape], architecture: dict[str, Any]) -> TextReading:
-    """Return how text is read for an architecture, whose positions bound its length."""
-    longest = make_shape(kind, architecture).max_text_length
-    return config.text.model_copy(update={"length": min(config.text.length, longest)})
+def cut_text(config: TrainOnRowsConfig, longest: int | None) -> TextReading:
+    """Return how text is read for an architecture, which reads so many ids at most where it reads any."""
+    return config.text.model_copy(update={"length": min(config.text.length, longest or config.text.length)})
 
 
 def finish_job(

@@ -111,11 +111,15 @@ class Running(StrictModel):
     """Whether figures and pictures are also written as TensorBoard reads them, below the output."""
 
 
-class ImageRunning(Running):
-    """How training on images runs."""
+class ReadingImages(StrictModel):
+    """How images are read."""
 
     decode_threads: PositiveInt = 2
     """Batches that are read and decoded ahead of the step."""
+
+
+class ImageRunning(ReadingImages, Running):
+    """How training on images runs."""
 
 
 class PriorRunning(Running):

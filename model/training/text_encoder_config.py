@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from model.training.row_config import TrainOnRowsConfig
+from model.training.row_config import Option, TrainOnRowsConfig
 
 
 class TrainTextEncoderConfig(TrainOnRowsConfig):
@@ -15,7 +15,7 @@ class TrainTextEncoderConfig(TrainOnRowsConfig):
     """Other such text, on which the loss is measured at each checkpoint; empty: not measured."""
     measured_rows: PositiveInt = 4096
     """Held-out rows that are measured, at most."""
-    architecture: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    architecture: dict[str, Option | dict[str, Option]] = Field(default_factory=dict)
     """Fields of TextEncoderShape that differ from Parti-350M's; those of the prior that is to begin with it."""
     batch_parts: PositiveInt = 1
     """Parts of a rank's slice of a batch, one after the other in memory; their gradients add up."""

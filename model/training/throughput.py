@@ -39,7 +39,8 @@ def count_work(network: nn.Module, num_tokens: int, *inputs: Tensor) -> Work:
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        functional_call(network, without_values, tuple(tensor.to("meta") for tensor in inputs))
+        # tied, a module that stands in several places, as a mask of all blocks does, would be left without its values
+        functional_call(network, without_values, tuple(tensor.to("meta") for tensor in inputs), tie_weights=False)
     return Work(num_tokens, (1 + _BACKWARD) * counter.get_total_flops() / len(inputs[0]))
 
 

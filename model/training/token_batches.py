@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from model.priors.prior import Prior
 from parti_data.coming_batches import ComingBatches
 from parti_data.row_texts import Texts
 from parti_data.token_dataset import TokenBatch, TokenDataset
@@ -59,15 +60,16 @@ class TensorBatch(NamedTuple):
     """What a prior learns from, on its device."""
 
     keys: Texts
-    text_ids: Tensor
+    condition: Tensor
     """int64 (B, T)."""
     image_tokens: Tensor
     """int64 (B, I)."""
 
 
-def as_tensors(batch: TokenBatch) -> TensorBatch:
+def as_tensors(batch: TokenBatch, prior: Prior) -> TensorBatch:
     """Return a batch in the machine's memory, its ids as narrow as they lie in the shards."""
-    return TensorBatch(batch.keys, torch.from_numpy(batch.text_ids), torch.from_numpy(batch.image_tokens))
+    condition = prior.condition(batch.captions, torch.from_numpy(batch.text_ids))
+    return TensorBatch(batch.keys, condition, torch.from_numpy(batch.image_tokens))
 
 
 def on_device(batch: B, device: torch.device) -> B:

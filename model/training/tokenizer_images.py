@@ -1,11 +1,11 @@
-"""The images that a tokenizer or an upsampler is trained on and measured on, wherever they come from."""
+"""The images that a job is trained on and measured on, wherever they come from."""
 
 from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from model.training.image_config import TrainOnImagesConfig
+from model.training.image_config import ImagesConfig
 from model.training.ranks import Ranks
 from parti_data.augmentation import LISTING_1, cut_random
 from parti_data.errors import ConfigError
@@ -34,7 +34,7 @@ class TrainingImages(NamedTuple):
         return self.held_out is not self.pictures
 
 
-def input_digests(config: TrainOnImagesConfig) -> dict[str, str]:
+def input_digests(config: ImagesConfig) -> dict[str, str]:
     """Return the digest of each input: of a directory's manifest, or of a source's list of files."""
     return {name: _digest(getattr(config, name)) for name in INDEXES if getattr(config, name)}
 
@@ -43,7 +43,7 @@ def _digest(source: str | PairSource) -> str:
     return manifest_digest(source) if isinstance(source, str) else source.digest()
 
 
-def refuse_unfit_directories(config: TrainOnImagesConfig) -> None:
+def refuse_unfit_directories(config: ImagesConfig) -> None:
     """Raise ConfigError where finished directories leave nothing to train or to measure on; before anything is begun,
     as another share means another output.
     """
@@ -60,7 +60,7 @@ def refuse_unfit_directories(config: TrainOnImagesConfig) -> None:
         _split(config)
 
 
-def open_images(config: TrainOnImagesConfig, image_side: int, ranks: Ranks) -> TrainingImages:
+def open_images(config: ImagesConfig, image_side: int, ranks: Ranks) -> TrainingImages:
     """Return the datasets of a begun directory; a source that no filter has read is first read through once."""
     if ranks.is_first:
         for name in INDEXES:
@@ -74,7 +74,7 @@ def open_images(config: TrainOnImagesConfig, image_side: int, ranks: Ranks) -> T
     return TrainingImages(pictures, held_out)
 
 
-def _split(config: TrainOnImagesConfig) -> tuple[Images, Images | None]:
+def _split(config: ImagesConfig) -> tuple[Images, Images | None]:
     """Return what is trained on and what is measured on, without a common image; raises ConfigError."""
     source, share = _open(config, "source"), config.held_out_share
     if share:
@@ -109,25 +109,25 @@ def _cut_by_listing_1(pixels: np.ndarray, side: int, generator: np.random.Genera
     return cut_random(pixels, side, LISTING_1, generator).pixels
 
 
-def _index(config: TrainOnImagesConfig, name: str) -> None:
+def _index(config: ImagesConfig, name: str) -> None:
     source = getattr(config, name)
     if not isinstance(source, str):
         index_images(join(config.output, INDEXES[name]), source, config.limits, config.running.decode_threads)
 
 
-def _open(config: TrainOnImagesConfig, name: str) -> Images:
+def _open(config: ImagesConfig, name: str) -> Images:
     source = getattr(config, name)
     if isinstance(source, str):
         return PairDirectory(source)
     return IndexedImages(join(config.output, INDEXES[name]), source, config.limits)
 
 
-def index_files(config: TrainOnImagesConfig) -> list[str]:
+def index_files(config: ImagesConfig) -> list[str]:
     """Return the names of the index files in the output."""
     return [name for name in INDEXES.values() if is_file(join(config.output, name))]
 
 
-def count_dropped(config: TrainOnImagesConfig) -> dict[str, int]:
+def count_dropped(config: ImagesConfig) -> dict[str, int]:
     """Return how many images of source tables could not be used, by reason."""
     reasons: Counter[str] = Counter()
     for name in INDEXES:

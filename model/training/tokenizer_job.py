@@ -11,7 +11,7 @@ from model.training.image_config import TrainOnImagesConfig
 from model.training.image_job import finish_job
 from model.training.loop import drawn_name
 from model.training.reconstructions import (
-    DRAWN_PICTURES,
+    DRAWN,
     RECONSTRUCTIONS,
     draw_reconstructions,
     freeze,
@@ -37,9 +37,9 @@ def finish_tokenizer(
     """Write the tokenizer, its last pictures and the manifest."""
     tokenizer, measured = freeze(network, device), measured_pictures(images.held_out, config)
     save_tokenizer(network.cpu(), join(config.output, TOKENIZER))
-    drawn = draw_reconstructions(tokenizer, measured[:DRAWN_PICTURES])
-    publish_bytes(join(config.output, f"{RECONSTRUCTIONS}.png"), to_png(drawn))
+    drawn = draw_reconstructions(tokenizer, measured)
+    publish_bytes(join(config.output, RECONSTRUCTIONS), to_png(drawn))
     shape = asdict(network.shape) | {"patch_side": network.shape.patch_side}
     details |= {**measure_tokenizer(tokenizer, measured), "fingerprint": tokenizer.fingerprint, "shape": shape}
-    steps = [drawn_name(RECONSTRUCTIONS, step) for step in config.schedule.drawn_steps()]
-    finish_job(begun, config, images, [TOKENIZER, f"{RECONSTRUCTIONS}.png", METRICS, *steps], details)
+    steps = [drawn_name(DRAWN, step) for step in config.schedule.drawn_steps()]
+    finish_job(begun, config, images, [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps], details)

@@ -29,7 +29,7 @@ def train_contrastive(config: TrainContrastiveConfig) -> Manifest:
             return read_manifest(config.output)
         torch.manual_seed(config.seed)
         network = Contrastive(pairs.shape)
-        pairs.begin_text_encoder(network.text_encoder)
+        pairs.begin_text_encoder(network)
         trainee = ContrastiveTrainee(config, network, pairs.tokens, pairs.held_out, ranks)
         train(trainee, config.schedule, config.output, "train contrastive", config.running, ranks)
         if isinstance(begun, StageDirectory):

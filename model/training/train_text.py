@@ -18,6 +18,8 @@ class TrainTextConfig(StageConfig):
     """A directory that filter or shard finished."""
     vocabulary_size: int = 16_000
     """Pieces. Source: Parti, section 2.2."""
+    lower_case: bool = False
+    """Whether captions, and later prompts, are read in lower case, as DALL-E reads them (section 2.2)."""
     seed: int = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source"})
@@ -32,7 +34,8 @@ def train_text(config: TrainTextConfig) -> Manifest:
     pairs = PairDirectory(config.source)
     captions = (caption for row in pairs.kept() for caption in row.captions)
     path = join(config.output, TEXT_TOKENIZER)
-    publish_bytes(path, train_sentencepiece(captions, config.vocabulary_size, config.seed))
+    model = train_sentencepiece(captions, config.vocabulary_size, config.seed, config.lower_case)
+    publish_bytes(path, model)
     tokenizer = TextTokenizer(path)
     details = {"fingerprint": tokenizer.fingerprint, "vocabulary_size": tokenizer.vocabulary_size}
     return begun.finish([record_shard(config.output, TEXT_TOKENIZER, 0)], {"pairs": len(pairs)}, details)

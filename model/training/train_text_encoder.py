@@ -67,7 +67,7 @@ def train_text_encoder(config: TrainTextEncoderConfig) -> Manifest:
 
 def _find_text(config: TrainTextEncoderConfig) -> _Text:
     """Return the text, what is measured without dropout; raises ConfigError where the two have other tokenizers."""
-    text = cut_text(config, TextEncoderShape, config.architecture)
+    text = cut_text(config, make_shape(TextEncoderShape, config.architecture).max_text_length)
     source = TextSource(config.source, "source", text, config.reading)
     if not config.held_out:
         return _Text(source, None)

@@ -81,7 +81,7 @@ def _finish(
     details: dict[str, Any] = {**trainee.measure(), "perceptual": bool(config.vgg16)}
     network, fingerprint = trainee.trained.cpu(), begun.beginning.inputs["image_tokenizer"]
     save_upsampler(network, fingerprint, join(config.output, UPSAMPLER))
-    details |= {"shape": asdict(network.shape), "image_tokenizer": fingerprint}
+    details |= {"shape": asdict(network.shape), "image_tokenizer": fingerprint, "perceptual": bool(config.vgg16)}
     details["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     steps = [drawn_name(ENLARGEMENTS, step) for step in config.schedule.drawn_steps()]
     finish_job(begun, config, images, [UPSAMPLER, METRICS, f"{ENLARGEMENTS}.png", *steps], details)

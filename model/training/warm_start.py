@@ -10,13 +10,11 @@ from model.text_encoder_file import load_text_encoder
 from parti_data.errors import ConfigError
 
 
-def read_start(path: str, shape: TextEncoderShape, text_tokenizer: str) -> TextEncoder | None:
-    """Return the text encoder of a file, none where no file is named.
+def read_start(path: str, shape: TextEncoderShape, text_tokenizer: str) -> TextEncoder:
+    """Return the text encoder of a file.
 
     Raises ConfigError where it is not one for this architecture, whatever its dropout, or for another text tokenizer.
     """
-    if not path:
-        return None
     loaded = load_text_encoder(path)
     if loaded.text_tokenizer != text_tokenizer:
         raise ConfigError(

@@ -6,6 +6,7 @@ tokenize,         token shards without the rows, in full row groups; quality.png
 import_tokens     tells of shards is measured anew, of slices it stays as it was when they were encoded
 train_tokenizer,  images.parquet and held_out.parquet without the rows; their pictures turn grey where they may show one
 train_dvae,
+train_palette,
 train_upsampler
 
 Counts follow, and so do the digests of inputs, in order; the metadata of token shards stay those of their making. A

@@ -14,13 +14,14 @@ from pipelines.report.samples import read_samples
 from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages
 from pipelines.report.times import read_times
 from pipelines.report.tokens import read_tokens
-from pipelines.report.training import read_prior, read_tokenizer
+from pipelines.report.training import read_palette, read_prior, read_tokenizer
 
 PAGE = "report.html"
 SUMMARY = "summary.json"
 _FIGURES = {
     "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
     "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
+    "completed_right": "share of right completions",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
 
@@ -82,7 +83,8 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         stages=stages,
         tiles=make_tiles(stages, summary),
         funnels=_read_each(read_funnel, stages.of("filter")),
-        tokenizers=_read_each(read_tokenizer, [*stages.of("train_tokenizer"), *stages.of("train_dvae")]),
+        tokenizers=_read_each(read_tokenizer, [*stages.of("train_tokenizer"), *stages.of("train_dvae")])
+        + _read_each(read_palette, stages.of("train_palette")),
         token_shards=_read_each(read_tokens, stages.of("tokenize")),
         priors=_read_each(read_prior, stages.of("train_prior")),
         samples=_read_each(lambda stage: read_samples(stage, evaluations), stages.of("sample")),
@@ -120,7 +122,7 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
                     share,
                 )
             ]
-        case "train_tokenizer" | "train_dvae":
+        case "train_tokenizer" | "train_dvae" | "train_palette":
             usage = details["code_usage"]
             return [
                 Tile("PSNR", f"{details['psnr_db']:.1f} dB", "of the reconstructions"),

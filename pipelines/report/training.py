@@ -17,7 +17,7 @@ from pipelines.report.stages import FinishedStage, read_stage_file
 
 STEPS = "metrics.jsonl"
 """As the training loop calls it, whose module would import torch."""
-RECONSTRUCTIONS = "reconstructions.png"
+RECONSTRUCTIONS, PALETTE = "reconstructions.png", "palette.png"
 _DRAWN = re.compile(r"reconstructions-(\d{8})\.png")
 """Those at a step."""
 _MAX_DRAWN = 3
@@ -36,6 +36,7 @@ _TITLES = {
     "kl": "KL divergence, nats a token", "tau": "temperature", "beta": "KL weight",
     "perceptual": "perceptual distance", "adversarial": "adversarial loss", "psnr_db": "PSNR, dB",
     "code_usage": "share of codes in use", "perplexity": "perplexity of the codes",
+    "mean_squared_distance": "squared distance of a pixel from its colour",
     "train_code_usage": "share of codes in use, a training epoch",
     "train_perplexity": "perplexity of the codes, a training epoch",
     "discriminator_total": "discriminator's loss", "discriminator_real_score": "discriminator's score of originals",
@@ -66,6 +67,8 @@ class TrainedTokenizer(NamedTuple):
     drawn_steps: list[int]
     curves: list[Chart]
     progress: list[Chart]
+    palette: Picture | None = None
+    """The colours of one whose tokens are pixels."""
 
 
 class TrainedPrior(NamedTuple):
@@ -97,6 +100,11 @@ def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
         + _draw_each(metrics, measured, "linear"),
         _draw_each(metrics, _PROGRESS, "linear"),
     )
+
+
+def read_palette(stage: FinishedStage) -> TrainedTokenizer:
+    """Return a finished train_palette stage; raises ShardError where a file of it is gone or broken."""
+    return read_tokenizer(stage)._replace(palette=embed(read_picture(stage, PALETTE), _RECONSTRUCTION_PX))
 
 
 def read_prior(stage: FinishedStage) -> TrainedPrior:

@@ -124,7 +124,7 @@ def training_mfu(attention: str, tokens: Path, folder: Path) -> float:
 
 
 def train(attention: str, rows: int, tokens: Path, output: Path) -> list[dict[str, float]]:
-    """Return what the job tells of its speed with parts of so many rows; nothing where it fails."""
+    """Return what the job tells of its speed with parts of so many rows; nothing where they do not fit."""
     overrides = {
         "source": tokens, "output": output, "batch_size": rows * BATCH_PARTS, "batch_parts": BATCH_PARTS,
         "text.length": TEXT_IDS, "text.pad_to": "length", "architecture.image_attention": attention,
@@ -135,10 +135,18 @@ def train(attention: str, rows: int, tokens: Path, output: Path) -> list[dict[st
     command += [f"{name}={value}" for name, value in overrides.items()]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if ended.returncode:
-        print(f"prior_on_gpu: parts of {rows} rows end in: {ended.stderr.strip()[-300:]}")
+        told = f"parts of {rows} rows end in: {first_error(ended.stderr)}\n{ended.stderr.strip()[-600:]}"
+        if "out of memory" not in ended.stderr:
+            raise RuntimeError(f"{attention}: expected training to end well, found that {told}")
+        print(f"prior_on_gpu: {attention}: {told}", flush=True)
         return []
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "mfu" in line]
+
+
+def first_error(told: str) -> str:
+    """Return the first line that names an error."""
+    return next((line.strip() for line in told.splitlines() if "Error" in line), "no error")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ OUTPUT = Path("runs/bench")
 NAMES = (
     "judge", "languages", "shards", "object_store", "filter", "duplicates", "emoji", "emoji_prior",
     "tokenizer_training", "tokenizers", "attention", "prior_training", "prior_on_gpu", "sampling", "loader", "kill",
-    "demo", "scenes",
+    "demo", "scenes", "noble",
 )  # fmt: skip
 
 

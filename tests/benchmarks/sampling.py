@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.priors.parti import Parti, PartiShape, no_text
+from model.priors.parti import Parti, PartiShape
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
 from tests.benchmarks.run import OUTPUT, Figure
 
@@ -74,7 +74,7 @@ def luck() -> Tensor:
 def share_as_uncached(model: Parti, tokens: Tensor) -> float:
     """Return the share of the first image's tokens that are drawn from the logits of one pass over all of them too."""
     ids, first = text_ids()[:1], tokens[:1]
-    logits = guide(model(ids, first)[0], model(no_text(*ids.shape), first)[0], SAMPLING.guidance)
+    logits = guide(model(ids, first)[0], model(model.without(ids), first)[0], SAMPLING.guidance)
     drawn = draw_tokens(filter_logits(logits, SAMPLING), luck()[0])
     return float((drawn == first[0]).double().mean())
 
@@ -86,7 +86,7 @@ def time_uncached(model: Parti, length: int) -> float:
 
     started = time.process_time()
     with torch.inference_mode():
-        with_text, without = model(ids, tokens)[:, -1], model(no_text(*ids.shape), tokens)[:, -1]
+        with_text, without = model(ids, tokens)[:, -1], model(model.without(ids), tokens)[:, -1]
         draw_tokens(filter_logits(guide(with_text, without, SAMPLING.guidance), SAMPLING), uniform)
     return time.process_time() - started
 

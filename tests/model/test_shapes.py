@@ -1,5 +1,6 @@
 import pytest
 
+from model.noble import NobleShape
 from model.priors.parti import PartiShape
 from model.shapes import make_shape
 from model.tokenizers.vit_vqgan import TransformerSize, ViTVQGANShape
@@ -18,6 +19,26 @@ def test_a_table_in_the_table_may_be_named():
     assert (shape.decoder.num_layers, shape.decoder.num_heads, shape.decoder.width) == (32, 16, 1280)
 
 
+def test_a_table_in_the_table_may_begin_with_a_preset():
+    shape = make_shape(ViTVQGANShape, {"encoder": {"preset": "base", "num_layers": 2}})
+    assert shape.encoder == TransformerSize(2, 12, 768, 3072)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (None, None),
+        ("code", NobleShape()),
+        ("paper", NobleShape.PRESETS["paper"]),
+        ({"rank": 8, "phase_multiplier": 3}, NobleShape(rank=8, phase_multiplier=3)),
+        ({"preset": "paper", "rank": 64}, NobleShape.PRESETS["paper"]),
+    ],
+)
+def test_a_table_that_may_be_absent_is_none_or_like_any_other(value, wanted):
+    assert make_shape(PartiShape, {"noble": value}).noble == wanted
+    assert make_shape(PartiShape, {}).noble is None
+
+
 @pytest.mark.parametrize(
     ("kind", "table", "message"),
     [
@@ -30,6 +51,12 @@ def test_a_table_in_the_table_may_be_named():
         (PartiShape, {"qk_norm": 1}, "architecture.qk_norm: expected true or false, found 1; change it"),
         (PartiShape, {"norm": "batch"}, "architecture.norm: expected one of layer, rms, found 'batch'; change it"),
         (ViTVQGANShape, {"patch_side": 7}, "architecture.image_side: expected a multiple of patch_side = 7, found 256"),
+        (PartiShape, {"noble": "draft"}, "architecture.noble: expected a table or one of code, paper, found 'draft'"),
+        (PartiShape, {"noble": True}, "architecture.noble: expected a table or one of code, paper, found True"),
+        (PartiShape, {"noble": {"preset": 1}}, "architecture.noble.preset: expected one of code, paper, found 1"),
+        (PartiShape, {"noble": {"rank": 0}}, "architecture.noble.rank: expected at least 1, found 0; raise it"),
+        (PartiShape, {"noble": {"phase_std": -0.1}}, "architecture.noble.phase_std: expected at least 0, found -0.1"),
+        (PartiShape, {"noble": {"preset": "code", "ranks": 8}}, "architecture.noble: .*'ranks'; did you mean 'rank'"),
         (PartiShape, {"width": True}, "architecture.width: expected a whole number, found True"),
         (PartiShape, {"dropout": "0.1"}, "architecture.dropout: expected a number, found '0.1'"),
         (ViTVQGANShape, {"codebook_size": 1}, "architecture.codebook_size: expected at least 2, found 1; raise it"),

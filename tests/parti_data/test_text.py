@@ -35,6 +35,25 @@ def test_the_same_captions_give_the_same_model():
     assert model != train_sentencepiece(iter(captions()), 90, 0)
 
 
+def test_a_model_in_lower_case_reads_capitals_as_small_letters_whoever_reads(tmp_path):
+    lines = ["A red RING", "École Straße ＡＢＣ", "ring red a"] * 20
+    path = tmp_path / "text.model"
+    path.write_bytes(train_sentencepiece(iter(lines), 30, 0, lower_case=True))
+    tokenizer = TextTokenizer(str(path))
+    for caption in ("A Red ring", "ÉCOLE", "Straße ABC"):
+        assert tokenizer.encode(caption) == tokenizer.encode(caption.lower())
+        dropped = tokenizer.encode_with_dropout(caption, 0.5, 7)
+        assert dropped == tokenizer.encode_with_dropout(caption.lower(), 0.5, 7)
+        assert tokenizer.decode(dropped) == tokenizer.decode(tokenizer.encode(caption)) == caption.lower()
+
+
+def test_a_models_letters_are_as_captions_have_them_unless_it_is_told(tmp_path):
+    path = tmp_path / "text.model"
+    path.write_bytes(train_sentencepiece(iter(["A red RING", "a red ring"] * 20), 20, 0))
+    tokenizer = TextTokenizer(str(path))
+    assert tokenizer.encode("A RING") != tokenizer.encode("a ring")
+
+
 def test_the_fingerprint_is_the_digest_of_the_file(text_file):
     assert TextTokenizer(text_file).fingerprint == hashlib.sha256(Path(text_file).read_bytes()).hexdigest()
     assert TextTokenizer(text_file).vocabulary_size == 128

@@ -95,6 +95,15 @@ def make_tokenizer(path: Path) -> None:
     begun.finish([], {"pictures": 12}, {"psnr_db": 21.5, "code_usage": 0.75, "shape": shape})
 
 
+def make_palette(path: Path) -> None:
+    begun = directory(path, "train_palette")
+    (path / "metrics.jsonl").write_text('{"step": 1, "mean_squared_distance": 0.5}\n' * 2)
+    (path / "reconstructions.png").write_bytes(to_png(np.zeros((16, 96, 3), np.uint8)))
+    (path / "palette.png").write_bytes(to_png(np.full((16, 512, 3), 77, np.uint8)))
+    shape = {"codebook_size": 32, "image_side": 16, "patch_side": 1}
+    begun.finish([], {"pictures": 12}, {"psnr_db": 36.5, "code_usage": 1.0, "shape": shape})
+
+
 def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
     begun = directory(path, "tokenize")
     metadata = ShardMetadata(
@@ -459,6 +468,16 @@ def test_every_chart_of_a_tokenizer_says_by_itself_what_it_shows(run):
     titles = [chart.title for chart in read_tokenizer(FinishedStage("tokenizer", path, read_manifest(path))).curves]
     assert len(set(titles)) == len(titles) == len(names) + 1
     assert not [title for title in titles if "the same" in title or title.startswith("its ")]
+
+
+def test_a_palette_is_shown_with_its_colours_and_its_tokens_are_pixels(tmp_path):
+    make_palette(tmp_path / "palette")
+    page = read_page(tmp_path)
+    colours = base64.b64encode(to_png(np.full((16, 512, 3), 77, np.uint8))).decode()
+    assert f'<img src="data:image/png;base64,{colours}" alt="the colours, a square each">' in page
+    assert "36.5 dB" in page
+    assert ">256<" in page  # tokens an image
+    assert "squared distance of a pixel from its colour" in page
 
 
 def test_reconstructions_become_a_picture_each(run):

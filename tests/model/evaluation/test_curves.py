@@ -1,6 +1,7 @@
 from xml.etree import ElementTree
 
-from model.evaluation.curves import Curves, Line, Panel, curve_lines, render
+from model.evaluation.curves import Curves, Line, Panel, curve_lines, draw_svg, render
+from parti_data.charts import Series, draw_curves
 
 HOSTILE = "\x00<script>alert(1)</script> & \ud800"
 
@@ -32,3 +33,17 @@ def test_no_name_reaches_a_terminal_as_a_command():
 def test_curves_without_a_category_are_drawn_as_nothing():
     drawn = ElementTree.fromstring(render(Curves(title="none", x_label="x", panels=[])).decode())
     assert [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")] == ["none"]
+
+
+def test_a_chart_of_three_lines_has_a_look_and_a_name_for_each_and_says_what_is_told():
+    chart = draw_curves("seed 0", [Series(name, [(1, 2.0), (2, 1.0)]) for name in ("plain", "code", "paper")])
+    assert chart
+    drawn = ElementTree.fromstring(draw_svg("x", [chart], "nats <a token>").decode())
+    namespace = "{http://www.w3.org/2000/svg}"
+    kinds = [f"line-{number}" for number in (1, 2, 3)]
+    assert [line.get("class") for line in drawn.iter(f"{namespace}polyline")] == kinds
+    style = next(drawn.iter(f"{namespace}style")).text or ""
+    assert all(f"text.{kind}" in style for kind in kinds)
+    texts = [element.text or "" for element in drawn.iter(f"{namespace}text")]
+    assert "nats <a token>" in texts
+    assert "share of right pictures" not in texts

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from model.masks import make_mask
-from model.priors.parti import Parti, PartiShape, drop_text, no_text
+from model.noble import NobleShape
+from model.priors.parti import Parti, PartiShape
+from model.priors.prior import drop_condition
 from model.shapes import make_shape
 from model.training.train_prior import TrainPriorConfig
 from parti_data.text import END, PAD
@@ -26,9 +28,10 @@ OPTIONS = {
     "qk-norm": {"qk_norm": True},
     "learned": {"positions": "learned"},
     "rotary": {"positions": "rotary"},
+    "noble": {"noble": NobleShape(rank=4)},
     "all": {
         "image_attention": "conv", "kernel_side": 3, "norm": "rms", "feed_forward": "swiglu", "biases": False,
-        "qk_norm": True, "positions": "rotary",
+        "qk_norm": True, "positions": "rotary", "noble": NobleShape.PRESETS["paper"],
     },
 }  # fmt: skip
 """Every value of every option of PartiShape."""
@@ -71,7 +74,8 @@ def test_cached_decoding_equals_uncached(any_model, text_ids):
     tokens = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole = any_model(text_ids, tokens)
-        text, caches = any_model.project_text(any_model.encode_text(text_ids)), any_model.make_caches(2)
+        caches = any_model.make_caches(2)
+        text = any_model.begin(text_ids, caches)
         for position in range(16):
             last = tokens[:, max(position - 1, 0)]
             found = any_model.step(last, torch.tensor([position]), text, caches)
@@ -90,7 +94,8 @@ def test_the_first_tokens_of_an_image_give_the_logits_that_the_whole_gives_there
 def test_a_step_is_compiled_once_for_all_positions(options, text_ids):
     torch.manual_seed(0)
     model = Parti(replace(TINY, num_decoder_layers=1, **OPTIONS[options])).eval()
-    text, caches = model.project_text(model.encode_text(text_ids)), model.make_caches(2)
+    caches = model.make_caches(2)
+    text = model.begin(text_ids, caches)
     wanted = [model.step(torch.tensor([3, 4]), torch.tensor([position]), text, caches) for position in range(16)]
     torch._dynamo.reset()
     step, caches = torch.compile(model.step, backend="eager", fullgraph=True), model.make_caches(2)
@@ -119,14 +124,14 @@ def test_the_loss_is_the_mean_nll_of_image_tokens_in_float64(model, text_ids):
     tokens = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(2))
     probabilities = model(text_ids, tokens).double().softmax(-1)
     wanted = -probabilities.gather(-1, tokens[..., None]).log().mean()
-    assert model.loss(text_ids, tokens).item() == pytest.approx(wanted.item(), abs=1e-5)
+    assert model.losses(text_ids, tokens)["total"].item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
-def test_dropped_text_is_the_empty_text():
+def test_dropped_text_is_the_empty_text(model):
     ids = torch.tensor([[5, 6, END], [7, 8, END]])
-    dropped = drop_text(ids, torch.tensor([False, True]))
+    dropped = drop_condition(model, ids, torch.tensor([False, True]))
     assert dropped.tolist() == [[5, 6, END], [END, PAD, PAD]]
-    assert torch.equal(dropped[1:], no_text(1, 3))
+    assert torch.equal(dropped[1:], model.without(ids[1:]))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("350m", 352), ("750m", 755), ("3b", 3020), ("20b", 20_401)])

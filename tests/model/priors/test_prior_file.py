@@ -1,9 +1,10 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
+from model.noble import NobleShape
 from model.priors.parti import Parti, PartiShape
 from model.priors.prior_file import load_prior, save_prior
 from model.weights import write_weights
@@ -21,9 +22,10 @@ TINY = PartiShape(
 )  # fmt: skip
 
 
-def test_a_saved_prior_is_the_same_prior_and_names_its_tokenizers(tmp_path):
+@pytest.mark.parametrize("noble", [None, NobleShape(rank=4), NobleShape.PRESETS["paper"]])
+def test_a_saved_prior_is_the_same_prior_and_names_its_tokenizers(noble, tmp_path):
     torch.manual_seed(0)
-    model, path = Parti(TINY).eval(), str(tmp_path / "prior.safetensors")
+    model, path = Parti(replace(TINY, noble=noble)).eval(), str(tmp_path / "prior.safetensors")
     save_prior(model, METADATA, path)
     loaded = load_prior(path)
     assert (loaded.image_tokenizer, loaded.text_tokenizer) == ("aa", "bb")
@@ -62,6 +64,11 @@ def write_told(path, fields, **parameters):
             {"qk_norm": True},
             r"blocks.0.self_attention.query_norm.weight of shape none where its header tells of",
         ),
+        (
+            {"noble": {"rank": 4}},
+            r"blocks.0.self_attention.to_qkv.main.weight of shape none where its header tells of \(96, 32\)",
+        ),
+        ({"noble": {"rank": 0}}, "architecture.noble.rank: expected at least 1, found 0"),
         ({"depth": 3}, "architecture: expected a known key, found 'depth'"),
         ({"norm": "batch"}, "architecture.norm: expected one of layer, rms, found 'batch'"),
         ({"width": 1e9}, "architecture.width: expected a whole number, found 1000000000.0"),

@@ -5,7 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.priors.parti import Parti, PartiShape, no_text
+from model.priors.dalle import DALLE, DALLEShape
+from model.priors.parti import Parti, PartiShape
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
 from parti_data.text import END, PAD
 
@@ -13,12 +14,18 @@ TINY = PartiShape(
     text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
     num_encoder_layers=1, num_decoder_layers=2, dropout=0.0,
 )  # fmt: skip
+DALLE_TINY = DALLEShape(
+    text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
+    num_layers=4, kernel_side=3,
+)  # fmt: skip
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0]])
 
 
-@pytest.fixture(params=["dense", "conv"])
+@pytest.fixture(params=["dense", "conv", "dalle"])
 def model(request):
     torch.manual_seed(0)
+    if request.param == "dalle":
+        return DALLE(DALLE_TINY).eval().requires_grad_(False)
     return Parti(replace(TINY, image_attention=request.param, kernel_side=3)).eval().requires_grad_(False)
 
 
@@ -77,7 +84,7 @@ def test_generation_equals_a_loop_without_a_cache(model, monkeypatch):
     sampling = Sampling(guidance=1.5, temperature=0.9, top_k=20)
     tokens = torch.zeros(2, 16, dtype=torch.long)
     for position in range(16):
-        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        logits = guide(model(text_ids, tokens), model(model.without(text_ids), tokens), 1.5)[:, position]
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
     assert torch.equal(generate(model, text_ids, uniform, sampling), tokens)
 
@@ -95,7 +102,7 @@ def test_given_tokens_come_back_and_the_rest_is_drawn_as_by_a_loop_without_a_cac
     tokens = torch.zeros(2, 16, dtype=torch.long)
     tokens[:, :num_given] = given
     for position in range(num_given, 16):
-        logits = guide(model(text_ids, tokens), model(no_text(2, 3), tokens), 1.5)[:, position]
+        logits = guide(model(text_ids, tokens), model(model.without(text_ids), tokens), 1.5)[:, position]
         tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
     assert torch.equal(generate(model, text_ids, uniform, sampling, given), tokens)
 

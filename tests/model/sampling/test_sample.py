@@ -14,6 +14,7 @@ from stand_in_clip import save_towers, stand_in
 from model.contrastive import Contrastive, ContrastiveShape, save_contrastive
 from model.evaluation.clip import load_clip
 from model.evaluation.clip_score import cosines
+from model.priors.dalle import DALLE, DALLEShape
 from model.priors.parti import Parti, PartiShape
 from model.priors.prior_file import save_prior
 from model.sampling import sample as sample_module
@@ -37,14 +38,22 @@ def marks(image_tokenizer: str, text_tokenizer: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, image_file, text_file) -> dict[str, str]:
-    """The files that every config here names."""
-    path = str(tmp_path_factory.mktemp("prior") / "prior.safetensors")
+def priors(tmp_path_factory, image_file, text_file) -> dict[str, str]:
+    """The files of untrained priors, by family."""
+    folder = tmp_path_factory.mktemp("priors")
     metadata = marks(load_tokenizer(image_file).fingerprint, TextTokenizer(text_file).fingerprint)
+    sizes = {"width": 32, "hidden": 64, "num_heads": 2, "num_layers": 2, "kernel_side": 3}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_prior(Parti(PartiShape(**IDS, **SIZES, num_decoder_layers=1)), metadata, path)
-    return {"prior": path, "image_tokenizer": image_file, "text_tokenizer": text_file}
+        save_prior(Parti(PartiShape(**IDS, **SIZES, num_decoder_layers=1)), metadata, str(folder / "parti"))
+        save_prior(DALLE(DALLEShape(**IDS, **sizes)), metadata, str(folder / "dalle"))
+    return {family: str(folder / family) for family in ("parti", "dalle")}
+
+
+@pytest.fixture
+def files(priors, image_file, text_file) -> dict[str, str]:
+    """The files that every config here names."""
+    return {"prior": priors["parti"], "image_tokenizer": image_file, "text_tokenizer": text_file}
 
 
 @pytest.fixture
@@ -96,9 +105,10 @@ def test_no_rows_given_draw_what_is_drawn_plainly(draw, pictures):
     assert [row["image_tokens"] for row in given] == [row["image_tokens"] for row in plain]
 
 
-def test_given_rows_are_the_pictures_own_and_the_table_says_so(draw, pictures, files):
+@pytest.mark.parametrize("family", ["parti", "dalle"])
+def test_given_rows_are_the_pictures_own_and_the_table_says_so(draw, pictures, files, priors, family):
     tokenizer = load_tokenizer(files["image_tokenizer"])
-    rows = draw("given", completion={"pictures": pictures, "rows": 3}, batch_size=4)
+    rows = draw("given", prior=priors[family], completion={"pictures": pictures, "rows": 3}, batch_size=4)
     for number, row in enumerate(rows):
         path = Path(pictures[number // 3])
         square = apply_recipe(tokenizer.spec.resize_recipe, np.asarray(Image.open(path)), 32).pixels

@@ -113,6 +113,22 @@ def test_a_prior_learns_from_shards(prior_file):
     assert held_out[-1] < held_out[0]
 
 
+def test_a_dalle_learns_text_and_image_from_shards(tmp_path, tokens, text_file):
+    values = {
+        "output": str(tmp_path), "family": "dalle", "source": tokens, "held_out": tokens, "batch_size": 8,
+        "text": {"tokenizer": text_file, "bpe_dropout": 0.1}, "schedule": SHORT.model_dump(), "ema_decay": 0.9,
+        "architecture": {"width": 32, "hidden": 64, "num_heads": 2, "num_layers": 2, "max_text_length": 16},
+    }  # fmt: skip
+    train_prior(TrainPriorConfig.model_validate(values))
+    lines = [line for line in metrics(tmp_path) if "total" in line]
+    for name in ("text", "image"):
+        assert lines[-1][name] < lines[0][name]
+    for line in lines:
+        assert line["total"] == pytest.approx(line["text"] / 8 + 7 * line["image"] / 8, rel=1e-5)
+    held_out = [line["held_out_loss"] for line in metrics(tmp_path) if "held_out_loss" in line]
+    assert held_out[-1] < held_out[0]
+
+
 def test_an_output_directory_of_another_config_is_refused(tmp_path, filtered):
     config = tokenizer_config(tmp_path, filtered)
     train_tokenizer(config)
@@ -126,6 +142,15 @@ def test_text_training_is_the_same_bytes_twice_and_knows_the_captions(tmp_path, 
     assert (tmp_path / "a" / "text.model").read_bytes() == (tmp_path / "b" / "text.model").read_bytes()
     tokenizer = TextTokenizer(str(tmp_path / "a" / "text.model"))
     assert tokenizer.decode(tokenizer.encode("a small red ring")[:-1]) == "a small red ring"
+
+
+def test_text_may_be_trained_to_be_read_in_lower_case(tmp_path, filtered):
+    config = TrainTextConfig(output=str(tmp_path), source=filtered, vocabulary_size=100, lower_case=True)
+    train_text(config)
+    tokenizer = TextTokenizer(str(tmp_path / "text.model"))
+    assert tokenizer.encode("A small RED ring") == tokenizer.encode("a small red ring")
+    with pytest.raises(ShardError, match="lower_case: begun with True, now False"):
+        train_text(config.model_copy(update={"lower_case": False}))
 
 
 def test_too_large_a_vocabulary_is_refused(tmp_path, filtered):
@@ -330,9 +355,9 @@ def test_the_held_out_loss_is_the_mean_over_all_rows_whatever_the_batch(tokens, 
         lasts.append(metrics(output)[-1]["held_out_loss"])
     network = load_prior(str(output / "prior.safetensors")).model
     dataset = TokenDataset(tokens, 1, text=TextReading(length=32))
-    rows = [as_tensors(batch) for batch in dataset.epoch(0)]
+    rows = [as_tensors(batch, network) for batch in dataset.epoch(0)]
     assert len(rows) % 32
-    losses = [float(network.loss(row.text_ids.long(), row.image_tokens.long())) for row in rows]
+    losses = [float(network.losses(row.condition.long(), row.image_tokens.long())["total"]) for row in rows]
     assert lasts == pytest.approx([np.mean(losses)] * 2, abs=1e-4)
 
 

@@ -31,9 +31,27 @@ checkpoint_every = 4
 log_every = 1
 precision = "float32"
 """
+DALLE = """
+family = "dalle"
+batch_size = 32
+[architecture]
+max_text_length = 16
+width = 16
+hidden = 32
+num_heads = 2
+num_layers = 3
+kernel_side = 3
+[schedule]
+num_steps = 4
+lr = 1e-2
+checkpoint_every = 4
+log_every = 1
+precision = "float32"
+"""
 ADAFACTOR = ["schedule.optimizer=adafactor", "schedule.beta2=0.96", "schedule.num_steps=8"]
+NOBLE = [*ADAFACTOR, 'architecture.noble={preset = "paper", rank = 4}']
 SHARD = ["running.parallel=shard"]
-STOPS = {"one": 7, "two": 5, "shares": 6, "moved": 4}
+STOPS = {"one": 7, "two": 5, "shares": 6, "noble": 5, "moved": 4}
 """Steps that end a run, drawn once; those since its checkpoint are done again, and 20 follow in all."""
 
 
@@ -53,10 +71,13 @@ def runs(tmp_path_factory, tokens, run_on_ranks):
     """The folder of all runs: by one process, by two, stopped and gone on with, also by the other number."""
     folder = tmp_path_factory.mktemp("priors")
     config = folder / "config.toml"
-    config.write_text(f'source = "{tokens}"\nheld_out = "{tokens}"\n{CONFIG}')
+    data = f'source = "{tokens}"\nheld_out = "{tokens}"\n'
+    config.write_text(data + CONFIG)
+    dalle = folder / "dalle.toml"
+    dalle.write_text(data + DALLE)
     alone, together = alone_in(config, folder), []
 
-    def output(name, *words):
+    def output(name, *words, config=config):
         return ["prior", str(config), f"output={folder / name}", *words]
 
     alone("one")
@@ -64,13 +85,19 @@ def runs(tmp_path_factory, tokens, run_on_ranks):
     alone("one_stopped")
     alone("one_parts", *ADAFACTOR, "batch_parts=2", "recompute_blocks=true")
     alone("one_adafactor", *ADAFACTOR)
+    alone("one_noble", *NOBLE)
     alone("one_to_two", *ADAFACTOR, stop=STOPS["moved"])
     together += [output("two"), output("two_stopped", f"stop={STOPS['two']}"), output("two_stopped")]
     together += [output("shares", *SHARD, "batch_parts=2", "recompute_blocks=true")]
     together += [output("shares_adafactor", *SHARD, *ADAFACTOR)]
+    together += [
+        output("shares_noble", *SHARD, *NOBLE, f"stop={STOPS['noble']}"),
+        output("shares_noble", *SHARD, *NOBLE),
+    ]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR, f"stop={STOPS['shares']}")]
     together += [output("shares_stopped", *SHARD, *ADAFACTOR), output("one_to_two", *SHARD, *ADAFACTOR)]
     together += [output("two_to_one", *SHARD, *ADAFACTOR, f"stop={STOPS['moved']}"), output("bad", "bad=3")]
+    together += [output("dalle_two", config=dalle), output("dalle_shares", *SHARD, config=dalle)]
     run_on_ranks(Path(__file__).with_name("train_on_two_ranks.py"), TRAININGS=together)
     alone("two_to_one", *ADAFACTOR)
     return folder
@@ -105,7 +132,7 @@ def learned(runs, metrics):
     ("one", "other"),
     [
         ("one", "two"), ("one", "shares"), ("one_adafactor", "one_parts"), ("one_adafactor", "shares_adafactor"),
-        ("one_adafactor", "one_to_two"), ("one_adafactor", "two_to_one"),
+        ("one_adafactor", "one_to_two"), ("one_adafactor", "two_to_one"), ("one_noble", "shares_noble"),
     ],
 )  # fmt: skip
 def test_ranks_and_parts_change_rounding_alone(learned, one, other):
@@ -116,6 +143,14 @@ def test_ranks_and_parts_change_rounding_alone(learned, one, other):
         assert its == pytest.approx(mine, abs=1e-5 + rounding, rel=1e-5), (mine, its)
     losses = [line["held_out_loss"] for line in lines[0] if "held_out_loss" in line]
     assert losses[-1] < losses[0]
+
+
+def test_a_dalle_of_which_ranks_hold_shares_learns_as_one_of_which_they_hold_all(learned):
+    """One process alone counts the ids of the text over the whole batch, so that its text weighs otherwise."""
+    lines = learned("dalle_two"), learned("dalle_shares")
+    assert len(lines[0]) == len(lines[1]) == 4 + 1
+    for whole, shared in zip(*lines, strict=True):
+        assert shared == pytest.approx(whole, abs=1e-4, rel=1e-5)
 
 
 @pytest.mark.parametrize(

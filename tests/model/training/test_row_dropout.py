@@ -14,8 +14,10 @@ def keys_of(rows, step: int = 0) -> RowKeys:
     return keys
 
 
-def kept(rows, number: int = 0, step: int = 0, p: float = 0.25, size: int = 5000) -> np.ndarray:
-    dropped = RowDropout(p, keys_of(rows, step), number, torch.device("cpu"))(torch.ones(len(rows), size))
+def kept(rows, number: int = 0, step: int = 0, p: float = 0.25, size: int = 5000, call: int = 0) -> np.ndarray:
+    dropout = RowDropout(p, keys_of(rows, step), number, torch.device("cpu"))
+    dropout.calls = call
+    dropped = dropout(torch.ones(len(rows), size))
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
     return (dropped > 0).numpy()
 
@@ -33,10 +35,37 @@ def test_a_share_p_is_dropped_of_each_row_and_of_each_column(p):
 def test_rows_steps_places_and_neighbours_are_independent():
     one = kept(range(50))
     others = {"row": kept(range(50, 100)), "step": kept(range(50), step=1), "place": kept(range(50), number=1)}
+    others["call"] = kept(range(50), call=1)
     others |= {"next": np.roll(one, 1, 1), "next row": np.roll(one, 1, 0), "power of two": np.roll(one, 1024, 1)}
     for name, other in others.items():
         correlation = np.corrcoef(one.ravel(), other.ravel())[0, 1]
         assert abs(correlation) < 5 / np.sqrt(one.size), name
+
+
+def mixed(numbers: np.ndarray) -> np.ndarray:
+    """The hash of the module, in unsigned arithmetic."""
+    numbers = numbers * np.uint32(0x7FEB352D)
+    numbers = (numbers ^ (numbers >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return numbers ^ (numbers >> np.uint32(16))
+
+
+def test_what_is_kept_is_the_same_in_unsigned_arithmetic():
+    rows, keys = keys_of(range(6)), keys_of(range(6)).keys.numpy().view(np.uint32)
+    numbers = np.arange(20_000, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    values = mixed(numbers ^ mixed(keys ^ np.uint32(3 * 16))[:, None]).view(np.int32)
+    found = RowDropout(0.1, rows, 3, torch.device("cpu"))(torch.ones(6, 40, 500))
+    assert np.array_equal(found.view(6, -1) > 0, values >= -0.4 * 2**32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch.compile's own
+def test_what_is_kept_on_a_gpu_is_the_same_when_compiled():
+    keys = RowKeys()
+    keys.take(stream_key(0, 0), np.arange(3), torch.device("cuda"))
+    dropout, x = RowDropout(0.1, keys, 3, torch.device("cuda")), torch.randn(3, 1024, 1024, device="cuda")
+    found = dropout(x)
+    dropout.calls = 0
+    assert torch.equal(torch.compile(lambda x: dropout(x).relu(), dynamic=False)(x), found.relu())
 
 
 def test_a_row_loses_the_same_whichever_others_are_with_it_and_however_long_they_are():

@@ -6,8 +6,11 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from model.priors.parti import Parti, PartiShape
 from model.training.token_batches import StepBatches, TokenBatches, as_tensors
 from parti_data import TokenBatch, TokenDataset
+
+TINY = PartiShape(width=8, hidden=8, num_heads=1, num_encoder_layers=1, num_decoder_layers=1)
 
 
 def make(path: str, **options: object) -> TokenDataset:
@@ -64,8 +67,8 @@ def test_torchdatas_loader_resumes_exactly(tokens, whole, num_workers, taken):
 
 
 def step_batches(path: str, device: torch.device) -> StepBatches:
-    dataset = make(path)
-    return StepBatches(lambda step: as_tensors(dataset.batch(step)), device)
+    dataset, prior = make(path), Parti(TINY)
+    return StepBatches(lambda step: as_tensors(dataset.batch(step), prior), device)
 
 
 def test_a_step_s_batch_is_wide_integers_on_the_device(tokens, whole):

@@ -1,0 +1,117 @@
+"""Priors of classes, and of nothing, through the jobs that every family shares: trained, sampled, measured."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from model.evaluation.evaluate import EvaluateConfig, evaluate
+from model.evaluation.evaluate_config import HeldOutLossSettings
+from model.priors.prior_file import load_prior
+from model.sampling.sample import SampleConfig, sample
+from model.training.schedule import Schedule
+from model.training.train_prior import TrainPriorConfig, train_prior
+from parti_data import token_directory
+from parti_data.errors import ConfigError, ShardError
+from parti_data.manifest import Manifest
+from parti_data.token_directory import class_names, open_token_directory
+
+TINY = {"width": 32, "hidden": 64, "num_heads": 2, "num_layers": 1}
+SHORT = Schedule(num_steps=20, lr=3e-3, warmup_steps=5, checkpoint_every=10, log_every=5)
+
+
+def train(output: Path, tokens: str, **values) -> Manifest:
+    values = {"family": "vim", "architecture": TINY, "schedule": SHORT, "batch_size": 8, "text_drop": 0.0} | values
+    return train_prior(TrainPriorConfig(output=str(output), source=tokens, held_out=tokens, **values))
+
+
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory, tokens) -> str:
+    output = tmp_path_factory.mktemp("of_classes")
+    train(output, tokens, architecture=TINY | {"class_conditional": True})
+    return str(output / "prior.safetensors")
+
+
+@pytest.fixture(scope="module")
+def of_nothing(tmp_path_factory, tokens) -> str:
+    output = tmp_path_factory.mktemp("of_nothing")
+    train(output, tokens)
+    return str(output / "prior.safetensors")
+
+
+def captions_of(tokens: str) -> list[str]:
+    tables = [pq.read_table(path, columns=["captions"]) for path in sorted(Path(tokens).glob("tokens-*.parquet"))]
+    return sorted({caption for table in tables for row in table.column("captions").to_pylist() for caption in row})
+
+
+def drawn(path: Path, prior: str, image_file: str, **values) -> list[dict]:
+    values = {"samples_per_prompt": 3} | values
+    sample(SampleConfig(output=str(path), prior=prior, image_tokenizer=image_file, **values))
+    return pq.read_table(path / "samples.parquet").to_pylist()
+
+
+def test_the_classes_are_the_distinct_captions_of_the_shards(of_classes, tokens):
+    assert list(load_prior(of_classes).model.shape.classes) == captions_of(tokens)
+
+
+def test_too_many_captions_are_no_classes(tokens, monkeypatch):
+    monkeypatch.setattr(token_directory, "MOST_CLASSES", 3)
+    with pytest.raises(ShardError, match="expected captions that name at most 3 classes, found more; train without"):
+        class_names([open_token_directory(tokens)])
+
+
+def test_a_prior_of_classes_draws_by_their_names_without_a_text_tokenizer(of_classes, image_file, tokens, tmp_path):
+    names = captions_of(tokens)[:2]
+    rows = drawn(tmp_path / "samples", of_classes, image_file, prompts=names)
+    assert [row["prompt"] for row in rows] == [names[0]] * 3 + [names[1]] * 3
+    assert rows[0]["image_tokens"] != rows[3]["image_tokens"]
+
+
+def test_a_prompt_that_is_no_class_is_refused_before_anything_is_begun(of_classes, image_file, tmp_path):
+    with pytest.raises(ConfigError, match="found 'a purple cow'"):
+        drawn(tmp_path / "samples", of_classes, image_file, prompts=["a purple cow"])
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_prior_of_nothing_draws_as_many_as_are_asked_for_whatever_the_guidance(of_nothing, image_file, tmp_path):
+    plain, guided = (
+        drawn(tmp_path / str(guidance), of_nothing, image_file, sampling={"guidance": guidance}) for guidance in (1, 3)
+    )
+    assert [row["prompt"] for row in plain] == [""] * 3
+    assert len({tuple(row["image_tokens"]) for row in plain}) == 3
+    assert [row["image_tokens"] for row in plain] == [row["image_tokens"] for row in guided]
+
+
+def test_prompts_for_a_prior_of_nothing_are_refused(of_nothing, image_file, tmp_path):
+    with pytest.raises(ConfigError, match="prompts: expected none for a prior that reads nothing, found 1; leave"):
+        drawn(tmp_path / "samples", of_nothing, image_file, prompts=["a small red ring"])
+
+
+def test_a_prior_of_nothing_completes_pictures_without_prompts(of_nothing, image_file, tmp_path, tokens):
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    completion = {"pictures": [str(tmp_path / "red.png")], "rows": 2}
+    rows = drawn(tmp_path / "samples", of_nothing, image_file, completion=completion)
+    assert len(rows) == 3
+    assert len({tuple(row["image_tokens"][:8]) for row in rows}) == 1
+
+
+@pytest.mark.parametrize("kind", ["of_classes", "of_nothing"])
+def test_the_held_out_loss_is_measured_whatever_a_prior_reads(kind, tokens, request, tmp_path):
+    held_out = HeldOutLossSettings(prior=request.getfixturevalue(kind), tokens=tokens)
+    manifest = evaluate(EvaluateConfig(output=str(tmp_path), held_out=held_out))
+    assert 0 < manifest.details["figures"]["held_out_nats_a_token"] < 4.5
+
+
+def test_a_prior_without_a_text_encoder_begins_with_none(tokens, tmp_path):
+    with pytest.raises(ConfigError, match="start_from: expected a network with a text encoder, found one without"):
+        train(tmp_path / "prior", tokens, start_from="encoder.safetensors")
+
+
+def test_a_prior_that_reads_text_needs_its_tokenizer(tokens, image_file, tmp_path):
+    sizes = {"width": 32, "hidden": 64, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    short = SHORT.model_copy(update={"num_steps": 6})
+    train(tmp_path / "prior", tokens, family="parti", architecture=sizes, schedule=short)
+    with pytest.raises(ConfigError, match="text_tokenizer: expected the file that gave the text ids, found none"):
+        drawn(tmp_path / "samples", str(tmp_path / "prior" / "prior.safetensors"), image_file, prompts=["x"])
