@@ -38,6 +38,8 @@ class BlockShape:
     noble: NobleShape | None = None
     """The branch beside every linear layer; none: plain ones."""
     rms_epsilon: float = _RMS_EPSILON
+    activation_dropout: float = 0.0
+    """Inside the feed-forward."""
 
 
 def make_linear(shape: BlockShape, inputs: int, outputs: int, bias: bool = False, num_parts: int = 1) -> nn.Module:
@@ -161,7 +163,7 @@ class FeedForward(nn.Sequential):
         num_parts = 2 if isinstance(activation, Gate) else 1
         super().__init__(
             make_linear(shape, shape.width, num_parts * shape.hidden, shape.biases, num_parts),
-            activation,
+            nn.Sequential(activation, nn.Dropout(inner)) if (inner := shape.activation_dropout) else activation,
             make_linear(shape, shape.hidden, shape.width, shape.biases),
         )
 

@@ -114,10 +114,15 @@ class NobleBranch(nn.Module):
 def _by_part(layers: nn.ModuleList, x: Tensor) -> Tensor:
     """Return equal parts of the last dimension, each through a layer of its own.
 
-    Several are one product, with the layers on a diagonal: the zeros beside them cost less than small products do.
+    In training several are one product, with the layers on a diagonal: with rank 8, a layer of queries, keys and values
+    of 128 channels took a tenth less time so, on a core of an EPYC. A step of decoding has too few rows to write that
+    diagonal for.
     """
     if len(layers) == 1:
         return layers[0](x)
+    if not torch.is_grad_enabled():
+        parts = x.chunk(len(layers), -1)
+        return torch.cat([layer(part) for layer, part in zip(layers, parts, strict=True)], -1)
     weights: list[Any] = [layer.weight for layer in layers]
     biases: list[Any] = [layer.bias for layer in layers if layer.bias is not None]
     return F.linear(x, torch.block_diag(*weights), torch.cat(biases) if biases else None)
@@ -125,10 +130,12 @@ def _by_part(layers: nn.ModuleList, x: Tensor) -> Tensor:
 
 def _lr_multipliers(branch: NobleBranch, ratio: float, shape: NobleShape) -> dict[str, float]:
     """Return what the learning rate of each parameter is multiplied by, by its name; the optimizer is made with it."""
-    of_part = {"down": 1.0, "mixing": ratio**shape.mixing_power, "up": ratio**shape.up_power}
-    of_kind = {"frequency": shape.frequency_multiplier, "phase": shape.phase_multiplier}
-    parts = {name: name.split(".") for name, _ in branch.named_parameters()}
-    return {name: of_kind.get(words[-1]) or of_part[words[0]] for name, words in parts.items()}
+    multipliers = {
+        "down": 1.0, "mixing": ratio**shape.mixing_power, "up": ratio**shape.up_power,
+        "frequency": shape.frequency_multiplier, "phase": shape.phase_multiplier,
+    }  # fmt: skip
+    names = [name for name, _ in branch.named_parameters()]
+    return {name: next(multipliers[word] for word in name.split(".") if word in multipliers) for name in names}
 
 
 class NobleLinear(nn.Module):

@@ -182,10 +182,24 @@ def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
 
 
 @app.command("evaluate")
-def evaluate_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Measure a prior and its samples: held-out loss, FID, CLIP score, a page, whatever the config names."""
-    job = _load("model.evaluation.evaluate")
-    manifest = _run_job(context, job.evaluate, job.EvaluateConfig, arguments)
+def evaluate_command(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[probe] [CONFIG.toml] [KEY=VALUE]…",
+            help="probe, for the linear probe, whose config is its own; a config file, then overrides.",
+        ),
+    ] = None,
+) -> None:
+    """Measure a prior and its samples: held-out loss, FID, CLIP score, a page, whatever the config names.
+
+    With probe first: how well a linear map tells an image's class from what the blocks of a prior make of it.
+    """
+    is_probe = (arguments or [""])[0] == "probe"
+    job = _load("model.evaluation.probe" if is_probe else "model.evaluation.evaluate")
+    run, model = (job.probe, job.ProbeConfig) if is_probe else (job.evaluate, job.EvaluateConfig)
+    manifest = _run_job(context, run, model, arguments[1:] if arguments and is_probe else arguments)
     for line in job.figure_lines(manifest):
         print(line)
 

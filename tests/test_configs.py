@@ -24,6 +24,7 @@ STAGES = {
     "train prior": ("model.training.train_prior", "TrainPriorConfig"),
     "sample": ("model.sampling.sample", "SampleConfig"),
     "evaluate": ("model.evaluation.evaluate", "EvaluateConfig"),
+    "evaluate probe": ("model.evaluation.probe", "ProbeConfig"),
     "demo": ("pipelines.demo", "DemoConfig"),
 }
 

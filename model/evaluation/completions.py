@@ -6,9 +6,9 @@ the original of which at least half was given. So an object cut by the last give
 was, unless less than half of it was to be seen; what is drawn freely below has to be of whole objects. Pictures without
 such a cut are not judged: there anything may follow.
 
-Measured on 600 scenes at 16 px with 64 colours, 8 rows given: of the originals 100 % are right, with the given half
-mirrored 9 %, with nothing below 0.4 %, with another scene's half on the same background 0.8 %, with cut objects going
-on as another shape 9 %, as another colour 6 %.
+Measured on 600 scenes at 16 px in 64 colours, 8 rows given, of which 245 have a cut: of the originals 100 % are right,
+with the given half mirrored 8 %, with nothing below 0.8 %, with another scene's half on the same background 0.4 %, with
+all objects going on as another shape 11 %, as another colour 6 %.
 """
 
 from itertools import combinations

@@ -1,20 +1,18 @@
 """The job that measures a prior and its samples: whatever its config names, into one directory."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
 from model.evaluation.completions import judge_completions, read_originals
-from model.evaluation.curves import Curves, curve_lines, printable, render
 from model.evaluation.evaluate_config import EvaluateConfig
 from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
-from model.evaluation.measured import Measured
+from model.evaluation.measured import Measured, figure_lines, finish_measured
 from model.evaluation.prompt_fit import measure_prompt_fit
 from model.evaluation.prompt_page import write_prompt_page
 from model.evaluation.real_images import real_digest
@@ -24,8 +22,8 @@ from model.evaluation.setting_curve import SettingCurve
 from model.priors.prior_file import LoadedPrior
 from model.training.ranks import choose_device
 from parti_data.errors import ConfigError
-from parti_data.manifest import Beginning, Manifest, ShardRecord, begin, manifest_digest, record_shard
-from parti_data.storage import is_file, join, publish, publish_bytes, sha256_file
+from parti_data.manifest import Beginning, Manifest, begin, manifest_digest
+from parti_data.storage import is_file, sha256_file
 from parti_data.token_dataset import TokenDataset
 
 __all__ = ["EvaluateConfig", "evaluate", "figure_lines"]
@@ -51,17 +49,7 @@ def evaluate(config: EvaluateConfig) -> Manifest:
     begun = begin(config.output, Beginning(stage="evaluate", config=config.deciding(), inputs=inputs.digests))
     if isinstance(begun, Manifest):
         return begun
-    counts: dict[str, int] = {}
-    details: dict[str, Any] = {"figures": {}}
-    shards: list[ShardRecord] = []
-    for measured in _measure(config, inputs, device):
-        details["figures"] |= {name: round(value, 6) for name, value in measured.figures.items()}
-        counts |= measured.counts
-        details |= measured.details
-        for name, curves in measured.curves.items():
-            details.setdefault("curves", {})[name] = curves.model_dump(mode="json")
-        shards += _write(config.output, measured)
-    return begun.finish(shards, counts, details)
+    return finish_measured(begun, _measure(config, inputs, device))
 
 
 def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
@@ -117,25 +105,3 @@ def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> I
     if config.page:
         models = inputs.models or ({"": inputs.samples} if inputs.samples else {})
         yield write_prompt_page(config.page, models, config.output)
-
-
-def _write(output: str, measured: Measured) -> list[ShardRecord]:
-    """Write a measurement's tables and draw its curves; return the records of all its files."""
-    for name, table in measured.tables.items():
-        with publish(join(output, name)) as file:
-            pq.write_table(table, file)
-    for name, curves in measured.curves.items():
-        publish_bytes(join(output, f"{name}.svg"), render(curves))
-    rows = {name: len(table) for name, table in measured.tables.items()}
-    pictures = [f"{name}.svg" for name in measured.curves]
-    return [record_shard(output, name, rows.get(name, 0)) for name in (*rows, *pictures, *measured.files)]
-
-
-def figure_lines(manifest: Manifest) -> list[str]:
-    """Return what was measured, a figure a line."""
-    figures: dict[str, float] = dict(manifest.details["figures"])
-    accuracy = manifest.details.get("accuracy", {})
-    figures |= {f"right, {printable(category)}": share for category, share in accuracy.items()}
-    lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items()]
-    curves = [Curves.model_validate(found) for found in manifest.details.get("curves", {}).values()]
-    return [*lines, *(line for one in curves for line in curve_lines(one))]

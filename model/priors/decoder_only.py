@@ -4,6 +4,7 @@ A stream has P + I - 1 positions: P of the prefix, then each image token but the
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,17 @@ class DecoderOnly(Prior):
         """Return logits float32 (..., V) of image tokens."""
         return self.to_logits(self.decoder_norm(states)).float()
 
+    def features(self, condition: Tensor, image_tokens: Tensor) -> Tensor:
+        """Return what a linear probe reads of images (B, I): of the first block's input and of each block's output,
+        float32 (L + 1, B, D), the mean over the positions that tell image tokens.
+
+        The last token is read at none of them. Source: "Vector-quantized Image Modeling with Improved VQGAN", arXiv
+        2110.04627v3, section 4.2.
+        """
+        made = enumerate(self._made(condition, image_tokens))
+        pooled = [self._feature(x[:, self.num_before :], layer).mean(1, dtype=torch.float32) for layer, x in made]
+        return torch.stack(pooled)
+
     def begin(self, condition: Tensor, caches: list[KeysAndValues]) -> Tensor:
         """Return the embedded prefix (B, P, D); the caches hold all of it but the last position."""
         prefix = self.embed_prefix(condition)
@@ -110,6 +122,18 @@ class DecoderOnly(Prior):
         for block, (keys, values), sees in zip(self.decoder, caches, seen, strict=True):
             x = block(x, cache=KeyValueCache(keys, values, sees))
         return self.tell(x)[:, 0]
+
+    def _feature(self, x: Tensor, layer: int) -> Tensor:
+        """Return what features are the mean of, (B, N, D), given what so many blocks have made of the stream."""
+        return x
+
+    def _made(self, condition: Tensor, image_tokens: Tensor) -> Iterator[Tensor]:
+        """Yield the stream as the first block reads it, then what each block makes of it."""
+        x = self._stream(self.embed_prefix(condition), image_tokens)
+        yield x
+        for block, mask in zip(self.decoder, self.masks, strict=True):
+            x = block(x, mask)
+            yield x
 
     def _stream(self, prefix: Tensor, image_tokens: Tensor) -> Tensor:
         """Return what the blocks read up to the last of the tokens (B, N), (B, P + N - 1, D)."""

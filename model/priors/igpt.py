@@ -1,10 +1,11 @@
 """iGPT: image tokens without any condition, in raster order, or as BERT hidden ones by all others.
 
-Source: "Generative Pretraining from Pixels", Chen et al. 2020, sections 2.2 to 2.5; where the paper is silent,
+Source: "Generative Pretraining from Pixels", Chen et al. 2020, sections 2.1, 2.2 and 3.3; where the paper is silent,
 openai/image-gpt, src/model.py: norms that take no mean and add nothing, GELU by a sigmoid, no biases, positions added
 where a token is told, and the weights' beginnings. Its pixels are tokens of a palette.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import CausalMask
-from model.layers import INIT_STD, BlockShape, FeedForwardKind, NormKind, draw_matrices
+from model.layers import INIT_STD, Block, BlockShape, FeedForwardKind, NormKind, draw_matrices
 from model.masks import dense_mask
 from model.priors.decoder_only import DecoderOnly, DecoderOnlyShape
 from model.text_encoder import position_table
@@ -22,7 +23,7 @@ from parti_data.errors import ConfigError
 from parti_data.keyed_random import mix, uniform
 
 HIDDEN_SHARE = 0.15
-"""Of the positions, each by itself. Source: section 2.2."""
+"""Of the positions, each by itself. Source: section 2.1."""
 _POSITIONS_STD, _RMS_EPSILON = 0.01, 1e-5
 """Source: src/model.py."""
 _ROW_KEY = np.uint64(0)
@@ -31,7 +32,7 @@ _ROW_KEY = np.uint64(0)
 
 @dataclass(frozen=True, kw_only=True)
 class IGPTShape(DecoderOnlyShape):
-    """The architecture; width, layers and heads default to iGPT-S (section 2.5; the heads are its README's)."""
+    """The architecture; width, layers and heads default to iGPT-S (section 3.3; the heads are the README's)."""
 
     codebook_size: int = 512
     width: int = 512
@@ -132,6 +133,25 @@ class IGPT(DecoderOnly):
         """Return logits float32 (..., V) of image tokens, by a product in float32 in training."""
         with torch.autocast("cpu" if states.is_meta else states.device.type, enabled=False):
             return self.to_logits(self.decoder_norm(states.float()).to(self.to_logits.weight.dtype)).float()
+
+    def _feature(self, x: Tensor, layer: int) -> Tensor:
+        """Return the stream after so many blocks as it is normed for what follows."""
+        if layer == len(self.decoder):
+            return self.decoder_norm(x)
+        following = self.decoder[layer]
+        assert isinstance(following, Block), following
+        return following.self_norm(x)
+
+    def _made(self, condition: Tensor, image_tokens: Tensor) -> Iterator[Tensor]:
+        """Yield what the first block reads, then what each block makes of it; as BERT with no token hidden."""
+        if not self.shape.is_bert:
+            yield from super()._made(condition, image_tokens)
+            return
+        x = self.token_embedding(image_tokens) + self.positions
+        yield x
+        for block in self.decoder:
+            x = block(x)
+            yield x
 
     def losses(self, condition: Tensor, image_tokens: Tensor) -> dict[str, Tensor]:
         """Return `total`, the mean cross-entropy in nats over the image tokens, as BERT over each row's hidden ones."""

@@ -6,13 +6,13 @@ attention, learned two-dimensional positions, a class token in front with a tabl
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import CausalMask
-from model.layers import initialise, positions_2d
+from model.layers import BlockShape, initialise, positions_2d
 from model.masks import dense_mask
 from model.priors.decoder_only import DecoderOnly, DecoderOnlyShape
 from model.priors.prior import Read
@@ -35,6 +35,11 @@ class VIMShape(DecoderOnlyShape):
     def __post_init__(self):
         super().__post_init__()
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))  # a file's header has a list
+
+    @property
+    def block(self) -> BlockShape:
+        """The architecture of each block; activations are dropped too, as its section 4 says."""
+        return replace(super().block, activation_dropout=self.dropout)
 
     def refuse_excess(self) -> None:
         """Raise ValueError for sizes in a file's header that would take memory beyond its weights."""

@@ -14,7 +14,7 @@ class TrainPaletteConfig(ImagesConfig):
     image_side: Annotated[int, Field(gt=0, le=MOST_SIDE_PX)] = 32
     """Pixels, each of which becomes a token; tokenize is told the same by tokenizer.image_side."""
     codebook_size: Annotated[int, Field(ge=2, le=1 << 16)] = 512
-    """Colours. Source: iGPT, section 2.4."""
+    """Colours. Source: iGPT, section 3.2."""
     num_pixels: PositiveInt = 1 << 20
     """Pixels that are clustered, at most. The paper states no number."""
     pixels_per_picture: PositiveInt = 64

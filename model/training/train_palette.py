@@ -1,7 +1,7 @@
 """The job that finds iGPT's colours in images: a sample of their pixels, clustered by k-means.
 
 It writes `kmeans_centers.npy`, float32 (V, 3) in [-1, 1], as openai/image-gpt publishes its own: the kind `igpt` of an
-image tokenizer. Source: iGPT, "Generative Pretraining from Pixels", Chen et al. 2020, section 2.4.
+image tokenizer. Source: iGPT, "Generative Pretraining from Pixels", Chen et al. 2020, section 3.2.
 """
 
 import io

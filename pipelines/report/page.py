@@ -22,6 +22,8 @@ _FIGURES = {
     "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
     "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
     "completed_right": "share of right completions",
+    "probe_prior_accuracy": "linear probe", "probe_random_network_accuracy": "probe of a random network",
+    "probe_tokens_accuracy": "probe of mean tokens", "probe_pixels_accuracy": "probe of pixels",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
 

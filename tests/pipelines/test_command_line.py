@@ -63,6 +63,25 @@ def test_an_evaluation_says_its_figures(parti, tmp_path):
     assert (code, err.startswith("error: evaluate: expected something to measure, found nothing; ")) == (2, True)
 
 
+def test_a_linear_probe_is_an_evaluation_that_is_named_first(parti, tmp_path, tokens):
+    from model.priors.prior_file import save_prior
+    from model.priors.vim import VIM, VIMShape
+    from parti_data.token_directory import open_token_directory
+
+    shape = VIMShape(codebook_size=64, grid_side=4, width=8, hidden=8, num_heads=1, num_layers=1, dropout=0.0)
+    save_prior(VIM(shape), open_token_directory(tokens).metadata, f"{tmp_path}/prior.safetensors")
+    config = tmp_path / "a.toml"
+    config.write_text(f'prior = "{tmp_path}/prior.safetensors"\noutput = "{tmp_path}/probe"\ndevice = "cpu"\n')
+    code, out, _ = parti("evaluate", "probe", config, f"tokens={tokens}", "label_pattern=(white|black) background")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("evaluate: ")
+    assert ", 2 classes, " in lines[0]
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["probe prior block", "probe prior accuracy"]
+    assert read_manifest(f"{tmp_path}/probe").stage == "evaluate"
+    assert "[probe] [CONFIG.toml]" in parti("evaluate", "--help")[1]
+
+
 def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, contents):
     with claim(f"{tmp_path}/a"):
         code, _, err = parti("filter", f"output={tmp_path}/a", *SMALL)
@@ -170,6 +189,9 @@ def test_a_directory_that_is_none_exits_1(parti, tmp_path, command):
         (["filter", "a.toml", "b.toml"], "b.toml: expected one config file, found 2; give overrides as key=value\n"),
         (["filter", "output"], "error: output: expected key=value, found no '='"),
         (["filter", "output=x", "--", "--nothing=1"], "--nothing=1: expected an option of Beam's after --, found"),
+        (["evaluate", "probe"], "expected a value for 'output', found none; add it to the file or as output=…\n"),
+        (["evaluate", "probe", "held_out.prior=x"], "expected a known key, found 'held_out'; did you mean "),
+        (["evaluate", "priors=x"], "expected a known key, found 'priors'; did you mean "),
         (["plan", "source.num_pair=1"], "did you mean 'source.num_pairs'?\n"),
         (["plan", "none.toml"], "error: none.toml: expected a TOML file, found none (No such file or directory)"),
         (["plan", "tokenize"], "expected a value for 'source', found none; add it to the file or as source=…\n"),

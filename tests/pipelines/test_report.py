@@ -355,10 +355,17 @@ def test_a_stage_s_file_that_cannot_be_read_is_not_said_to_be_gone(run):
 
 def test_what_an_evaluation_measured_besides_stands_among_the_key_figures(run):
     inputs = {"samples": manifest_digest(f"{run}/samples")}
-    figures = {"fid": 12.345, "held_out_nats_a_token": 4.5678, "held_out_nats_a_token_interval": 0.01}
+    figures = {
+        "probe_prior_accuracy": 0.75,
+        "probe_pixels_accuracy": 0.5,
+        "fid": 12.345,
+        "held_out_nats_a_token": 4.5678,
+        "held_out_nats_a_token_interval": 0.01,
+    }
     directory(run / "another", "evaluate", inputs=inputs).finish([], {"samples": 3}, {"figures": figures})
     page = read_page(run)
     tiles = re.findall(r'<span class="label">(.+?)</span><span class="value">(.+?)</span>', page)
+    assert {("linear probe", "0.75"), ("probe of pixels", "0.5")} <= set(tiles)
     assert {("FID", "12.3"), ("held-out nats a token", "4.57"), ("right: one object", "50.0 %")} <= set(tiles)
     assert not any("interval" in label for label, _ in tiles)
     assert "Verdicts: evaluation." in page

@@ -8,7 +8,9 @@ import torch
 
 from model.priors.igpt import IGPT, IGPTShape, hidden_by_tokens
 from model.priors.prior_file import load_prior, save_prior
+from model.training.row_dropout import RowKeys, drop_by_row
 from parti_data.errors import ConfigError
+from parti_data.keyed_random import stream_key
 from tests.model.priors.test_prior_file import METADATA
 
 DRAWING = IGPTShape(codebook_size=20, grid_side=4, width=32, hidden=128, num_heads=2, num_layers=2)
@@ -132,6 +134,22 @@ def test_positions_are_hidden_in_training_alone_and_anew_each_time():
     assert abs(first.double().mean().item() - 0.15) < 0.01
     assert not torch.equal(first, second)
     assert not hide.eval()(tokens).any()
+
+
+def test_in_a_training_job_a_row_hides_the_same_in_whichever_part_of_whichever_rank():
+    model, rows, device = IGPT(BERT), RowKeys(), torch.device("cpu")
+    drop_by_row(model, rows)
+
+    def hidden(step: int, numbers: list[int]) -> torch.Tensor:
+        rows.take(stream_key(0, step, 4), np.array(numbers), device)
+        assert model.hide
+        return model.hide(torch.zeros(len(numbers), 256, dtype=torch.long))
+
+    whole = hidden(7, list(range(8)))
+    assert abs(whole.double().mean().item() - 0.15) < 0.04
+    assert torch.equal(hidden(7, [5, 2]), whole[[5, 2]])
+    assert not (hidden(8, list(range(8))) == whole).all(1).any()
+    assert len(torch.unique(whole, dim=0)) == 8
 
 
 def test_a_row_without_hidden_tokens_has_no_loss(monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from model.noble import NobleShape
 from model.priors.prior import drop_condition
@@ -147,3 +148,9 @@ def test_gradients_reach_every_weight_that_a_batch_reads(model):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert F.normalize(parameter.grad.flatten(), dim=0).norm() > 0, name
+
+
+def test_values_are_dropped_behind_attention_and_feed_forward_and_within_it():
+    block = VIM(replace(PLAIN, dropout=0.1)).decoder[0]
+    places = [name for name, module in block.named_modules() if isinstance(module, nn.Dropout) and module.p == 0.1]
+    assert places == ["feed_forward.1.1", "dropout"]

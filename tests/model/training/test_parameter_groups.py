@@ -97,6 +97,11 @@ def test_a_multiplier_of_a_parameter_that_is_not_there_is_a_mistake():
     assert lr_multipliers(layer) == {layer.weight: 2.0}
 
 
+def test_a_multiplier_of_zero_leaves_what_it_is_of_as_it_began():
+    told = NobleLinear(32, 32, False, NobleShape(rank=8, frequency_multiplier=0)).branch.lr_multipliers
+    assert (told["first.frequency"], told["first.phase"], told["down.bias"]) == (0, 4, 1)
+
+
 def test_multipliers_stay_with_a_schedule_that_warms_up_and_falls(tmp_path):
     torch.manual_seed(0)
     layer = NobleLinear(32, 32, False, NobleShape(rank=8))

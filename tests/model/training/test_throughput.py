@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from model.priors.dalle import DALLE, DALLEShape
 from model.priors.parti import Parti, PartiShape
 from model.training import throughput
 from model.training.ranks import Ranks
@@ -27,6 +28,14 @@ def test_work_is_six_flops_a_weight_and_token_and_what_attention_adds(grid_side)
     found = count_work(network, image, torch.ones(2, text, dtype=torch.long), torch.ones(2, image, dtype=torch.long))
     assert found == Work(image, wanted)
     assert network.training
+
+
+def test_a_network_whose_layers_share_a_mask_is_whole_after_its_work_was_counted():
+    shape = DALLEShape(max_text_length=4, codebook_size=48, grid_side=4, width=32, hidden=64, num_heads=2, num_layers=5)
+    network, inputs = DALLE(shape).eval(), (torch.ones(1, 3, dtype=torch.long), torch.ones(1, 16, dtype=torch.long))
+    wanted = network(*inputs)
+    count_work(network, 16, *inputs)
+    assert torch.equal(network(*inputs), wanted)
 
 
 def test_a_peak_is_that_of_the_fastest_product(monkeypatch):

@@ -6,16 +6,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from model.evaluation.evaluate import EvaluateConfig, evaluate
 from model.priors.prior_file import load_prior
+from model.sampling.completion import Completion, list_pictures
 from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import Choices, load_tokenizer
 from model.training.schedule import Schedule
 from model.training.train_palette import TrainPaletteConfig, train_palette
 from model.training.train_prior import TrainPriorConfig, train_prior
 from parti_data.errors import ConfigError
+from parti_data.image_dataset import load_pictures
 from parti_data.images import to_png
+from parti_data.ledger import PairDirectory
 from parti_data.sources import SyntheticSource
 
 SIDE = 8
@@ -65,14 +69,6 @@ def test_it_learns_and_its_file_says_what(trained, metrics):
     assert load_prior(f"{trained.output}/prior.safetensors").model.shape.objective == trained.architecture["objective"]
 
 
-def test_parts_of_a_batch_hide_what_the_whole_hides(trained, metrics, tmp_path):
-    config = trained.model_copy(update={"output": str(tmp_path / "parts"), "batch_parts": 4})
-    train_prior(config)
-    for mine, other in zip(metrics(config.output)[:4], metrics(trained.output)[:4], strict=True):
-        if "total" in mine:
-            assert mine["total"] == pytest.approx(other["total"], rel=1e-3)
-
-
 @pytest.fixture
 def sample_config(palette, tmp_path):
     def make(prior: str, **named) -> SampleConfig:
@@ -110,6 +106,45 @@ def test_whole_images_and_halves_are_drawn_without_prompts(trained, sample_confi
             known = tokenizer.encode(np.asarray(picture)[None])[0, : 4 * SIDE]
         assert (row["prompt"], row["image_tokens"][: 4 * SIDE]) == ("", known.tolist())
     assert len({tuple(row["image_tokens"]) for row in rows}) == 6
+
+
+@pytest.mark.parametrize("kind", ["filtered", "sharded"])
+def test_the_pictures_of_a_finished_directory_are_completed_and_judged(
+    trained, sample_config, palette, tmp_path, kind, request
+):
+    if trained.architecture["objective"] == "bert":
+        pytest.skip("which draws nothing")
+    source = request.getfixturevalue(kind)
+    completion = {"source": source, "num_pictures": 6, "rows": 4}
+    manifest = sample(sample_config(trained.output, samples_per_prompt=2, completion=completion))
+    assert manifest.counts == {"prompts": 6, "images": 12}
+    assert manifest.config["completion"].keys() == {"rows", "limits"}
+    pairs = PairDirectory(source)
+    kept = list(pairs.kept(0, 6))
+    tokenizer = load_tokenizer(palette, choices=Choices(image_side=SIDE))
+    known = tokenizer.encode(np.stack([picture for picture, _ in load_pictures(pairs, kept, SIDE)]))[:, : 4 * SIDE]
+    rows = pq.read_table(f"{tmp_path}/samples/samples.parquet").to_pylist()
+    for number, row in enumerate(rows):
+        assert (row["given_key"], row["given_rows"]) == (kept[number // 2].key, 4)
+        assert row["image_tokens"][: 4 * SIDE] == known[number // 2].tolist()
+    config = {"output": f"{tmp_path}/out", "samples": f"{tmp_path}/samples", "completions": {"source": source}}
+    counts = evaluate(EvaluateConfig.model_validate(config)).counts
+    assert counts["completions_judged"] + counts["completions_not_judged"] == 12
+    assert counts["completions_judged"] > 0
+
+
+def test_pictures_to_complete_are_named_once(sample_config, filtered, pictures):
+    for named in ({"rows": 4}, {"rows": 4, "pictures": pictures, "source": filtered}):
+        with pytest.raises(
+            ValidationError, match="pictures are told by either completion.pictures or completion.source"
+        ):
+            sample_config("prior", completion=named)
+
+
+def test_a_directory_without_pictures_completes_none(filtered, monkeypatch):
+    monkeypatch.setattr(PairDirectory, "kept", lambda self, start, stop: iter(()))
+    with pytest.raises(ConfigError, match=f"completion.source: expected kept pairs, found none in {filtered}; name"):
+        list_pictures(Completion(source=filtered, rows=1))
 
 
 def test_held_out_rows_are_measured(trained, pixels, tmp_path):
