@@ -81,3 +81,9 @@ def refuse_below(name: str, value: float, least: int) -> None:
     """Raise ConfigError unless the value is large enough."""
     if value < least:
         raise ConfigError(f"architecture.{name}: expected at least {least}, found {value}; raise it")
+
+
+def refuse_outside(name: str, value: int, least: int, most: int) -> None:
+    """Raise ConfigError unless the value lies between two, or is one of them."""
+    if not least <= value <= most:
+        raise ConfigError(f"architecture.{name}: expected {least} to {most}, found {value}; change it")

@@ -139,6 +139,13 @@ def train_tokenizer_command(context: typer.Context, arguments: Arguments = None)
     _run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
 
 
+@training.command("dvae")
+def train_dvae_command(context: typer.Context, arguments: Arguments = None) -> None:
+    """Train DALL-E's discrete VAE on images; under torchrun in several processes."""
+    job = _load("model.training.train_dvae")
+    _run_on_ranks(context, job.train_dvae, job.TrainDVAEConfig, arguments)
+
+
 @training.command("upsampler")
 def train_upsampler_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a WDSR on the reconstructions of an image tokenizer; under torchrun in several processes."""

@@ -16,6 +16,7 @@ STAGES = {
     "import-tokens": ("pipelines.import_tokens", "ImportTokensConfig"),
     "train text": ("model.training.train_text", "TrainTextConfig"),
     "train tokenizer": ("model.training.train_tokenizer", "TrainTokenizerConfig"),
+    "train dvae": ("model.training.train_dvae", "TrainDVAEConfig"),
     "train palette": ("model.training.train_palette", "TrainPaletteConfig"),
     "train upsampler": ("model.training.train_upsampler", "TrainUpsamplerConfig"),
     "train text-encoder": ("model.training.train_text_encoder", "TrainTextEncoderConfig"),

@@ -6,7 +6,6 @@ from model.tokenizers.network import TokenizerNetwork
 from model.tokenizers.own_file import read_own_tokenizer
 from model.tokenizers.published_file import config_files, published_files, read_published_tokenizer
 from model.tokenizers.tokenizer import ImageTokenizer
-from model.tokenizers.vit_vqgan import KIND
 from model.weights import has_header
 from parti_data.errors import TokenizerError
 from parti_data.storage import is_directory, is_file
@@ -55,8 +54,9 @@ def _read(path: str, config: str, kind: str, choices: Choices) -> TokenizerNetwo
         raise TokenizerError(f"{path}: expected a tokenizer file, found none; make one with parti train tokenizer")
     if is_directory(path) or not has_header(path):
         return read_published_tokenizer(path, config, kind, choices)
-    if config or kind not in ("", KIND) or choices.model_dump(exclude_defaults=True):
+    network = read_own_tokenizer(path)
+    if config or kind not in ("", network.spec.name) or choices.model_dump(exclude_defaults=True):
         raise TokenizerError(
             f"{path}: expected no config, kind or choices for a tokenizer of ours, found some; it says all"
         )
-    return read_own_tokenizer(path)
+    return network

@@ -1,5 +1,5 @@
-"""Our own tokenizer file: safetensors whose header holds the architecture and the fingerprint, so that weights, config
-and fingerprint cannot come apart.
+"""Our own tokenizer files: safetensors whose header holds the architecture and the fingerprint, so that weights, config
+and fingerprint cannot come apart. A dVAE's tensors are called as OpenAI published them.
 """
 
 from dataclasses import asdict
@@ -10,25 +10,31 @@ from torch import Tensor
 
 from model.checkpoints import shown
 from model.shapes import make_shape
+from model.tokenizers.dvae import DVAE, DVAEShape
+from model.tokenizers.families.dvae_network import NAME as DVAE_KIND
+from model.tokenizers.families.dvae_network import Halves
 from model.tokenizers.tokenizer import fingerprint
 from model.tokenizers.vit_vqgan import KIND, ViTVQGAN, ViTVQGANShape
 from model.weights import make_module, read_weights, write_weights
 from parti_data.errors import ConfigError, TokenizerError
 
+OwnNetwork = ViTVQGAN | DVAE
 _MOST_LAYERS, _MOST_POSITIONS = 256, 1 << 16
 """Of a file whose header asks for more nothing is built: what is not in its weights takes memory and time too."""
 _NOT_OURS = (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError, KeyError, ConfigError)
 _MOST_SHOWN = 200
 
 
-def save_tokenizer(network: ViTVQGAN, path: str) -> str:
+def save_tokenizer(network: OwnNetwork, path: str) -> str:
     """Write weights, config and fingerprint as one safetensors file, whole or not at all; return the fingerprint."""
     mark = fingerprint(network)
-    write_weights(path, network, {"kind": KIND, "shape": asdict(network.shape), "fingerprint": mark})
+    weights = network.both if isinstance(network, DVAE) else network
+    header = {"kind": network.spec.name, "shape": asdict(network.shape), "fingerprint": mark}
+    write_weights(path, weights, header)
     return mark
 
 
-def read_own_tokenizer(path: str) -> ViTVQGAN:
+def read_own_tokenizer(path: str) -> OwnNetwork:
     """Return the network in a file that `save_tokenizer` wrote; raises TokenizerError."""
     try:
         header, weights = read_weights(path)
@@ -44,11 +50,25 @@ def read_own_tokenizer(path: str) -> ViTVQGAN:
     return network
 
 
-def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> ViTVQGAN:
-    if header.get("kind") != KIND:
-        raise ValueError(f"kind {header.get('kind')}")
-    shape = make_shape(ViTVQGANShape, header["shape"])
-    num_layers = max(shape.encoder.num_layers, shape.decoder.num_layers)
-    if num_layers > _MOST_LAYERS or shape.num_tokens > _MOST_POSITIONS:
-        raise ValueError(f"a header of {num_layers} layers and {shape.num_tokens} positions")
+def _build(header: dict[str, Any], weights: dict[str, Tensor]) -> OwnNetwork:
+    kind = header.get("kind")
+    if kind == KIND:
+        return _build_vit_vqgan(make_shape(ViTVQGANShape, header["shape"]), weights)
+    if kind == DVAE_KIND:
+        return _build_dvae(make_shape(DVAEShape, header["shape"]), weights)
+    raise ValueError(f"kind {kind}")
+
+
+def _build_vit_vqgan(shape: ViTVQGANShape, weights: dict[str, Tensor]) -> ViTVQGAN:
+    _refuse_large(max(shape.encoder.num_layers, shape.decoder.num_layers), shape.num_tokens)
     return make_module(lambda: ViTVQGAN(shape), weights)
+
+
+def _build_dvae(shape: DVAEShape, weights: dict[str, Tensor]) -> DVAE:
+    _refuse_large(shape.num_groups * shape.num_blocks, shape.num_tokens)
+    return DVAE(shape, make_module(lambda: Halves(shape.encoder, shape.decoder), weights))
+
+
+def _refuse_large(num_layers: int, num_positions: int) -> None:
+    if num_layers > _MOST_LAYERS or num_positions > _MOST_POSITIONS:
+        raise ValueError(f"a header of {num_layers} layers and {num_positions} positions")

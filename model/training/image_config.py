@@ -71,12 +71,6 @@ class ImagesConfig(StageConfig):
 class TrainOnImagesConfig(ImagesConfig):
     """What a job is told that learns to make images out of images, step by step."""
 
-    vgg16: str = ""
-    """The file of torchvision's VGG16 weights for the perceptual term; empty: training goes on without it."""
-    lpips: str = ""
-    """The file of LPIPS' linear weights for it; empty: every channel counts the same."""
-    adversarial: AdversarialSettings | None = None
-    """The discriminator; none without this table. Its statistic of a minibatch is that of each part of each rank."""
     schedule: Schedule
     batch_parts: PositiveInt = 1
     """Parts of a rank's slice of a batch, one after the other in memory; their gradients add up."""
@@ -84,4 +78,15 @@ class TrainOnImagesConfig(ImagesConfig):
     """Of the average of the weights that is measured, drawn and saved; 0: the weights themselves."""
     running: ImageRunning = Field(default_factory=ImageRunning)  # type: ignore[assignment]  # configs never change
 
-    UNDECIDING: ClassVar[frozenset[str]] = ImagesConfig.UNDECIDING | {"vgg16", "lpips"}
+
+class TrainWithCriticsConfig(TrainOnImagesConfig):
+    """What a job is told whose images other networks look at too."""
+
+    vgg16: str = ""
+    """The file of torchvision's VGG16 weights for the perceptual term; empty: training goes on without it."""
+    lpips: str = ""
+    """The file of LPIPS' linear weights for it; empty: every channel counts the same."""
+    adversarial: AdversarialSettings | None = None
+    """The discriminator; none without this table. Its statistic of a minibatch is that of each part of each rank."""
+
+    UNDECIDING: ClassVar[frozenset[str]] = TrainOnImagesConfig.UNDECIDING | {"vgg16", "lpips"}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from model.training.discriminator import refuse_side
-from model.training.image_config import ImagesConfig, TrainOnImagesConfig
+from model.training.image_config import ImagesConfig, TrainOnImagesConfig, TrainWithCriticsConfig
 from model.training.perceptual import PerceptualDistance, load_perceptual, refuse_small
 from model.training.ranks import Ranks
 from model.training.tokenizer_images import (
@@ -25,7 +25,7 @@ _NO_VGG16 = (
 )
 
 
-def refuse_unfit(config: TrainOnImagesConfig, image_side: int, ranks: Ranks) -> None:
+def refuse_unfit(config: TrainOnImagesConfig, ranks: Ranks) -> None:
     """Raise ConfigError, before anything is begun, for what a run would stumble over and another config mends."""
     slice_size = Reading(ranks.rank, ranks.world_size).share(config.batch_size)
     if slice_size % config.batch_parts:
@@ -33,14 +33,18 @@ def refuse_unfit(config: TrainOnImagesConfig, image_side: int, ranks: Ranks) -> 
             f"batch_parts: expected a divisor of the {slice_size} images a rank, found {config.batch_parts}; change "
             "one of them"
         )
+    refuse_unfit_directories(config)
+
+
+def refuse_unfit_critics(config: TrainWithCriticsConfig, image_side: int) -> None:
+    """Raise ConfigError where images of this side are nothing for a discriminator or a perceptual term."""
     if config.adversarial:
         refuse_side(image_side)
     if config.vgg16:
         refuse_small(image_side)
-    refuse_unfit_directories(config)
 
 
-def open_perceptual(config: TrainOnImagesConfig) -> PerceptualDistance | None:
+def open_perceptual(config: TrainWithCriticsConfig) -> PerceptualDistance | None:
     """Return the distance whose weights the config names; raises CheckpointError."""
     return load_perceptual(config.vgg16, config.lpips) if config.vgg16 else None
 
@@ -49,12 +53,17 @@ def begin_job(stage: str, config: TrainOnImagesConfig, inputs: dict[str, str]) -
     """Return the directory to fill, or its manifest where it is finished; `inputs` are digests of what only this job
     takes.
     """
-    files = {"vgg16": config.vgg16, "lpips": config.lpips}
-    digests = input_digests(config) | inputs | {name: sha256_file(path) for name, path in files.items() if path}
+    digests = input_digests(config) | inputs
     return begin(config.output, Beginning(stage=stage, config=config.deciding(), inputs=digests))
 
 
-def tell_missing_perceptual(config: TrainOnImagesConfig, weight: float, title: str) -> None:
+def critics_digests(config: TrainWithCriticsConfig) -> dict[str, str]:
+    """Return the digests of the perceptual term's files."""
+    files = {"vgg16": config.vgg16, "lpips": config.lpips}
+    return {name: sha256_file(path) for name, path in files.items() if path}
+
+
+def tell_missing_perceptual(config: TrainWithCriticsConfig, weight: float, title: str) -> None:
     """Say on the terminal that a term with a weight has no weights of VGG16."""
     if weight and not config.vgg16:
         print_line(_NO_VGG16.format(title=title))

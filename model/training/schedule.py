@@ -26,7 +26,10 @@ class Schedule(StrictModel):
     decay: Literal["cosine", "exponential", "constant"] = "cosine"
     """How the rate falls: along half a cosine, by the same factor each step, or not at all."""
     decay_start: NonNegativeInt | None = None
-    """First step of the decay, which ends with the run; none: when the warm-up ends."""
+    """First step of the decay; none: when the warm-up ends."""
+    decay_end: NonNegativeInt | None = None
+    """First step at which the rate has fallen, and from which it stays; none: the end of the run, which may come
+    sooner."""
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     first_moments: Literal["float32", "bfloat16"] = "float32"
     """What Adafactor keeps its first moments in; AdamW's are float32."""
@@ -51,16 +54,23 @@ class Schedule(StrictModel):
             raise ValueError(f"decay_start comes no sooner than the end of the {self.warmup_steps} warmup_steps")
         if self.decay_start is not None and self.decay_start >= self.num_steps:
             raise ValueError(f"decay_start comes before the end of the {self.num_steps} num_steps")
+        if self.decay_end is not None and self.decay_end <= self._decay_start:
+            raise ValueError(f"decay_end comes later than step {self._decay_start}, at which the decay starts")
         return self
+
+    @property
+    def _decay_start(self) -> int:
+        return self.warmup_steps if self.decay_start is None else self.decay_start
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step."""
         if step < self.warmup_steps:
             return self.lr * (step + 1) / self.warmup_steps
-        start = self.warmup_steps if self.decay_start is None else self.decay_start
+        start = self._decay_start
         if self.decay == "constant" or step < start:
             return self.lr
-        progress = (step - start) / max(self.num_steps - start, 1)
+        end = self.num_steps if self.decay_end is None else self.decay_end
+        progress = min((step - start) / max(end - start, 1), 1.0)
         if self.decay == "exponential":
             return self.lr * self.final_lr_ratio**progress
         cosine = 0.5 * (1 + math.cos(math.pi * progress))

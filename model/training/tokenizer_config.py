@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from model.training.image_config import TrainOnImagesConfig
+from model.training.image_config import TrainWithCriticsConfig
 from model.training.reconstruction_losses import LossWeights
 from parti_data.config import StrictModel
 
@@ -24,7 +24,7 @@ class CodebookCare(StrictModel):
     """Share of the steps after which no code is restarted."""
 
 
-class TrainTokenizerConfig(TrainOnImagesConfig):
+class TrainTokenizerConfig(TrainWithCriticsConfig):
     """What `parti train tokenizer` is told."""
 
     architecture: dict[str, int | str | dict[str, int]] = Field(default_factory=dict)
@@ -38,7 +38,7 @@ class TrainTokenizerConfig(TrainOnImagesConfig):
     recompute_blocks: bool = False
     """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
 
-    UNDECIDING: ClassVar[frozenset[str]] = TrainOnImagesConfig.UNDECIDING | {"recompute_blocks", "start_from"}
+    UNDECIDING: ClassVar[frozenset[str]] = TrainWithCriticsConfig.UNDECIDING | {"recompute_blocks", "start_from"}
 
     @model_validator(mode="before")
     @classmethod

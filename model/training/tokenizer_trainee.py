@@ -1,23 +1,20 @@
 """A ViT-VQGAN in training: its losses, its discriminator, the care of its codebook, and what is measured of it."""
 
-import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.tokenizers import ImageTokenizer
 from model.tokenizers.code_usage import CodeUsage, RecentUse, count_codes
-from model.tokenizers.execution import Execution
 from model.tokenizers.vit_vqgan import Reconstruction, ViTVQGAN
 from model.training.average import WeightAverage
-from model.training.image_trainee import DISCRIMINATOR, ImageTrainee
+from model.training.image_trainee import DISCRIMINATOR, TraineeWithCritics
 from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
 from model.training.reconstruction_losses import reconstruction_losses
-from model.training.reconstructions import DRAWN_PICTURES, measure_tokenizer, measured_pictures
+from model.training.reconstructions import evaluate_tokenizer, freeze, measured_pictures
 from model.training.step_parts import StepParts, to_device
 from model.training.tokenizer_config import NEVER, CodebookCare, TrainTokenizerConfig
 from model.training.tokenizer_images import TrainingImages
@@ -34,7 +31,7 @@ class _Seen(NamedTuple):
     latents: Tensor
 
 
-class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
+class TokenizerTrainee(TraineeWithCritics[ViTVQGAN]):
     """A ViT-VQGAN with its data, and with a discriminator where the config asks for one."""
 
     NAME = "tokenizer"
@@ -100,8 +97,7 @@ class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
             self._last_epoch = self._usage_figures()
             self._epoch_usage.reset()
         self._epoch_usage.update(counts)
-        if self._average:
-            self._average.update(self._model, step)
+        super().after_step(step)
         if self._is_restart(step):
             self._restart(latents, step)
 
@@ -134,26 +130,18 @@ class TokenizerTrainee(ImageTrainee[ViTVQGAN]):
         """
         if not self._ranks.is_first:
             return Evaluation({}, {})
-        tokenizer, pictures = self.frozen(), measured_pictures(self._held_out, self._config)
-        figures = measure_tokenizer(tokenizer, pictures) | (self._last_epoch or self._usage_figures())
-        drawn = tokenizer.decode(tokenizer.encode(pictures[:DRAWN_PICTURES])).numpy()
-        return Evaluation(figures, {"reconstructions": np.concatenate(list(drawn), axis=1)})
-
-    def frozen(self) -> ImageTokenizer:
-        """Return the tokenizer as it is now, apart from what goes on being trained."""
-        execution = Execution.model_validate({"device": self._ranks.device.type})
-        return ImageTokenizer(copy.deepcopy(self.trained), execution)
+        measured = measured_pictures(self._held_out, self._config)
+        found = evaluate_tokenizer(freeze(self.trained, self._ranks.device), measured)
+        return found._replace(figures=found.figures | (self._last_epoch or self._usage_figures()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the usage of the codes and the average of the weights."""
         usage = {"recent": self._recent.state_dict(), "epoch": self._epoch_usage.state_dict()}
-        average = self._average.state_dict() if self._average else {}
-        return {"usage": usage, "last_epoch": dict(self._last_epoch), "average": average}
+        return {"usage": usage, "last_epoch": dict(self._last_epoch), **super().state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take such a state."""
         self._recent.load_state_dict(state["usage"]["recent"])
         self._epoch_usage.load_state_dict(state["usage"]["epoch"])
         self._last_epoch = state["last_epoch"]
-        if self._average:
-            self._average.load_state_dict(state["average"])
+        super().load_state_dict(state)

@@ -1,31 +1,33 @@
 """The job that trains a ViT-VQGAN on images, in one process or in several that torchrun started."""
 
 from contextlib import closing
-from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from model.shapes import make_shape
-from model.tokenizers.own_file import read_own_tokenizer, save_tokenizer
+from model.tokenizers.own_file import read_own_tokenizer
 from model.tokenizers.vit_vqgan import ViTVQGAN, ViTVQGANShape, with_new_decoder
-from model.training.checkpoint import METRICS
-from model.training.image_job import begin_job, finish_job, open_perceptual, refuse_unfit, tell_missing_perceptual
-from model.training.loop import drawn_name, train
+from model.training.image_job import (
+    begin_job,
+    critics_digests,
+    open_perceptual,
+    refuse_unfit,
+    refuse_unfit_critics,
+    tell_missing_perceptual,
+)
+from model.training.loop import train
 from model.training.ranks import join_ranks
-from model.training.reconstructions import RECONSTRUCTIONS, draw_reconstructions, measure_tokenizer, measured_pictures
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
-from model.training.tokenizer_images import TrainingImages, open_images
+from model.training.tokenizer_images import open_images
+from model.training.tokenizer_job import finish_tokenizer
 from model.training.tokenizer_trainee import TokenizerTrainee
 from parti_data.errors import ConfigError
-from parti_data.images import to_png
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
 from parti_data.progress import print_line
-from parti_data.storage import join, publish_bytes, sha256_file
+from parti_data.storage import sha256_file
 
 __all__ = ["CodebookCare", "TrainTokenizerConfig", "train_tokenizer"]
 
-TOKENIZER = "tokenizer.safetensors"
 _NEVER_QUANTIZED = (
     "train tokenizer: codebook.continuous_steps={continuous} leaves none of the {steps} steps for quantizing: the "
     "codebook stays as it began"
@@ -36,7 +38,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
     """Train, measure and write a tokenizer; return the manifest, on every rank."""
     with join_ranks(config.running.device) as ranks:
         shape = make_shape(ViTVQGANShape, dict(config.architecture))
-        refuse_unfit(config, shape.image_side, ranks)
+        refuse_unfit(config, ranks)
+        refuse_unfit_critics(config, shape.image_side)
         if ranks.is_first:
             _tell_never_quantized(config)
         perceptual = open_perceptual(config)
@@ -53,7 +56,8 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
         with closing(images.pictures):
             train(trainee, config.schedule, config.output, "train tokenizer", config.running, ranks)
         if isinstance(begun, StageDirectory):
-            _finish(begun, config, trainee, images)
+            told = {"perceptual": bool(config.vgg16)}
+            finish_tokenizer(begun, config, trainee.trained, images, ranks.device, told)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)
 
@@ -66,7 +70,7 @@ def _tell_never_quantized(config: TrainTokenizerConfig) -> None:
 
 def _begin(config: TrainTokenizerConfig) -> StageDirectory | Manifest:
     start = {"start_from": sha256_file(config.start_from)} if config.start_from else {}
-    return begin_job("train_tokenizer", config, start)
+    return begin_job("train_tokenizer", config, start | critics_digests(config))
 
 
 def make_network(config: TrainTokenizerConfig, shape: ViTVQGANShape) -> ViTVQGAN:
@@ -78,22 +82,10 @@ def make_network(config: TrainTokenizerConfig, shape: ViTVQGANShape) -> ViTVQGAN
                 "saved in"
             )
         return ViTVQGAN(shape)
-    network = with_new_decoder(read_own_tokenizer(config.start_from), shape)
+    start = read_own_tokenizer(config.start_from)
+    if not isinstance(start, ViTVQGAN):
+        raise ConfigError(f"start_from: expected a ViT-VQGAN, found {start.spec.name}; name another file")
+    network = with_new_decoder(start, shape)
     if config.train == "decoder":
         network.freeze_encoder()
     return network
-
-
-def _finish(
-    begun: StageDirectory, config: TrainTokenizerConfig, trainee: TokenizerTrainee, images: TrainingImages
-) -> None:
-    """Write the tokenizer, its last pictures and the manifest."""
-    network = trainee.trained.cpu()
-    save_tokenizer(network, join(config.output, TOKENIZER))
-    tokenizer, measured = trainee.frozen(), measured_pictures(images.held_out, config)
-    drawn = draw_reconstructions(tokenizer, measured)
-    publish_bytes(join(config.output, RECONSTRUCTIONS), to_png(drawn))
-    details: dict[str, Any] = measure_tokenizer(tokenizer, measured)
-    details |= {"fingerprint": tokenizer.fingerprint, "shape": asdict(network.shape), "perceptual": bool(config.vgg16)}
-    steps = [drawn_name("reconstructions", step) for step in config.schedule.drawn_steps()]
-    finish_job(begun, config, images, [TOKENIZER, RECONSTRUCTIONS, METRICS, *steps], details)

@@ -10,7 +10,15 @@ from model.shapes import make_shape
 from model.tokenizers import Execution, open_tokenizer, tokenizer_files
 from model.training.checkpoint import METRICS
 from model.training.enlargements import Redrawing
-from model.training.image_job import begin_job, finish_job, open_perceptual, refuse_unfit, tell_missing_perceptual
+from model.training.image_job import (
+    begin_job,
+    critics_digests,
+    finish_job,
+    open_perceptual,
+    refuse_unfit,
+    refuse_unfit_critics,
+    tell_missing_perceptual,
+)
 from model.training.loop import drawn_name, train
 from model.training.ranks import Ranks, join_ranks
 from model.training.tokenizer_images import TrainingImages, open_images
@@ -31,7 +39,8 @@ def train_upsampler(config: TrainUpsamplerConfig) -> Manifest:
         shape = make_shape(WDSRShape, dict(config.architecture))
         redrawing = _open(config, shape, ranks)
         large_side = redrawing.tokenizer.spec.image_side * shape.scale
-        refuse_unfit(config, large_side, ranks)
+        refuse_unfit(config, ranks)
+        refuse_unfit_critics(config, large_side)
         perceptual = open_perceptual(config)
         torch.manual_seed(config.seed)
         network = WDSR(shape)
@@ -62,14 +71,14 @@ def _begin(config: TrainUpsamplerConfig, redrawing: Redrawing) -> StageDirectory
     """Begin with the tokenizer's fingerprint, and the digest of its files: a decoder is in no fingerprint."""
     files = [sha256_file(path) for path in tokenizer_files(config.image_tokenizer, config.tokenizer)]
     inputs = {"image_tokenizer": redrawing.tokenizer.fingerprint, "image_tokenizer_files": digest_json(files)}
-    return begin_job("train_upsampler", config, inputs)
+    return begin_job("train_upsampler", config, inputs | critics_digests(config))
 
 
 def _finish(
     begun: StageDirectory, config: TrainUpsamplerConfig, trainee: UpsamplerTrainee, images: TrainingImages
 ) -> None:
     """Write the upsampler and the manifest; its last pictures lie there."""
-    details: dict[str, Any] = trainee.measure()
+    details: dict[str, Any] = {**trainee.measure(), "perceptual": bool(config.vgg16)}
     network, fingerprint = trainee.trained.cpu(), begun.beginning.inputs["image_tokenizer"]
     save_upsampler(network, fingerprint, join(config.output, UPSAMPLER))
     details |= {"shape": asdict(network.shape), "image_tokenizer": fingerprint, "perceptual": bool(config.vgg16)}

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from model.tokenizers import Reading
 from model.training.enlargements import Shrinking
-from model.training.image_config import TrainOnImagesConfig
+from model.training.image_config import TrainWithCriticsConfig
 from model.training.reconstruction_losses import PixelLossWeights
 
 
-class TrainUpsamplerConfig(TrainOnImagesConfig):
+class TrainUpsamplerConfig(TrainWithCriticsConfig):
     """What `parti train upsampler` is told."""
 
     image_tokenizer: str
@@ -24,4 +24,4 @@ class TrainUpsamplerConfig(TrainOnImagesConfig):
     mean of those that it stands for: no stairs, as in the pictures that tokenize made tokens of."""
     loss_weights: PixelLossWeights = Field(default_factory=PixelLossWeights)
 
-    UNDECIDING: ClassVar[frozenset[str]] = TrainOnImagesConfig.UNDECIDING | {"image_tokenizer"}
+    UNDECIDING: ClassVar[frozenset[str]] = TrainWithCriticsConfig.UNDECIDING | {"image_tokenizer"}

@@ -1,13 +1,12 @@
 """An upsampler in training: its losses, its discriminator, and what is measured of it."""
 
 import copy
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from model.training.enlargements import Redrawing, draw_enlargements, measure_upsampler
-from model.training.image_trainee import DISCRIMINATOR, ImageTrainee
+from model.training.image_trainee import DISCRIMINATOR, TraineeWithCritics
 from model.training.loop import Evaluation
 from model.training.perceptual import PerceptualDistance
 from model.training.ranks import Ranks
@@ -20,7 +19,7 @@ from model.upsamplers import WDSR, Upsampler
 ENLARGEMENTS = "enlargements"
 
 
-class UpsamplerTrainee(ImageTrainee[WDSR]):
+class UpsamplerTrainee(TraineeWithCritics[WDSR]):
     """An upsampler with its data, and with a discriminator where the config asks for one."""
 
     NAME = "upsampler"
@@ -56,10 +55,9 @@ class UpsamplerTrainee(ImageTrainee[WDSR]):
         return originals, self._redrawing.reconstruct(originals)
 
     def after_step(self, step: int) -> None:
-        """Move the average."""
+        """Let go of the step's pictures, and move the average."""
         self._made.clear()
-        if self._average:
-            self._average.update(self._model, step)
+        super().after_step(step)
 
     def evaluate(self, step: int) -> Evaluation:
         """Return the PSNR on the held-out pictures, bicubic's beside it, and some of them."""
@@ -80,12 +78,3 @@ class UpsamplerTrainee(ImageTrainee[WDSR]):
 
     def _frozen(self) -> Upsampler:
         return Upsampler(copy.deepcopy(self.trained), self._redrawing.tokenizer.fingerprint, self._ranks.device.type)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the average of the weights."""
-        return {"average": self._average.state_dict() if self._average else {}}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take such a state."""
-        if self._average:
-            self._average.load_state_dict(state["average"])

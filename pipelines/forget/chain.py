@@ -11,7 +11,7 @@ from parti_data.token_directory import STAGES as TOKEN_STAGES
 
 REWRITTEN = ("filter", "shard", *TOKEN_STAGES)
 """Stages whose rows are removed, and whose manifests follow those of their inputs."""
-TRAINED_ON_IMAGES = ("train_tokenizer", "train_palette", "train_upsampler")
+TRAINED_ON_IMAGES = ("train_tokenizer", "train_dvae", "train_palette", "train_upsampler")
 HOLDING = (*REWRITTEN, *TRAINED_ON_IMAGES)
 """Stages that hold rows in files of their own; of a training on images the index of a source without filter."""
 INDEXES = {"source": "images.parquet", "held_out": "held_out.parquet"}

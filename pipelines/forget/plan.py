@@ -5,6 +5,7 @@ shard             tars without the members, ledgers without the rows and with th
 tokenize,         token shards without the rows, in full row groups; quality.png without the pictures; what the manifest
 import_tokens     tells of shards is measured anew, of slices it stays as it was when they were encoded
 train_tokenizer,  images.parquet and held_out.parquet without the rows; their pictures turn grey where they may show one
+train_dvae,
 train_palette,
 train_upsampler
 

@@ -85,7 +85,7 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         stages=stages,
         tiles=make_tiles(stages, summary),
         funnels=_read_each(read_funnel, stages.of("filter")),
-        tokenizers=_read_each(read_tokenizer, stages.of("train_tokenizer"))
+        tokenizers=_read_each(read_tokenizer, [*stages.of("train_tokenizer"), *stages.of("train_dvae")])
         + _read_each(read_palette, stages.of("train_palette")),
         token_shards=_read_each(read_tokens, stages.of("tokenize")),
         priors=_read_each(read_prior, stages.of("train_prior")),
@@ -124,7 +124,7 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
                     share,
                 )
             ]
-        case "train_tokenizer" | "train_palette":
+        case "train_tokenizer" | "train_dvae" | "train_palette":
             usage = details["code_usage"]
             return [
                 Tile("PSNR", f"{details['psnr_db']:.1f} dB", "of the reconstructions"),

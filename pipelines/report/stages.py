@@ -8,7 +8,7 @@ from parti_data.manifest import BEGUN, MANIFEST, Manifest, read_manifest
 from parti_data.storage import is_file, join, list_directory, read_bytes, read_range
 
 FLOW = (
-    "filter", "shard", "train_text", "train_tokenizer", "train_palette", "train_upsampler",
+    "filter", "shard", "train_text", "train_tokenizer", "train_dvae", "train_palette", "train_upsampler",
     "tokenize", "train_text_encoder", "train_contrastive", "train_prior", "sample", "evaluate",
 )  # fmt: skip
 """The stages in the order in which data passes them."""

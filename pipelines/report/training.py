@@ -33,6 +33,7 @@ _LINEAR = ("adversarial", "discriminator_total", "discriminator_real_score", "di
 _MEASURED_ON = {"held_out": "held-out pictures", "training": "training pictures"}
 _TITLES = {
     "total": "loss", "l2": "squared error", "logit_laplace": "logit-Laplace", "vq": "codebook loss",
+    "kl": "KL divergence, nats a token", "tau": "temperature", "beta": "KL weight",
     "perceptual": "perceptual distance", "adversarial": "adversarial loss", "psnr_db": "PSNR, dB",
     "code_usage": "share of codes in use", "perplexity": "perplexity of the codes",
     "mean_squared_distance": "squared distance of a pixel from its colour",
@@ -82,7 +83,7 @@ class TrainedPrior(NamedTuple):
 
 
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
-    """Return a finished train_tokenizer stage; raises ShardError where a file of it is gone or broken."""
+    """Return a finished train_tokenizer or train_dvae stage; raises ShardError where a file of it is gone or broken."""
     metrics = read_steps(stage)
     details = stage.manifest.details
     losses, measured = _names(metrics)

@@ -15,8 +15,8 @@ from pipelines.command_line import main
 
 COMMANDS = [
     ["filter"], ["shard"], ["tokenize"], ["import-tokens"], ["export"], ["train", "text"], ["train", "tokenizer"],
-    ["train", "palette"], ["train", "prior"], ["sample"], ["evaluate"], ["plan"], ["inspect"], ["verify"], ["report"],
-    ["demo"],
+    ["train", "dvae"], ["train", "palette"], ["train", "prior"], ["sample"], ["evaluate"], ["plan"], ["inspect"],
+    ["verify"], ["report"], ["demo"],
 ]  # fmt: skip
 JOBS = [command for command in COMMANDS if command[0] not in ("plan", "inspect", "verify", "report")]
 ON_BEAM = ("filter", "shard", "tokenize", "import-tokens", "export")

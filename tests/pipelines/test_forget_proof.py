@@ -232,7 +232,7 @@ def forget_row(runs: Path, number: int) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("stage", ["train_tokenizer", "train_palette", "train_upsampler"])
+@pytest.mark.parametrize("stage", ["train_tokenizer", "train_dvae", "train_palette", "train_upsampler"])
 @pytest.mark.parametrize(("number", "is_drawn"), [(3, True), (11, True), (12, False), (29, False)])
 def test_an_index_loses_the_row_and_pictures_that_may_show_it_turn_grey(trained, plain_png, stage, number, is_drawn):
     path = trained("tokenizer", {"source": "d"}, {}, [row(one) for one in range(30)], stage)

@@ -454,6 +454,18 @@ def test_what_a_tokenizer_was_measured_on_is_shown(run, measured_on, shown):
     assert shown in page
 
 
+def test_a_discrete_vae_has_the_section_and_the_tiles_of_an_image_tokenizer(run):
+    path = run / "tokenizer" / "manifest.json"
+    path.write_text(path.read_text().replace('"train_tokenizer"', '"train_dvae"'))
+    lines = [{"step": step, "total": -1.0, "kl": 2.0, "tau": 1 / step, "beta": 6.6} for step in (1, 2)]
+    (run / "tokenizer" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = re.sub(r"\s+", " ", read_page(run))
+    assert "21.5 dB" in page
+    assert page.count("of the image tokenizer") == 1
+    for title in ("KL divergence, nats a token", "temperature", "KL weight"):
+        assert title in page
+
+
 def test_every_chart_of_a_tokenizer_says_by_itself_what_it_shows(run):
     names = ["psnr_db", "code_usage", "perplexity", "train_code_usage", "train_perplexity", "discriminator_r1"]
     names += ["discriminator_total", "discriminator_real_score", "discriminator_fake_score"]

@@ -18,11 +18,12 @@ from model.sampling.generate import generate
 from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import Reading, load_tokenizer, open_network, save_tokenizer
 from model.training.ranks import Ranks
+from model.training.reconstructions import measure_tokenizer
 from model.training.schedule import PriorRunning, Schedule
 from model.training.token_batches import as_tensors
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
-from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, measure_tokenizer, train_tokenizer
+from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, train_tokenizer
 from model.upsamplers import WDSR, WDSRShape, load_upsampler, save_upsampler
 from parti_data import TokenDataset
 from parti_data.caption_ids import TextReading

@@ -39,6 +39,14 @@ def test_a_cosine_may_start_later_and_a_constant_rate_stays():
     assert [constant.lr_at(step) for step in (0, 3, 50, 99)] == [0.25, 1.0, 1.0, 1.0]
 
 
+def test_the_dvaes_rate_falls_along_a_cosine_over_the_first_updates_and_stays():
+    schedule = Schedule(num_steps=3_000_000, lr=1e-4, warmup_steps=0, final_lr_ratio=0.0125, decay_end=1_200_000)
+    assert schedule.lr_at(0) == 1e-4
+    assert schedule.lr_at(300_000) == pytest.approx(1.25e-6 + 9.875e-5 * (1 + math.cos(math.pi / 4)) / 2, rel=1e-12)
+    for step in (1_200_000, 2_999_999):
+        assert schedule.lr_at(step) == pytest.approx(1.25e-6, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -50,6 +58,7 @@ def test_a_cosine_may_start_later_and_a_constant_rate_stays():
         ({"decay": "exponential"}, "an exponential decay ends at a final_lr_ratio above 0"),
         ({"decay_start": 50}, "decay_start comes no sooner than the end of the 100 warmup_steps"),
         ({"decay_start": 100}, "decay_start comes before the end of the 1 num_steps"),
+        ({"decay_end": 100}, "decay_end comes later than step 100, at which the decay starts"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(wrong, message):
