@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from parti_data.errors import ShardError
@@ -120,12 +121,19 @@ def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Tabl
 
 
 def class_names(directories: list[TokenDirectory]) -> list[str]:
-    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes."""
+    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes, or a
+    row has none.
+    """
     names: set[str] = set()
     for tokens in directories:
         for number in range(len(tokens.shards)):
             for group in range(len(checked_groups(tokens, number))):
                 captions = read_row_group(tokens.shard_path(number), group, ["captions"]).column("captions")
+                if pc.min(pc.list_value_length(captions)).as_py() == 0:
+                    raise ShardError(
+                        f"{tokens.path}: expected a caption that names the class of each row, found a row without in "
+                        f"{tokens.shards[number].name}; tokenize pairs with captions, or train without class_conditional"
+                    )
                 names.update(*(chunk.flatten().unique().to_pylist() for chunk in captions.chunks))
                 if len(names) > MOST_CLASSES:
                     raise ShardError(
