@@ -129,15 +129,19 @@ def class_names(directories: list[TokenDirectory]) -> list[str]:
         for number in range(len(tokens.shards)):
             for group in range(len(checked_groups(tokens, number))):
                 captions = read_row_group(tokens.shard_path(number), group, ["captions"]).column("captions")
-                if pc.min(pc.list_value_length(captions)).as_py() == 0:
-                    raise ShardError(
-                        f"{tokens.path}: expected a caption that names the class of each row, found a row without in "
-                        f"{tokens.shards[number].name}; tokenize pairs with captions, or train without class_conditional"
-                    )
                 names.update(*(chunk.flatten().unique().to_pylist() for chunk in captions.chunks))
-                if len(names) > MOST_CLASSES:
-                    raise ShardError(
-                        f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train "
-                        "without class_conditional"
-                    )
+                _refuse_no_classes(tokens, captions, len(names))
     return sorted(names)
+
+
+def _refuse_no_classes(tokens: TokenDirectory, captions: pa.ChunkedArray, num_names: int) -> None:
+    if pc.min(pc.list_value_length(captions)).as_py() == 0:
+        raise ShardError(
+            f"{tokens.path}: expected a caption that names the class of each row, found a row without; tokenize pairs "
+            "with captions, or train without class_conditional"
+        )
+    if num_names > MOST_CLASSES:
+        raise ShardError(
+            f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train without "
+            "class_conditional"
+        )

@@ -139,9 +139,7 @@ def _refuse_unlearned(config: SampleConfig, prior: LoadedPrior) -> None:
     """Raise ConfigError for guidance by what a prior never learned, or a ranking by prompts that it does not read."""
     if prior.model.reads == "nothing":
         if config.ranking:
-            raise ConfigError(
-                "ranking: expected a prior that reads prompts, found one that reads nothing; leave it out"
-            )
+            raise ConfigError("ranking: expected a prior that reads prompts, found one that reads none; leave it out")
     elif config.sampling.guidance != 1 and prior.told.get("text_drop") == 0:
         raise ConfigError(
             f"sampling.guidance: expected 1 for a prior that was trained with text_drop=0, found "

@@ -77,7 +77,7 @@ def test_a_share_of_texts_that_is_none_is_refused(tokens, tmp_path):
 def test_a_row_without_a_caption_has_no_class(tokens, monkeypatch):
     bare = pa.table({"captions": pa.array([["a red ring"], []], pa.list_(pa.string()))})
     monkeypatch.setattr(token_directory, "read_row_group", lambda *_: bare)
-    message = "expected a caption that names the class of each row, found a row without in tokens-0.*; tokenize pairs"
+    message = "expected a caption that names the class of each row, found a row without; tokenize pairs"
     with pytest.raises(ShardError, match=message):
         class_names([open_token_directory(tokens)])
 
@@ -98,9 +98,7 @@ def test_classes_are_told_by_the_shards_alone(tokens, tmp_path):
 
 def test_a_prior_of_nothing_is_ranked_by_no_prompt(of_nothing, image_file, text_file, tmp_path):
     values = {"ranking": {"model": "x"}, "text_tokenizer": text_file}
-    with pytest.raises(
-        ConfigError, match="ranking: expected a prior that reads prompts, found one that reads nothing;"
-    ):
+    with pytest.raises(ConfigError, match="ranking: expected a prior that reads prompts, found one that reads none;"):
         drawn(tmp_path / "samples", of_nothing, image_file, **values)
 
 
