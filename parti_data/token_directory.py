@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from parti_data.errors import ShardError
@@ -135,7 +134,7 @@ def class_names(directories: list[TokenDirectory]) -> list[str]:
 
 
 def _refuse_no_classes(tokens: TokenDirectory, captions: pa.ChunkedArray, num_names: int) -> None:
-    if pc.min(pc.list_value_length(captions)).as_py() == 0:
+    if not all(chunk.value_lengths().to_numpy().all() for chunk in captions.chunks):
         raise ShardError(
             f"{tokens.path}: expected a caption that names the class of each row, found a row without; tokenize pairs "
             "with captions, or train without class_conditional"
