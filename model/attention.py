@@ -54,9 +54,8 @@ class CausalMask(nn.Module):
         self.is_dense = bool(np.array_equal(allowed, np.tri(len(allowed), dtype=bool)))
         self.num_prefix, self.order = num_prefix, order
         self._blocks: dict[int, Blocks] = {}
-        neighbours, is_neighbour = neighbours_under(allowed)
-        if neighbours.shape[1] > _SPARSE_SHARE * len(allowed):
-            neighbours = is_neighbour = None
+        is_sparse = allowed.sum(1).max() <= _SPARSE_SHARE * len(allowed)
+        neighbours, is_neighbour = neighbours_under(allowed) if is_sparse else (None, None)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self.register_buffer("is_neighbour", is_neighbour, persistent=False)
 

@@ -30,10 +30,9 @@ def conv_mask(grid_side: int, kernel_side: int) -> np.ndarray:
     The square ends at the grid's edges, as in ru-dalle: where the paper speaks of wraparound, the pixels of the other
     edge would count as neighbours.
     """
-    reach = kernel_side // 2
-    rows, columns = np.divmod(np.arange(grid_side**2), grid_side)
-    is_near = (abs(rows[:, None] - rows) <= reach) & (abs(columns[:, None] - columns) <= reach)
-    return is_near & dense_mask(grid_side)
+    places = np.arange(grid_side)
+    is_near = abs(places[:, None] - places) <= kernel_side // 2
+    return np.kron(is_near, is_near) & dense_mask(grid_side)
 
 
 def row_mask(grid_side: int) -> np.ndarray:

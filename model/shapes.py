@@ -83,6 +83,12 @@ def refuse_below(name: str, value: float, least: int) -> None:
         raise ConfigError(f"architecture.{name}: expected at least {least}, found {value}; raise it")
 
 
+def refuse_no_share(name: str, value: float) -> None:
+    """Raise ConfigError unless the value is a share of less than all."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"architecture.{name}: expected a share from 0 to below 1, found {value}; change it")
+
+
 def refuse_outside(name: str, value: int, least: int, most: int) -> None:
     """Raise ConfigError unless the value lies between two, or is one of them."""
     if not least <= value <= most:

@@ -34,6 +34,7 @@ class TextEncoderShape(TransformerShape):
 
     def __post_init__(self):
         refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
+        super().__post_init__()
 
     @property
     def most_text_ids(self) -> int:

@@ -18,6 +18,8 @@ class LoadedModel(NamedTuple, Generic[M]):
     model: M
     image_tokenizer: str
     text_tokenizer: str
+    told: dict[str, Any]
+    """What else its file tells, as JSON."""
 
 
 class FileKind(NamedTuple, Generic[M]):
@@ -34,13 +36,14 @@ class FileKind(NamedTuple, Generic[M]):
     ConfigError."""
 
 
-def save_token_model(model: Any, kind: str, metadata: ShardMetadata, path: str) -> None:
-    """Write weights, architecture and the tokenizers' fingerprints as one safetensors file."""
+def save_token_model(model: Any, kind: str, metadata: ShardMetadata, path: str, **told: Any) -> None:
+    """Write weights, architecture, the tokenizers' fingerprints and what else is told as one safetensors file."""
     header = {
         "kind": kind,
         "shape": asdict(model.shape),
         "image_tokenizer": metadata.image_tokenizer,
         "text_tokenizer": metadata.text_tokenizer,
+        "told": told,
     }
     write_weights(path, model, header)
 
@@ -53,4 +56,5 @@ def load_token_model(path: str, kind: FileKind[M]) -> LoadedModel[M]:
             raise ValueError(f"kind {found}")
         model = make_module(kind.prepare(found, header["shape"]), weights)
         marks = str(header["image_tokenizer"]), str(header["text_tokenizer"])
-    return LoadedModel(model.eval().requires_grad_(False), *marks)
+        told = dict(header.get("told", {}))
+    return LoadedModel(model.eval().requires_grad_(False), *marks, told)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from model.layers import BlockShape, FeedForwardKind, NormKind
 from model.noble import NobleShape
-from model.shapes import refuse_remainder
+from model.shapes import refuse_below, refuse_no_share, refuse_remainder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class TransformerShape:
 
     def __post_init__(self) -> None:
         refuse_remainder("width", self.width, "num_heads", self.num_heads)
+        refuse_below("hidden", self.hidden, 1)
+        refuse_no_share("dropout", self.dropout)
 
     @property
     def head_width(self) -> int:

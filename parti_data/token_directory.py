@@ -120,16 +120,27 @@ def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Tabl
 
 
 def class_names(directories: list[TokenDirectory]) -> list[str]:
-    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes."""
+    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes, or a
+    row has none.
+    """
     names: set[str] = set()
     for tokens in directories:
         for number in range(len(tokens.shards)):
             for group in range(len(checked_groups(tokens, number))):
                 captions = read_row_group(tokens.shard_path(number), group, ["captions"]).column("captions")
                 names.update(*(chunk.flatten().unique().to_pylist() for chunk in captions.chunks))
-                if len(names) > MOST_CLASSES:
-                    raise ShardError(
-                        f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train "
-                        "without class_conditional"
-                    )
+                _refuse_no_classes(tokens, captions, len(names))
     return sorted(names)
+
+
+def _refuse_no_classes(tokens: TokenDirectory, captions: pa.ChunkedArray, num_names: int) -> None:
+    if not all(chunk.value_lengths().to_numpy().all() for chunk in captions.chunks):
+        raise ShardError(
+            f"{tokens.path}: expected a caption that names the class of each row, found a row without; tokenize pairs "
+            "with captions, or train without class_conditional"
+        )
+    if num_names > MOST_CLASSES:
+        raise ShardError(
+            f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train without "
+            "class_conditional"
+        )

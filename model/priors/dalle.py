@@ -90,7 +90,9 @@ class DALLE(DecoderOnly):
 
     def embed_prefix(self, condition: Tensor) -> Tensor:
         """Return what is read at every position of the text, (B, P, D), for the first ids of it, (B, T)."""
-        ids = F.pad(condition, (0, self.shape.max_text_length - condition.shape[1]), value=PAD)
+        room = self.shape.max_text_length - condition.shape[1]
+        assert room >= 0, (condition.shape, self.shape.max_text_length)  # F.pad would cut what is too long
+        ids = F.pad(condition, (0, room), value=PAD)
         read = torch.where((ids == PAD)[..., None], self.padding, self.text_embedding(ids))
         return read + self.text_positions
 

@@ -15,6 +15,7 @@ from model.attention import CausalMask, KeyValueCache, Seen
 from model.layers import Block, make_norm
 from model.one_dnn import Linear
 from model.priors.prior import KeysAndValues, Prior, PriorShape
+from model.shapes import refuse_below
 from model.transformer_shape import TransformerShape
 
 _MOST_LAYERS, _MOST_HEAD_WIDTH, _MOST_POSITIONS = 256, 1024, 1 << 13
@@ -26,6 +27,10 @@ class DecoderOnlyShape(TransformerShape, PriorShape):
     """The architecture of the blocks, and how many there are."""
 
     num_layers: int = 24
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_below("num_layers", self.num_layers, 1)
 
     @property
     def num_prefix(self) -> int:

@@ -12,9 +12,9 @@ from parti_data.token_shard import ShardMetadata
 LoadedPrior = LoadedModel[Prior]
 
 
-def save_prior(model: Prior, metadata: ShardMetadata, path: str) -> None:
-    """Write weights, architecture and the tokenizers' fingerprints as one safetensors file."""
-    save_token_model(model, family_of(model), metadata, path)
+def save_prior(model: Prior, metadata: ShardMetadata, path: str, **told: Any) -> None:
+    """Write weights, architecture, the tokenizers' fingerprints and what is told of it as one safetensors file."""
+    save_token_model(model, family_of(model), metadata, path, **told)
 
 
 def load_prior(path: str) -> LoadedPrior:

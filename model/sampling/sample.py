@@ -81,6 +81,7 @@ def sample(config: SampleConfig) -> Manifest:
 def _open(config: SampleConfig) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
     prior, tokenizer, text_tokenizer = _open_prior(config)
+    _refuse_unlearned(config, prior)
     prompts, pictures = read_prompts(config.prompts, config.prompts_file, prior.model.reads), None
     if prior.model.reads == "class":
         _condition(prior, prompts, None)  # which refuses what is no class
@@ -132,6 +133,18 @@ def _open_prior(config: SampleConfig) -> tuple[LoadedPrior, ImageTokenizer, Text
                 "give the one that tokenized its shards"
             )
     return prior, tokenizer, text_tokenizer
+
+
+def _refuse_unlearned(config: SampleConfig, prior: LoadedPrior) -> None:
+    """Raise ConfigError for guidance by what a prior never learned, or a ranking by prompts that it does not read."""
+    if prior.model.reads == "nothing":
+        if config.ranking:
+            raise ConfigError("ranking: expected a prior that reads prompts, found one that reads none; leave it out")
+    elif config.sampling.guidance != 1 and prior.told.get("text_drop") == 0:
+        raise ConfigError(
+            f"sampling.guidance: expected 1 for a prior that was trained with text_drop=0, found "
+            f"{config.sampling.guidance}; change it, or train a prior with text_drop=0.1"
+        )
 
 
 def _digest_files(config: SampleConfig) -> str:

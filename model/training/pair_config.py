@@ -6,7 +6,7 @@ from model.training.row_config import Option, TrainOnRowsConfig
 
 
 class TrainOnPairsConfig(TrainOnRowsConfig):
-    """What a job is told that trains a network with a text encoder on text ids and image tokens."""
+    """What a job is told that trains a network on image tokens and what their captions say."""
 
     source: str | dict[str, float]
     """A directory of token shards, or several with their weights."""
@@ -16,4 +16,5 @@ class TrainOnPairsConfig(TrainOnRowsConfig):
     """Fields of the network's shape that differ from its defaults; vocabulary, codebook and grid come from the
     shards."""
     start_from: str = ""
-    """A file of train text-encoder or train contrastive, with whose text encoder training begins."""
+    """A file of train text-encoder or train contrastive, with whose text encoder training begins, where the network
+    has one."""

@@ -64,7 +64,7 @@ def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measurin
         refuse_unlike([*tokens.directories, *held_out.directories], plain)
     given = {"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
     metadata = tokens.metadata.model_copy(update=given)
-    shape = _shape_of_pairs(kind, tokens, metadata, config.architecture)
+    shape = _shape_of_pairs(kind, tokens, held_out, metadata, config.architecture)
     return Pairs(tokens, held_out, metadata, shape, _read_start(config, shape, metadata.text_tokenizer))
 
 
@@ -78,8 +78,16 @@ def _read_start(config: TrainOnPairsConfig, shape: Any, text_tokenizer: str) -> 
     return read_start(config.start_from, shape, text_tokenizer)
 
 
-def _shape_of_pairs(kind: type[S], tokens: TokenDataset, metadata: ShardMetadata, architecture: dict[str, Any]) -> S:
-    """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster."""
+def _shape_of_pairs(
+    kind: type[S],
+    tokens: TokenDataset,
+    held_out: TokenDataset | None,
+    metadata: ShardMetadata,
+    architecture: dict[str, Any],
+) -> S:
+    """Return the architecture that fits the shards; raises ConfigError, or ShardError where they have no raster, or not
+    the classes that it takes.
+    """
     if metadata.num_quantizers > 1:
         raise ShardError(
             f"source: expected one token a position, found {metadata.num_quantizers} of a residual "
@@ -89,11 +97,21 @@ def _shape_of_pairs(kind: type[S], tokens: TokenDataset, metadata: ShardMetadata
         "text_vocabulary_size": metadata.text_vocabulary_size,
         "codebook_size": metadata.codebook_size,
         "grid_side": metadata.grid_side,
+        "classes": _classes(tokens, held_out) if architecture.get("class_conditional") else (),
     }
-    if architecture.get("class_conditional"):
-        told["classes"] = tuple(class_names(tokens.directories))
     known = {field.name for field in fields(kind)}
     return make_shape(kind, architecture, **{name: value for name, value in told.items() if name in known})
+
+
+def _classes(tokens: TokenDataset, held_out: TokenDataset | None) -> tuple[str, ...]:
+    """Return the classes that captions name; raises ShardError where held-out ones name others."""
+    classes = class_names(tokens.directories)
+    if held_out and (others := sorted(set(class_names(held_out.directories)) - set(classes))):
+        raise ShardError(
+            f"held_out: expected captions that name one of the {len(classes)} classes of source, found {others[0]!r}; "
+            "hold out pairs of the same classes, or train without class_conditional"
+        )
+    return tuple(classes)
 
 
 def begin_on_pairs(stage: str, config: TrainOnPairsConfig, pairs: Pairs[Any]) -> StageDirectory | Manifest:

@@ -43,7 +43,7 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
         if isinstance(begun, StageDirectory):
             trained = family.network(pairs.shape)
             trained.load_state_dict(weights)
-            save_prior(trained, pairs.metadata, join(config.output, PRIOR))
+            save_prior(trained, pairs.metadata, join(config.output, PRIOR), text_drop=config.text_drop)
             finish_job(begun, config, trained, [PRIOR], pairs.tokens.num_rows, **told)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)

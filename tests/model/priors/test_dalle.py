@@ -15,7 +15,6 @@ from model.training.train_prior import TrainPriorConfig
 from model.weights import write_weights
 from parti_data.errors import CheckpointError, ConfigError
 from parti_data.text import END, PAD
-from tests.model.priors.test_prior_file import METADATA
 
 PAPER = Path(__file__).parents[3] / "configs" / "train" / "dalle_12b.toml"
 SPARSE = DALLEShape(
@@ -72,16 +71,8 @@ def test_what_is_told_depends_on_what_the_masks_reach_and_never_on_itself_or_the
     torch.testing.assert_close(logits, model.tell(states[:, 5:]))
 
 
-@torch.no_grad()
-def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model):
-    whole, caches = model(TEXT, TOKENS), model.make_caches(2)
-    context = model.begin(TEXT, caches)
-    for position in range(16):
-        if position == 5:
-            caches = model.make_caches(2)
-            model.prefill(TOKENS[:, :5], context, caches)
-        found = model.step(TOKENS[:, max(position - 1, 0)], torch.tensor([position]), context, caches)
-        torch.testing.assert_close(found, whole[:, position], atol=1e-5, rtol=1e-4)
+def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model, compare_steps):
+    compare_steps(model, TEXT, TOKENS)
 
 
 def losses_in_float64(weights: dict, shape: DALLEShape) -> dict[str, torch.Tensor]:
@@ -230,10 +221,10 @@ def test_gradients_reach_every_weight_that_a_batch_reads(model):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_a_saved_prior_is_the_same_prior(shape, tmp_path):
+def test_a_saved_prior_is_the_same_prior(shape, metadata, tmp_path):
     torch.manual_seed(0)
     model, path = DALLE(shape).eval(), str(tmp_path / "prior.safetensors")
-    save_prior(model, METADATA, path)
+    save_prior(model, metadata, path)
     loaded = load_prior(path).model
     assert (loaded.shape, loaded.reads) == (shape, "text")
     assert torch.equal(loaded(TEXT, TOKENS), model(TEXT, TOKENS))
@@ -244,15 +235,31 @@ def test_a_saved_prior_is_the_same_prior(shape, tmp_path):
     [
         ({"max_text_length": 1 << 13}, "a header of 4 layers, 8192 positions before a grid side of 4"),
         ({"num_layers": 1 << 12}, "a header of 4096 layers"),
-        ({"max_text_length": 1}, "architecture.max_text_length: expected at least 2, found 1; raise it"),
-        ({"kernel_side": 2}, "architecture.kernel_side: expected an odd number from 1, found 2; change it"),
     ],
 )
 def test_a_header_that_asks_for_too_much_is_refused_before_it_takes_memory(fields, message, tmp_path):
     header = {"kind": "dalle", "shape": vars(SPARSE) | fields, "image_tokenizer": "aa", "text_tokenizer": "bb"}
     write_weights(str(tmp_path / "x"), DALLE(SPARSE), header)
-    with pytest.raises((CheckpointError, ConfigError), match=message):
+    with pytest.raises(CheckpointError, match=message):
         load_prior(str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_text_length": 1}, "architecture.max_text_length: expected at least 2, found 1; raise it"),
+        ({"kernel_side": 2}, "architecture.kernel_side: expected an odd number from 1, found 2; change it"),
+        ({"num_layers": 0}, "architecture.num_layers: expected at least 1, found 0; raise it"),
+    ],
+)
+def test_an_architecture_that_does_not_fit_is_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SPARSE, **fields)
+
+
+def test_text_is_never_cut_in_silence(model):
+    with pytest.raises(AssertionError):
+        model(torch.full((2, 7), 5), TOKENS)
 
 
 def test_the_papers_size_has_twelve_billion_weights():
@@ -267,7 +274,5 @@ def test_the_papers_size_has_twelve_billion_weights():
     assert matrices == 12 * layers * width**2
     assert matrices / 1e9 == pytest.approx(12.09, abs=0.005)
     vectors = layers * (4 * width + 5 * width) + 2 * width  # two norms and the feed-forward's biases; the last norm
-    embeddings = (
-        2 * 16_384 + 2 * 8192 + 2 * 256 + 2 * 32
-    ) * width  # ids, tokens, in and out; text places; image places
-    assert sum(parameter.numel() for parameter in model.parameters()) == matrices + vectors + embeddings
+    num_embeddings = 2 * (16_384 + 8192 + 256 + 32)  # ids and tokens, in and out; places of ids and of none; of tokens
+    assert sum(parameter.numel() for parameter in model.parameters()) == matrices + vectors + num_embeddings * width

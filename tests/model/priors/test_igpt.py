@@ -11,7 +11,6 @@ from model.priors.prior_file import load_prior, save_prior
 from model.training.row_dropout import RowKeys, drop_by_row
 from parti_data.errors import ConfigError
 from parti_data.keyed_random import stream_key
-from tests.model.priors.test_prior_file import METADATA
 
 DRAWING = IGPTShape(codebook_size=20, grid_side=4, width=32, hidden=128, num_heads=2, num_layers=2)
 BERT = replace(DRAWING, objective="bert")
@@ -162,17 +161,8 @@ def test_a_row_without_hidden_tokens_has_no_loss(monkeypatch):
     assert loss.item() == pytest.approx(sum(wanted).item() / 3, abs=1e-5)
 
 
-@torch.no_grad()
-def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not():
-    model = make(DRAWING).eval()
-    whole, caches = model(NOTHING, TOKENS), model.make_caches(3)
-    context = model.begin(NOTHING, caches)
-    for position in range(16):
-        if position == 5:
-            caches = model.make_caches(3)
-            model.prefill(TOKENS[:, :5], context, caches)
-        found = model.step(TOKENS[:, max(position - 1, 0)], torch.tensor([position]), context, caches)
-        torch.testing.assert_close(found, whole[:, position], atol=1e-5, rtol=1e-4)
+def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(compare_steps):
+    compare_steps(make(DRAWING).eval(), NOTHING, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +214,9 @@ def test_one_trained_as_bert_draws_nothing():
 
 
 @SHAPES
-def test_a_saved_prior_is_the_same_prior(shape, tmp_path):
+def test_a_saved_prior_is_the_same_prior(shape, metadata, tmp_path):
     model, path = make(shape).eval(), str(tmp_path / "prior.safetensors")
-    save_prior(model, METADATA, path)
+    save_prior(model, metadata, path)
     loaded = load_prior(path).model
     assert (loaded.shape, loaded.reads) == (shape, "nothing")
     assert torch.equal(loaded(NOTHING, TOKENS), model(NOTHING, TOKENS))

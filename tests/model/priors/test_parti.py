@@ -70,16 +70,8 @@ def test_a_position_sees_what_its_mask_reaches_and_never_itself_or_the_future(an
         assert not seen[position:].any(), position
 
 
-def test_cached_decoding_equals_uncached(any_model, text_ids):
-    tokens = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        whole = any_model(text_ids, tokens)
-        caches = any_model.make_caches(2)
-        text = any_model.begin(text_ids, caches)
-        for position in range(16):
-            last = tokens[:, max(position - 1, 0)]
-            found = any_model.step(last, torch.tensor([position]), text, caches)
-            torch.testing.assert_close(found, whole[:, position], atol=1e-5, rtol=1e-4)
+def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(any_model, text_ids, compare_steps):
+    compare_steps(any_model, text_ids, torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(1)))
 
 
 def test_the_first_tokens_of_an_image_give_the_logits_that_the_whole_gives_there(any_model, text_ids):

@@ -9,13 +9,7 @@ from model.priors.parti import Parti, PartiShape
 from model.priors.prior_file import load_prior, save_prior
 from model.weights import write_weights
 from parti_data.errors import CheckpointError
-from parti_data.token_shard import ShardMetadata
 
-METADATA = ShardMetadata(
-    image_tokenizer="aa", image_tokenizer_name="x", codebook_size=64, grid_side=4, image_side=32, resize_recipe="r",
-    resize_library="l", precision="float32", text_tokenizer="bb", text_vocabulary_size=32, config_digest="c",
-    input_digest="i",
-)  # fmt: skip
 TINY = PartiShape(
     text_vocabulary_size=32, max_text_length=12, codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2,
     num_encoder_layers=1, num_decoder_layers=1, dropout=0.0,
@@ -23,12 +17,12 @@ TINY = PartiShape(
 
 
 @pytest.mark.parametrize("noble", [None, NobleShape(rank=4), NobleShape.PRESETS["paper"]])
-def test_a_saved_prior_is_the_same_prior_and_names_its_tokenizers(noble, tmp_path):
+def test_a_saved_prior_is_the_same_prior_and_names_its_tokenizers(noble, metadata, tmp_path):
     torch.manual_seed(0)
     model, path = Parti(replace(TINY, noble=noble)).eval(), str(tmp_path / "prior.safetensors")
-    save_prior(model, METADATA, path)
+    save_prior(model, metadata, path, text_drop=0.25)
     loaded = load_prior(path)
-    assert (loaded.image_tokenizer, loaded.text_tokenizer) == ("aa", "bb")
+    assert (loaded.image_tokenizer, loaded.text_tokenizer, loaded.told) == ("aa", "bb", {"text_drop": 0.25})
     text_ids, tokens = torch.tensor([[3, 2]]), torch.arange(16)[None]
     assert torch.equal(loaded.model(text_ids, tokens), model(text_ids, tokens))
 

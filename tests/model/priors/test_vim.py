@@ -6,13 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.noble import NobleShape
 from model.priors.prior import drop_condition
 from model.priors.prior_file import load_prior, save_prior
 from model.priors.vim import VIM, VIMShape
 from model.weights import write_weights
 from parti_data.errors import CheckpointError, ConfigError
-from tests.model.priors.test_prior_file import METADATA
 
 CLASSES = ("bird", "cat", "dog")
 PLAIN = VIMShape(codebook_size=64, grid_side=4, width=32, hidden=64, num_heads=2, num_layers=2, dropout=0.0)
@@ -40,20 +38,8 @@ def test_a_token_is_told_by_all_before_it_and_never_by_itself_or_the_future(mode
         assert np.array_equal((gradient.abs().sum((0, 2)) > 0).numpy(), np.arange(16) < position), position
 
 
-@pytest.mark.parametrize("noble", [None, NobleShape(rank=4)], ids=["plain", "noble"])
-@torch.no_grad()
-def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model, noble):
-    if noble:
-        torch.manual_seed(1)
-        model = VIM(replace(model.shape, noble=noble)).eval()
-    condition, whole, caches = condition_of(model), model(condition_of(model), TOKENS), model.make_caches(2)
-    context = model.begin(condition, caches)
-    for position in range(16):
-        if position == 5:
-            caches = model.make_caches(2)
-            model.prefill(TOKENS[:, :5], context, caches)
-        found = model.step(TOKENS[:, max(position - 1, 0)], torch.tensor([position]), context, caches)
-        torch.testing.assert_close(found, whole[:, position], atol=1e-5, rtol=1e-4)
+def test_cached_decoding_equals_uncached_with_positions_filled_at_once_or_not(model, compare_steps):
+    compare_steps(model, condition_of(model), TOKENS)
 
 
 def test_losses_are_the_mean_nll_of_an_independent_float64_network(model):
@@ -107,10 +93,10 @@ def test_a_caption_that_is_no_class_is_refused():
 
 
 @pytest.mark.parametrize("shape", [PLAIN, TOLD])
-def test_a_saved_prior_is_the_same_prior(shape, tmp_path):
+def test_a_saved_prior_is_the_same_prior(shape, metadata, tmp_path):
     torch.manual_seed(0)
     model, path = VIM(shape).eval(), str(tmp_path / "prior.safetensors")
-    save_prior(model, METADATA, path)
+    save_prior(model, metadata, path)
     loaded = load_prior(path).model
     assert (loaded.shape, loaded.reads) == (shape, model.reads)
     assert torch.equal(loaded(condition_of(model), TOKENS), model(condition_of(model), TOKENS))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -45,7 +46,7 @@ def captions_of(tokens: str) -> list[str]:
 
 
 def drawn(path: Path, prior: str, image_file: str, **values) -> list[dict]:
-    values = {"samples_per_prompt": 3} | values
+    values = {"samples_per_prompt": 3, "sampling": {"guidance": 1}} | values
     sample(SampleConfig(output=str(path), prior=prior, image_tokenizer=image_file, **values))
     return pq.read_table(path / "samples.parquet").to_pylist()
 
@@ -58,6 +59,47 @@ def test_too_many_captions_are_no_classes(tokens, monkeypatch):
     monkeypatch.setattr(token_directory, "MOST_CLASSES", 3)
     with pytest.raises(ShardError, match="expected captions that name at most 3 classes, found more; train without"):
         class_names([open_token_directory(tokens)])
+
+
+def test_a_prior_that_never_went_without_a_class_is_not_guided(of_classes, image_file, tokens, tmp_path):
+    message = "sampling.guidance: expected 1 for a prior that was trained with text_drop=0, found 1.2; change it, or"
+    with pytest.raises(ConfigError, match=message):
+        drawn(tmp_path / "samples", of_classes, image_file, prompts=captions_of(tokens)[:1], sampling={})
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_share_of_texts_that_is_none_is_refused(tokens, tmp_path):
+    for text_drop in (-0.1, 1.0, 10):
+        with pytest.raises(ValueError, match="text_drop"):
+            train(tmp_path / "prior", tokens, text_drop=text_drop)
+
+
+def test_a_row_without_a_caption_has_no_class(tokens, monkeypatch):
+    bare = pa.table({"captions": pa.array([["a red ring"], []], pa.list_(pa.string()))})
+    monkeypatch.setattr(token_directory, "read_row_group", lambda *_: bare)
+    message = "expected a caption that names the class of each row, found a row without; tokenize pairs"
+    with pytest.raises(ShardError, match=message):
+        class_names([open_token_directory(tokens)])
+
+
+def test_held_out_captions_that_are_no_classes_are_refused_before_anything_is_begun(tokens, tmp_path, monkeypatch):
+    told = iter([["a"], ["a", "b"]])  # of source, then of held_out
+    monkeypatch.setattr("model.training.pair_job.class_names", lambda directories: next(told))
+    message = "held_out: expected captions that name one of the 1 classes of source, found 'b'; hold out pairs of"
+    with pytest.raises(ShardError, match=message):
+        train(tmp_path / "prior", tokens, architecture=TINY | {"class_conditional": True})
+    assert not (tmp_path / "prior").exists()
+
+
+def test_classes_are_told_by_the_shards_alone(tokens, tmp_path):
+    with pytest.raises(ConfigError, match="architecture: expected a known key, found 'classes'; did you mean"):
+        train(tmp_path / "prior", tokens, architecture=TINY | {"classes": "abc"})
+
+
+def test_a_prior_of_nothing_is_ranked_by_no_prompt(of_nothing, image_file, text_file, tmp_path):
+    values = {"ranking": {"model": "x"}, "text_tokenizer": text_file}
+    with pytest.raises(ConfigError, match="ranking: expected a prior that reads prompts, found one that reads none;"):
+        drawn(tmp_path / "samples", of_nothing, image_file, **values)
 
 
 def test_a_prior_of_classes_draws_by_their_names_without_a_text_tokenizer(of_classes, image_file, tokens, tmp_path):
