@@ -17,6 +17,8 @@ METADATA, ROW_GROUP = "metadata", "row_group_rows"
 """What such a stage's manifest has among its details."""
 MOST_CLASSES = 1 << 16
 """Distinct captions that may be classes."""
+_MOST_NAME_BYTES = 1 << 24
+"""Of all of them: they stand in the header of a prior's file, which safetensors reads up to 100 MB of."""
 _SHOWN_GROUPS = 8
 _MOST_GROUPS = 1 << 24
 """Sixty-nine billion rows of ours; who claims more would fill the memory of whoever lists them."""
@@ -120,7 +122,9 @@ def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Tabl
 
 
 def class_names(directories: list[TokenDirectory]) -> list[str]:
-    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes."""
+    """Return the distinct captions of all rows, in order; raises ShardError where they are too many, or too long, for
+    names of classes.
+    """
     names: set[str] = set()
     for tokens in directories:
         for number in range(len(tokens.shards)):
@@ -132,4 +136,9 @@ def class_names(directories: list[TokenDirectory]) -> list[str]:
                         f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train "
                         "without class_conditional"
                     )
+    if (num_bytes := sum(len(name.encode()) for name in names)) > _MOST_NAME_BYTES:
+        raise ShardError(
+            f"source: expected captions that name classes in {_MOST_NAME_BYTES} bytes together, found {num_bytes}; "
+            "train without class_conditional"
+        )
     return sorted(names)
