@@ -17,6 +17,8 @@ METADATA, ROW_GROUP = "metadata", "row_group_rows"
 """What such a stage's manifest has among its details."""
 MOST_CLASSES = 1 << 16
 """Distinct captions that may be classes."""
+_MOST_NAME_BYTES = 1 << 24
+"""Of all of them: they stand in the header of a prior's file, which safetensors reads up to 100 MB of."""
 _SHOWN_GROUPS = 8
 _MOST_GROUPS = 1 << 24
 """Sixty-nine billion rows of ours; who claims more would fill the memory of whoever lists them."""
@@ -120,8 +122,8 @@ def read_rows(tokens: TokenDirectory, first: int, last: int) -> Iterator[pa.Tabl
 
 
 def class_names(directories: list[TokenDirectory]) -> list[str]:
-    """Return the distinct captions of all rows, in order; raises ShardError where they are too many for classes, or a
-    row has none.
+    """Return the distinct captions of all rows, in order; raises ShardError where they are too many, or too long, for
+    names of classes, or a row has none.
     """
     names: set[str] = set()
     for tokens in directories:
@@ -129,18 +131,23 @@ def class_names(directories: list[TokenDirectory]) -> list[str]:
             for group in range(len(checked_groups(tokens, number))):
                 captions = read_row_group(tokens.shard_path(number), group, ["captions"]).column("captions")
                 names.update(*(chunk.flatten().unique().to_pylist() for chunk in captions.chunks))
-                _refuse_no_classes(tokens, captions, len(names))
+                _refuse_no_classes(tokens, captions, names)
     return sorted(names)
 
 
-def _refuse_no_classes(tokens: TokenDirectory, captions: pa.ChunkedArray, num_names: int) -> None:
+def _refuse_no_classes(tokens: TokenDirectory, captions: pa.ChunkedArray, names: set[str]) -> None:
     if not all(chunk.value_lengths().to_numpy().all() for chunk in captions.chunks):
         raise ShardError(
             f"{tokens.path}: expected a caption that names the class of each row, found a row without; tokenize pairs "
             "with captions, or train without class_conditional"
         )
-    if num_names > MOST_CLASSES:
+    if len(names) > MOST_CLASSES:
         raise ShardError(
             f"{tokens.path}: expected captions that name at most {MOST_CLASSES} classes, found more; train without "
             "class_conditional"
+        )
+    if (num_bytes := sum(len(name.encode()) for name in names)) > _MOST_NAME_BYTES:
+        raise ShardError(
+            f"{tokens.path}: expected captions that name classes in {_MOST_NAME_BYTES} bytes together, found "
+            f"{num_bytes}; train without class_conditional"
         )

@@ -12,6 +12,7 @@ all objects going on as another shape 11 %, as another colour 6 %.
 """
 
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,32 +34,45 @@ _CUT_SHARE, _TOLD_SHARE = 0.1, 0.5
 """Of an object: what lies on either side of a cut at least, and what has to be given for it to be known again."""
 _SPECK_SHARE = 0.004
 """Of the pixels: so few may be unlike the drawing of what is found, one at 16 px."""
+_MOST_SIDE_PX = 256
+"""Of what is judged: the drawings that are tried, each object at each place, take 0.6 GB then."""
 
 
-def judge_completions(directory: SampleDirectory, originals: dict[str, np.ndarray]) -> Measured:
+class Original(NamedTuple):
+    """A picture whose first rows were given."""
+
+    drawn_px: int
+    """Its side, before it was resized to that of the samples."""
+    picture: np.ndarray
+    """uint8 (S, S, 3)."""
+
+
+def judge_completions(directory: SampleDirectory, originals: dict[str, Original]) -> Measured:
     """Return the share of right ones among the completed pictures with a cut object, and a table of verdicts.
 
-    The originals are whole pictures by their keys.
+    The originals are by their keys.
     """
     samples = [sample for sample in directory.samples if sample.given_key]
     side, grid_side = directory.side_px, directory.grid_side()
-    fitters = {drawn_px: SceneFitter(side, drawn_px) for drawn_px in {len(picture) for picture in originals.values()}}
+    fitters = {drawn_px: SceneFitter(side, drawn_px) for drawn_px in {one.drawn_px for one in originals.values()}}
     verdicts = []
     with show_progress("judge completions", len(samples)) as bar:
         for number, sample in enumerate(samples, 1):
             original = originals[sample.given_key]
-            fitter = fitters[len(original)]
-            begun = fitter.fit(resize_center(original, side).pixels)
+            fitter = fitters[original.drawn_px]
+            begun = fitter.fit(original.picture)
             given_px = sample.given_rows * side // grid_side
             verdicts.append(judge_completion(fitter, begun, fitter.fit(directory.pixels(sample)), given_px))
             bar.update(number, "images")
     return _measured(samples, verdicts)
 
 
-def read_originals(directory: SampleDirectory, source: str) -> dict[str, np.ndarray]:
-    """Return the pictures of a finished directory that samples were given rows of, uint8 (height, width, 3) by their
-    keys; raises ShardError where one is not there, or none was given.
+def read_originals(directory: SampleDirectory, source: str) -> dict[str, Original]:
+    """Return the pictures of a finished directory that samples were given rows of, by their keys; raises ShardError
+    where one is not there, none was given, or what is to be judged is no scene by its size.
     """
+    directory.grid_side()
+    _refuse_size(directory.path, directory.side_px, directory.side_px)
     keys = {sample.given_key for sample in directory.samples if sample.given_key}
     pairs = PairDirectory(source)
     rows = list({row.key: row for row in pairs.find(keys)}.values())
@@ -67,7 +81,19 @@ def read_originals(directory: SampleDirectory, source: str) -> dict[str, np.ndar
             f"completions.source: expected the pictures that {directory.path} completes, found {len(rows)} of "
             f"{len(keys)} in {source}; name the directory that completion.source named"
         )
-    return {row.key: pixels for row, pixels in zip(rows, load_pixels(pairs, rows), strict=True)}
+    originals = {}
+    for row, pixels in zip(rows, load_pixels(pairs, rows), strict=True):
+        _refuse_size(source, *pixels.shape[:2])
+        originals[row.key] = Original(len(pixels), resize_center(pixels, directory.side_px).pixels)
+    return originals
+
+
+def _refuse_size(path: str, height_px: int, width_px: int) -> None:
+    if height_px != width_px or height_px > _MOST_SIDE_PX:
+        raise ShardError(
+            f"{path}: expected square scenes of at most {_MOST_SIDE_PX} px, found a picture of {width_px}x{height_px}; "
+            "leave out completions, which judges synthetic scenes alone"
+        )
 
 
 def judge_completion(fitter: SceneFitter, original: Fit, completed: Fit, given_px: int) -> Verdict | None:

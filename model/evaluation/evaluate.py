@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from model.evaluation.best_of import refuse_unranked
 from model.evaluation.clip import Clip, load_clip
-from model.evaluation.completions import judge_completions, read_originals
+from model.evaluation.completions import Original, judge_completions, read_originals
 from model.evaluation.evaluate_config import EvaluateConfig
 from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
@@ -37,7 +36,7 @@ class _Inputs(NamedTuple):
     clip: Clip | None
     models: dict[str, SampleDirectory]
     curve: SettingCurve | None
-    originals: dict[str, np.ndarray] | None
+    originals: dict[str, Original] | None
     digests: dict[str, str]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from model.evaluation.evaluate_config import HeldOutLossSettings
 from model.evaluation.measured import Measured
+from model.evaluation.share_interval import NORMAL_95, mean_by_image
 from model.priors.prior import Prior
 from model.priors.prior_file import LoadedPrior, load_prior
 from model.training.token_batches import as_tensors, on_device
@@ -18,8 +19,6 @@ from parti_data.progress import show_progress
 from parti_data.token_dataset import TokenBatch, TokenDataset
 
 LOSSES = "held_out_losses.parquet"
-_NORMAL_95 = 1.959964
-"""Standard errors to either side within which 95% of a normal distribution lie."""
 
 
 class Estimate(NamedTuple):
@@ -32,7 +31,7 @@ class Estimate(NamedTuple):
     @property
     def half_width(self) -> float:
         """What the 95% confidence interval extends to either side."""
-        return _NORMAL_95 * self.standard_error
+        return NORMAL_95 * self.standard_error
 
 
 def estimate_loss(keys: list[str], nats: np.ndarray) -> Estimate:
@@ -42,8 +41,7 @@ def estimate_loss(keys: list[str], nats: np.ndarray) -> Estimate:
     interval is about the data, not about training: another seed's prior may well lie outside. Raises ShardError for
     fewer than two images.
     """
-    _, places = np.unique(keys, return_inverse=True)
-    images = np.bincount(places, nats.astype(np.float64)) / np.bincount(places)
+    images = mean_by_image(keys, nats)
     if len(images) < 2:
         raise ShardError(f"held-out loss: expected at least two images, found {len(images)}; tokenize more")
     return Estimate(float(images.mean()), float(images.std(ddof=1) / math.sqrt(len(images))), len(images))

@@ -83,9 +83,15 @@ class SampleDirectory:
         ]
 
     def grid_side(self) -> int:
-        """Return the rows of a token grid."""
-        first = next(read_rows(join(self.path, TABLE), "sample", _TOKENS))
-        return math.isqrt(len(first["image_tokens"]))
+        """Return the rows of a token grid; raises ShardError where the tokens make none."""
+        path = join(self.path, TABLE)
+        num_tokens = len(next(read_rows(path, "sample", _TOKENS))["image_tokens"])
+        side = math.isqrt(num_tokens)
+        if not num_tokens or side**2 != num_tokens:
+            raise ShardError(
+                f"{path}: expected image tokens of a square grid, found {num_tokens}; run sample into a new directory"
+            )
+        return side
 
     def content(self, sample: Sample) -> bytes:
         """Return a picture's file; raises ShardError for one that the manifest does not list."""

@@ -50,6 +50,10 @@ class Schedule(StrictModel):
     def _refuse_impossible(self) -> Self:
         if self.decay == "exponential" and not self.final_lr_ratio:
             raise ValueError("an exponential decay ends at a final_lr_ratio above 0")
+        if self.decay == "constant" and (
+            self.final_lr_ratio or self.decay_start is not None or self.decay_end is not None
+        ):
+            raise ValueError("a constant rate has no final_lr_ratio, decay_start or decay_end")
         if self.decay_start is not None and self.decay_start < self.warmup_steps:
             raise ValueError(f"decay_start comes no sooner than the end of the {self.warmup_steps} warmup_steps")
         if self.decay_start is not None and self.decay_start >= self.num_steps:

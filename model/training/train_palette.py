@@ -6,6 +6,7 @@ image tokenizer. Source: iGPT, "Generative Pretraining from Pixels", Chen et al.
 
 import io
 import json
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ def train_palette(config: TrainPaletteConfig) -> Manifest:
     begun = begin(config.output, beginning)
     if isinstance(begun, StageDirectory):
         images = open_images(config, config.image_side, Ranks())
-        colours = count_colours(sample_pixels(images.pictures, config))
-        images.pictures.close()
+        with closing(images.pictures):
+            colours = count_colours(sample_pixels(images.pictures, config))
         _refuse_few(colours, config.codebook_size)
         clusters, lines = cluster(colours, config)
         publish_bytes(join(config.output, METRICS), "".join(f"{json.dumps(line)}\n" for line in lines).encode())

@@ -26,6 +26,8 @@ _FIGURES = {
     "probe_tokens_accuracy": "probe of mean tokens", "probe_pixels_accuracy": "probe of pixels",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
+_IMAGE_TOKENIZERS = ("train_tokenizer", "train_dvae", "train_palette")
+"""Stages that tell the same figures of theirs."""
 
 
 class Tile(NamedTuple):
@@ -100,7 +102,9 @@ def make_tiles(stages: FoundStages, summary: dict[str, Any]) -> list[Tile]:
     """Return the key figures in the order of the flow, time and memory last."""
     tiles = []
     for stage in stages.finished:
-        is_alone = len(stages.of(stage.manifest.stage)) == 1
+        kind = stage.manifest.stage
+        alike = _IMAGE_TOKENIZERS if kind in _IMAGE_TOKENIZERS else (kind,)
+        is_alone = sum(len(stages.of(one)) for one in alike) == 1
         tiles += [
             tile if is_alone else tile._replace(note=f"{tile.note}, {stage.name}") for tile in _stage_tiles(stage)
         ]
@@ -124,7 +128,7 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
                     share,
                 )
             ]
-        case "train_tokenizer" | "train_dvae" | "train_palette":
+        case kind if kind in _IMAGE_TOKENIZERS:
             usage = details["code_usage"]
             return [
                 Tile("PSNR", f"{details['psnr_db']:.1f} dB", "of the reconstructions"),

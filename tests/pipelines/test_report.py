@@ -487,6 +487,13 @@ def test_a_palette_is_shown_with_its_colours_and_its_tokens_are_pixels(tmp_path)
     assert "squared distance of a pixel from its colour" in page
 
 
+def test_figures_of_image_tokenizers_of_several_kinds_say_whose_they_are(run):
+    make_palette(run / "palette")
+    page = re.sub(r"\s+", " ", read_page(run))
+    for name in ("tokenizer", "palette"):
+        assert f"of the reconstructions, {name}" in page
+
+
 def test_reconstructions_become_a_picture_each(run):
     assert len(re.findall(r'alt="original \d+ above', read_page(run))) == 12
 

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sample_directories import make_samples
 
-from model.evaluation.completions import judge_completion
+from model.evaluation import completions
+from model.evaluation.completions import judge_completion, read_originals
 from model.evaluation.evaluate import EvaluateConfig, evaluate, figure_lines
+from model.evaluation.sample_directory import SampleDirectory
 from model.evaluation.scene_fit import SceneFitter
 from parti_data.errors import ConfigError, ShardError
 from parti_data.images import ImageLimits, decode
@@ -178,6 +181,31 @@ def test_other_pictures_than_were_completed_are_refused(completed, sharded, tmp_
     ):
         evaluate(EvaluateConfig.model_validate(config))
     assert not Path(f"{tmp_path}/out").exists()
+
+
+@pytest.mark.parametrize("num_tokens", [0, 200])
+def test_tokens_that_make_no_grid_are_refused(completed, sharded, tmp_path, num_tokens):
+    table = pq.read_table(f"{completed}/samples.parquet").drop_columns("image_tokens")
+    tokens = pa.array([[0] * num_tokens] * 12, pa.list_(pa.int64()))
+    pq.write_table(table.append_column("image_tokens", tokens), f"{completed}/samples.parquet")
+    config = {"output": f"{tmp_path}/out", "samples": completed, "completions": {"source": sharded}}
+    with pytest.raises(
+        ShardError, match=f"expected image tokens of a square grid, found {num_tokens}; run sample into"
+    ):
+        evaluate(EvaluateConfig.model_validate(config))
+    assert not Path(f"{tmp_path}/out").exists()
+
+
+def test_pictures_that_are_no_scenes_by_their_size_are_refused(completed, filtered, monkeypatch):
+    directory = SampleDirectory(completed)
+    monkeypatch.setattr(completions, "_MOST_SIDE_PX", 31)  # the pairs have 32
+    with pytest.raises(
+        ShardError, match="expected square scenes of at most 31 px, found a picture of 32x32; leave out"
+    ):
+        read_originals(directory, filtered)
+    monkeypatch.setattr(completions, "_MOST_SIDE_PX", 15)
+    with pytest.raises(ShardError, match="samples: expected square scenes of at most 15 px, found a picture of 16x16"):
+        read_originals(directory, filtered)
 
 
 def test_completions_need_samples():

@@ -185,6 +185,7 @@ def test_steps_of_the_papers_optimizer_are_those_written_out_in_float64(tmp_path
             moved = (mean / (1 - 0.9**step)) / ((square / (1 - 0.96**step)).sqrt() + 1e-8)
             weights[name] = (kept * weight - 4.5e-4 * moved).detach()
     words = ["schedule.num_steps=2", "schedule.warmup_steps=0", "schedule.precision=float32", "schedule.decay=constant"]
+    words.append("schedule.final_lr_ratio=0")
     train(OneBatch(model), TrainPriorConfig.load(str(PAPER), words).schedule, str(tmp_path), "train")
     for name, found in model.state_dict().items():
         torch.testing.assert_close(found, weights[name], atol=1e-8, rtol=1e-6)

@@ -102,6 +102,15 @@ def test_a_prior_of_nothing_is_ranked_by_no_prompt(of_nothing, image_file, text_
         drawn(tmp_path / "samples", of_nothing, image_file, **values)
 
 
+def test_captions_too_long_for_a_files_header_are_no_classes(tokens, monkeypatch):
+    num_bytes = sum(len(caption.encode()) for caption in captions_of(tokens))
+    monkeypatch.setattr(token_directory, "_MOST_NAME_BYTES", num_bytes)
+    assert class_names([open_token_directory(tokens)]) == captions_of(tokens)
+    monkeypatch.setattr(token_directory, "_MOST_NAME_BYTES", num_bytes - 1)
+    with pytest.raises(ShardError, match=f"that name classes in {num_bytes - 1} bytes together, found {num_bytes}; tr"):
+        class_names([open_token_directory(tokens)])
+
+
 def test_a_prior_of_classes_draws_by_their_names_without_a_text_tokenizer(of_classes, image_file, tokens, tmp_path):
     names = captions_of(tokens)[:2]
     rows = drawn(tmp_path / "samples", of_classes, image_file, prompts=names)

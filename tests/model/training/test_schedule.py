@@ -56,6 +56,12 @@ def test_the_dvaes_rate_falls_along_a_cosine_over_the_first_updates_and_stays():
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"final_lr_ratio": -0.1}, "final_lr_ratio"),
         ({"decay": "exponential"}, "an exponential decay ends at a final_lr_ratio above 0"),
+        (
+            {"decay": "constant", "final_lr_ratio": 0.1},
+            "a constant rate has no final_lr_ratio, decay_start or decay_en",
+        ),
+        ({"decay": "constant", "warmup_steps": 0, "decay_start": 0}, "a constant rate has no final_lr_ratio"),
+        ({"decay": "constant", "decay_end": 200}, "a constant rate has no final_lr_ratio"),
         ({"decay_start": 50}, "decay_start comes no sooner than the end of the 100 warmup_steps"),
         ({"decay_start": 100}, "decay_start comes before the end of the 1 num_steps"),
         ({"decay_end": 100}, "decay_end comes later than step 100, at which the decay starts"),
