@@ -82,7 +82,7 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
     else:
         ids = ids[np.repeat(skipped, kept) + np.arange(kept.sum())]
     widest = int(kept.max(initial=0))
-    lines[:, 1 : 1 + widest][np.arange(widest) < kept[:, None]] = ids
+    lines[:, 1 : 1 + widest][np.tri(widest + 1, widest, -1, bool)[kept]] = ids
     lines[sizes > length, length] = END
     lines[sizes == 0, :2] = 1, END
     return lines
