@@ -90,7 +90,7 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
 
 def cut_padding(lines: np.ndarray, text: TextReading) -> np.ndarray:
     """Return the ids (C, T) alone of such lines, as wide as the longest of them or as the reading says."""
-    width = text.length if text.pad_to == "length" else max(int(np.minimum(lines[:, 0], text.length).max()), 1)
+    width = text.length if text.pad_to == "length" else max(min(int(lines[:, 0].max()), text.length), 1)
     return lines[:, 1 : 1 + width].copy()
 
 

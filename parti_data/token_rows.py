@@ -113,9 +113,9 @@ class TokenRows:
                 places[:, here] = round_.places.take(draws[here] - round_.start, 1)
                 places[1, here] += len(tables)
                 tables += round_.tables
-            asked, is_there = np.arange(start, end), places[0] >= 0
-            drawn = Drawn(asked, self._reader.slots, places, tables, asked[~is_there])
-            yield drawn if is_there.all() else drawn.only(is_there)
+            asked, is_missing = np.arange(start, end), places[0] < 0
+            drawn = Drawn(asked, self._reader.slots, places, tables, asked[is_missing])
+            yield drawn.only(~is_missing) if len(drawn.missing) else drawn
             start = end
 
     @property
