@@ -82,7 +82,7 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
     else:
         ids = ids[np.repeat(skipped, kept) + np.arange(kept.sum())]
     widest = int(kept.max(initial=0))
-    lines[:, 1 : 1 + widest][np.arange(widest) < kept[:, None]] = ids
+    lines[:, 1 : 1 + widest][np.tri(widest + 1, widest, -1, bool)[kept]] = ids
     lines[sizes > length, length] = END
     lines[sizes == 0, :2] = 1, END
     return lines
@@ -90,7 +90,7 @@ def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: in
 
 def cut_padding(lines: np.ndarray, text: TextReading) -> np.ndarray:
     """Return the ids (C, T) alone of such lines, as wide as the longest of them or as the reading says."""
-    width = text.length if text.pad_to == "length" else max(int(np.minimum(lines[:, 0], text.length).max()), 1)
+    width = text.length if text.pad_to == "length" else max(min(int(lines[:, 0].max()), text.length), 1)
     return lines[:, 1 : 1 + width].copy()
 
 

@@ -263,9 +263,9 @@ class _Rows(NamedTuple):
 
     def take(self, where: np.ndarray, drawn: Drawn) -> None:
         """Put the drawn rows where they belong."""
-        self.texts.numbers[where] = drawn.places[:, 1:] + (len(self.texts.tables), 0)
+        addresses, tables, rows = drawn.places
+        self.texts.numbers[where, 0], self.texts.numbers[where, 1] = tables + len(self.texts.tables), rows
         self.texts.tables.extend(drawn.tables)
-        addresses = drawn.places[:, 0].copy()
         for mine, theirs in zip(self[1:], drawn.slots, strict=True):
             if len(where) == len(mine):
                 np.take(theirs, addresses, 0, mine, "clip")  # clip: without a copy

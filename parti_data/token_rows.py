@@ -43,7 +43,7 @@ class Drawn(NamedTuple):
     """Which of the positions these are, int64 (N,)."""
     slots: RowSlots
     places: np.ndarray
-    """Where in the slots each row lies, which of the tables has its texts, and in which row, int64 (N, 3)."""
+    """Where in the slots each row lies, which of the tables has its texts, and in which row, int64 (3, N)."""
     tables: list[pa.RecordBatch]
     """Texts of row groups."""
     missing: np.ndarray
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
 
     def only(self, which: np.ndarray) -> "Drawn":
         """Return some of the rows, bool (N,)."""
-        return self._replace(asked=self.asked[which], places=self.places[which])
+        return self._replace(asked=self.asked[which], places=self.places[:, which])
 
 
 class _Round(NamedTuple):
@@ -107,15 +107,15 @@ class TokenRows:
             reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
             end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
             draws, lanes = np.divmod(positions[start:end] - epoch * self.num_rows, count)
-            places, tables = np.empty((len(draws), 3), np.int64), []
+            places, tables = np.empty((3, len(draws)), np.int64), []
             for lane, round_ in self._rounds.items():
                 here = lanes == lane if len(self._rounds) > 1 else slice(None)
-                places[here] = round_.places[draws[here] - round_.start]
-                places[here, 1] += len(tables)
+                places[:, here] = round_.places.take(draws[here] - round_.start, 1)
+                places[1, here] += len(tables)
                 tables += round_.tables
-            asked, is_there = np.arange(start, end), places[:, 0] >= 0
-            drawn = Drawn(asked, self._reader.slots, places, tables, asked[~is_there])
-            yield drawn if is_there.all() else drawn.only(is_there)
+            asked, is_missing = np.arange(start, end), places[0] < 0
+            drawn = Drawn(asked, self._reader.slots, places, tables, asked[is_missing])
+            yield drawn.only(~is_missing) if len(drawn.missing) else drawn
             start = end
 
     @property
@@ -184,7 +184,7 @@ class TokenRows:
         lane = self._order(epoch).lanes[number]
         draws, places, tables = lane.draws(round_), [], []
         for part, ranks in draws.ranks:
-            found = np.full((len(ranks), 3), -1)
+            found = np.full((3, len(ranks)), -1)
             try:
                 addresses, texts = self._reader.get(epoch, number, part)
             except ShardError as error:
@@ -193,11 +193,11 @@ class TokenRows:
                 self.skipped[self._reader.path(int(lane.groups[part]))] = str(error)
             else:
                 among = slice(ranks.start, ranks.stop)
-                found[:, 0], found[:, 1], found[:, 2] = addresses[among], len(tables), texts.rows[among]
+                found[0], found[1], found[2] = addresses[among], len(tables), texts.rows[among]
                 tables.append(texts.table)
             places.append(found)
         start, end = lane.starts[round_ : round_ + 2].tolist()
-        return _Round(epoch, round_, start, end, np.concatenate(places)[draws.order], tables)
+        return _Round(epoch, round_, start, end, np.concatenate(places, 1).take(draws.order, 1), tables)
 
     def _order(self, epoch: int) -> EpochOrder:
         if epoch not in self._orders:
