@@ -24,7 +24,7 @@ from tests.benchmarks.equal_loss import Run, compare, table
 from tests.benchmarks.run import OUTPUT, Figure
 
 SEEDS, RANK = (0, 1, 2), 8
-STEPS, MEASURED_EVERY, TOLD_EVERY = 1_000, 50, 10
+STEPS, MEASURED_EVERY, TOLD_EVERY = 500, 25, 10
 KINDS = {"plain": "", "code": "code", "paper": "paper"}
 MOST_PARAMETERS, MOST_STEP_TIME = 0.24, 0.21
 """More than without, of what the paper tried."""
