@@ -2,30 +2,17 @@
 
 import io
 import logging
-import os
-import signal
 import sys
-from collections.abc import Callable
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from parti_data.claim import claim
-from parti_data.config import StageConfig
 from parti_data.errors import ConfigError, PartiError
-from parti_data.manifest import Manifest
 from parti_data.storage import join, publish_bytes
+from pipelines.run_command import load, read_config, refuse_beam_options, run_job, run_on_ranks, run_stage
 from pipelines.stopping import stop_in_one_line
 
-_EXTRAS = {
-    "apache_beam": "pipelines",
-    "torch": "model",
-    "safetensors": "model",
-    "scipy": "model",
-    "jinja2": "report",
-    "psutil": "demo",
-}
 _PROBED = 256
 _MOST_ROWS = 256
 app = typer.Typer(
@@ -63,8 +50,8 @@ def filter_command(
     ] = None,
 ) -> None:
     """Measure and judge every pair of a source; write the ledger. Beam's options go after --."""
-    stage = _load("pipelines.filter")
-    manifest = _run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge, retry_reason or [])
+    stage = load("pipelines.filter")
+    manifest = run_stage(context, stage.filter_pairs, stage.FilterConfig, arguments, rejudge, retry_reason or [])
     if skipped := manifest.details.get("skipped"):
         print(
             f"filter: {len(skipped)} of {len(manifest.details['kept'])} files skipped ({skipped[0]['path']}: "
@@ -75,8 +62,8 @@ def filter_command(
 @app.command("shard")
 def shard_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Copy kept pairs into WebDataset tars of equal size. Beam's options go after --."""
-    stage = _load("pipelines.shard")
-    _run_stage(context, stage.shard_pairs, stage.ShardConfig, arguments)
+    stage = load("pipelines.shard")
+    run_stage(context, stage.shard_pairs, stage.ShardConfig, arguments)
 
 
 @app.command("tokenize")
@@ -91,94 +78,94 @@ def tokenize_command(
     ] = None,
 ) -> None:
     """Encode kept pairs as token shards, shuffled over all. Beam's options go after --."""
-    stage = _load("pipelines.tokenize")
+    stage = load("pipelines.tokenize")
     if probe:
-        _refuse_beam_options(context)
-        prober = _load("pipelines.probe_tokenizer")
-        config = _config(stage.TokenizeConfig, [*(arguments or []), "output=none"])  # none is needed
+        refuse_beam_options(context)
+        prober = load("pipelines.probe_tokenizer")
+        config = read_config(stage.TokenizeConfig, [*(arguments or []), "output=none"])  # none is needed
         for line in prober.probe_lines(prober.probe_tokenizer(config, pairs or _PROBED)):
             print(line)
         return
     if pairs is not None:
         raise ConfigError("--pairs: expected with --probe alone, found without; add --probe or leave it out")
-    _run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
+    run_stage(context, stage.tokenize_pairs, stage.TokenizeConfig, arguments)
 
 
 @app.command("export")
 def export_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Write token shards as WebDataset tars or as a data set of Hugging Face. Beam's options go after --."""
-    stage = _load("pipelines.export")
-    _run_stage(context, stage.export_tokens, stage.ExportConfig, arguments)
+    stage = load("pipelines.export")
+    run_stage(context, stage.export_tokens, stage.ExportConfig, arguments)
 
 
 @app.command("import-tokens")
 def import_tokens_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Make token shards of tokens that another project made. Beam's options go after --."""
-    stage = _load("pipelines.import_tokens")
-    _run_stage(context, stage.import_tokens, stage.ImportTokensConfig, arguments)
+    stage = load("pipelines.import_tokens")
+    run_stage(context, stage.import_tokens, stage.ImportTokensConfig, arguments)
 
 
 @training.command("text")
 def train_text_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train SentencePiece on the captions of kept pairs."""
-    job = _load("model.training.train_text")
-    _run_job(context, job.train_text, job.TrainTextConfig, arguments)
+    job = load("model.training.train_text")
+    run_job(context, job.train_text, job.TrainTextConfig, arguments)
 
 
 @training.command("palette")
 def train_palette_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Find the colours of iGPT's image tokenizer in images, by k-means."""
-    job = _load("model.training.train_palette")
-    _run_job(context, job.train_palette, job.TrainPaletteConfig, arguments)
+    job = load("model.training.train_palette")
+    run_job(context, job.train_palette, job.TrainPaletteConfig, arguments)
 
 
 @training.command("tokenizer")
 def train_tokenizer_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a ViT-VQGAN on images; under torchrun in several processes."""
-    job = _load("model.training.train_tokenizer")
-    _run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
+    job = load("model.training.train_tokenizer")
+    run_on_ranks(context, job.train_tokenizer, job.TrainTokenizerConfig, arguments)
 
 
 @training.command("dvae")
 def train_dvae_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train DALL-E's discrete VAE on images; under torchrun in several processes."""
-    job = _load("model.training.train_dvae")
-    _run_on_ranks(context, job.train_dvae, job.TrainDVAEConfig, arguments)
+    job = load("model.training.train_dvae")
+    run_on_ranks(context, job.train_dvae, job.TrainDVAEConfig, arguments)
 
 
 @training.command("upsampler")
 def train_upsampler_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a WDSR on the reconstructions of an image tokenizer; under torchrun in several processes."""
-    job = _load("model.training.train_upsampler")
-    _run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
+    job = load("model.training.train_upsampler")
+    run_on_ranks(context, job.train_upsampler, job.TrainUpsamplerConfig, arguments)
 
 
 @training.command("text-encoder")
 def train_text_encoder_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a prior's text encoder to tell masked ids of text; under torchrun in several processes."""
-    job = _load("model.training.train_text_encoder")
-    _run_on_ranks(context, job.train_text_encoder, job.TrainTextEncoderConfig, arguments)
+    job = load("model.training.train_text_encoder")
+    run_on_ranks(context, job.train_text_encoder, job.TrainTextEncoderConfig, arguments)
 
 
 @training.command("contrastive")
 def train_contrastive_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a text encoder and a tower of image tokens to tell pairs; under torchrun in several processes."""
-    job = _load("model.training.train_contrastive")
-    _run_on_ranks(context, job.train_contrastive, job.TrainContrastiveConfig, arguments)
+    job = load("model.training.train_contrastive")
+    run_on_ranks(context, job.train_contrastive, job.TrainContrastiveConfig, arguments)
 
 
 @training.command("prior")
 def train_prior_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Train a prior on token shards, a Parti or one of its relatives; under torchrun in several processes."""
-    job = _load("model.training.train_prior")
-    _run_on_ranks(context, job.train_prior, job.TrainPriorConfig, arguments)
+    job = load("model.training.train_prior")
+    run_on_ranks(context, job.train_prior, job.TrainPriorConfig, arguments)
 
 
 @app.command("sample")
 def sample_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Sample images for prompts, whole or from given rows on, and keep the best: PNGs, a grid, a table of tokens."""
-    job = _load("model.sampling.sample")
-    _run_job(context, job.sample, job.SampleConfig, arguments)
+    job = load("model.sampling.sample")
+    run_job(context, job.sample, job.SampleConfig, arguments)
 
 
 @app.command("evaluate")
@@ -197,9 +184,9 @@ def evaluate_command(
     With probe first: how well a linear map tells an image's class from what the blocks of a prior make of it.
     """
     is_probe = (arguments or [""])[0] == "probe"
-    job = _load("model.evaluation.probe" if is_probe else "model.evaluation.evaluate")
+    job = load("model.evaluation.probe" if is_probe else "model.evaluation.evaluate")
     run, model = (job.probe, job.ProbeConfig) if is_probe else (job.evaluate, job.EvaluateConfig)
-    manifest = _run_job(context, run, model, arguments[1:] if arguments and is_probe else arguments)
+    manifest = run_job(context, run, model, arguments[1:] if arguments and is_probe else arguments)
     for line in job.figure_lines(manifest):
         print(line)
 
@@ -213,7 +200,7 @@ def verify_command(
     ] = 64,
 ) -> None:
     """Check a finished directory: files, digests, rows, and tokens against their tokenizer."""
-    for line in _load("pipelines.verify").verify(directory, sample):
+    for line in load("pipelines.verify").verify(directory, sample):
         print(line)
 
 
@@ -235,12 +222,12 @@ def inspect_command(
         raise ConfigError("--tokenizer: expected with --picture alone, found without; add --picture=FILE.png")
     if picture and not picture.endswith(".png"):
         raise ConfigError(f"--picture: expected a name that ends in .png, found {picture}; add it")
-    inspect = _load("pipelines.inspect")
+    inspect = load("pipelines.inspect")
     found = inspect.inspect_shards(path, rows, read_all)
     for line in inspect.inspection_lines(found):
         print(line)
     if picture:
-        _load("model.tokenizers")
+        load("model.tokenizers")
         publish_bytes(picture, inspect.draw_rows(found.shards, found.spread_rows, tokenizer))
         print(f"\n{picture}: {len(found.spread_rows)} rows")
 
@@ -265,18 +252,18 @@ def forget_command(
 
     Each option but the last two may be given several times. Stopped? Run the same command again.
     """
-    job = _load("pipelines.forget")
+    job = load("pipelines.forget")
     names = job.read_names(key or [], url or [], host or [], listed or [])
     with stop_in_one_line(directory):
         pages = job.forget(directory, names, options=job.Options(dry_run, allow_missing))
     for folder in pages:
-        print(_load("pipelines.report").write_report(join(directory, folder) if folder else directory))
+        print(load("pipelines.report").write_report(join(directory, folder) if folder else directory))
 
 
 @app.command("report")
 def report_command(directory: Directory) -> None:
     """Write report.html: one page on all stages found in a directory."""
-    print(_load("pipelines.report").write_report(directory))
+    print(load("pipelines.report").write_report(directory))
 
 
 @app.command("plan")
@@ -292,108 +279,25 @@ def plan_command(
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="How many pairs to measure.")] = 200,
 ) -> None:
     """Measure some pairs; say what filter, shard or tokenize would take on this machine. Nothing is written."""
-    choice = _load("pipelines.plan.choose_stage")
+    choice = load("pipelines.plan.choose_stage")
     stage, rest = choice.choose_stage(arguments or [])
-    runner = _load("pipelines.runner")
+    runner = load("pipelines.runner")
     workers = runner.local_workers(runner.parse_options(context.obj))
-    model = getattr(_load(f"pipelines.{stage}"), choice.STAGES[stage])
-    config = _config(model, [*rest, "output=none"])  # none is needed
-    plan = getattr(_load(f"pipelines.plan.plan_{stage}"), f"plan_{stage}")(config, pairs, workers)
-    for line in _load("pipelines.plan.say").plan_lines(plan):
+    model = getattr(load(f"pipelines.{stage}"), choice.STAGES[stage])
+    config = read_config(model, [*rest, "output=none"])  # none is needed
+    plan = getattr(load(f"pipelines.plan.plan_{stage}"), f"plan_{stage}")(config, pairs, workers)
+    for line in load("pipelines.plan.say").plan_lines(plan):
         print(line)
 
 
 @app.command("demo")
 def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
     """Run everything on synthetic scenes: filter to report, in about eleven minutes."""
-    job = _load("pipelines.demo")
-    _refuse_beam_options(context)
-    config = _config(job.DemoConfig, arguments)
+    job = load("pipelines.demo")
+    refuse_beam_options(context)
+    config = read_config(job.DemoConfig, arguments)
     with claim(config.output):
         job.run_demo(config)
-
-
-def _load(module: str) -> Any:
-    """Import a stage; raises ConfigError where the extra that it needs is not installed."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise ConfigError(
-            f"{module}: expected the package {error.name}, found none; pip install 'parti[{extra}]'"
-        ) from None
-
-
-def _config(model: type[StageConfig], arguments: list[str] | None) -> Any:
-    """Return the config that the arguments make."""
-    arguments = arguments or []
-    files = [argument for argument in arguments if argument.endswith(".toml") and "=" not in argument]
-    if len(files) > 1:
-        raise ConfigError(f"{files[1]}: expected one config file, found {len(files)}; give overrides as key=value")
-    return model.load(files[0] if files else None, [argument for argument in arguments if argument not in files])
-
-
-def _refuse_beam_options(context: typer.Context) -> None:
-    if context.obj:
-        raise ConfigError(f"{context.obj[0]}: expected no options after --, found some; this command does not use Beam")
-
-
-def _run_stage(
-    context: typer.Context,
-    stage: Callable[..., Manifest],
-    model: type[StageConfig],
-    arguments: list[str] | None,
-    *others: Any,
-) -> Manifest:
-    options, config = _load("pipelines.runner").parse_options(context.obj), _config(model, arguments)
-    source = getattr(config.source, "path", config.source)
-    paths = {"output": config.output} | ({"source": source} if isinstance(source, str) else {})  # scenes have no path
-    _load("pipelines.engines").refuse_local_paths(options, paths)
-    return _run(stage, config, options, *others)
-
-
-def _run_job(
-    context: typer.Context,
-    job: Callable[..., Manifest],
-    model: type[StageConfig],
-    arguments: list[str] | None,
-) -> Manifest:
-    _refuse_beam_options(context)
-    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise ConfigError(
-            f"{context.info_name}: expected one process, found {count} that torchrun started; start it without"
-        )
-    return _run(job, _config(model, arguments))
-
-
-def _run_on_ranks(
-    context: typer.Context,
-    job: Callable[..., Manifest],
-    model: type[StageConfig],
-    arguments: list[str] | None,
-) -> None:
-    """Run a job that torchrun may have started in several processes, of which the first holds the output."""
-    _refuse_beam_options(context)
-    if os.environ.get("RANK", "0") == "0":
-        _run(job, _config(model, arguments))
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the first one tells that all were stopped
-    try:
-        config = _config(model, arguments)
-    except ConfigError:
-        sys.exit(2)  # as the first one, which says why
-    job(config)
-
-
-def _run(job: Callable[..., Manifest], config: StageConfig, *others: Any) -> Manifest:
-    """Run a stage or a job alone in its output, say its counts, and return its manifest."""
-    with claim(config.output), stop_in_one_line(config.output):
-        manifest = job(config, *others)
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in manifest.counts.items())
-    print(f"{manifest.stage}: {counts}")
-    return manifest
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """What a prior is to training, sampling and evaluation, whatever its family."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,7 @@ Read = Literal["text", "class", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorShape:
+class PriorShape(ABC):
     """What the token shards decide of an architecture."""
 
     codebook_size: int = 8192
@@ -32,12 +32,12 @@ class PriorShape:
         """Ids of a caption that are read at most; None where none are."""
         return None
 
+    @abstractmethod
     def refuse_excess(self) -> None:
         """Raise ValueError for sizes in a file's header that would take memory beyond its weights."""
-        raise NotImplementedError
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, ABC):
     """Predicts image tokens, each from those before it and a condition.
 
     A condition is int64 (B, T): text ids padded with PAD, or a class number, or nothing with T = 0.

@@ -10,7 +10,7 @@ from sample_directories import make_samples
 
 from parti_data.claim import claim
 from parti_data.manifest import MANIFEST, read_manifest
-from pipelines import command_line, runner
+from pipelines import run_command, runner
 from pipelines.command_line import main
 
 COMMANDS = [
@@ -247,7 +247,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(parti, monke
     def refuse(module: str):
         raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.inner")
 
-    monkeypatch.setattr(command_line, "import_module", refuse)
+    monkeypatch.setattr(run_command, "import_module", refuse)
     code, _, err = parti(*arguments)
     assert code == 2
     assert f"expected the package {package}.inner, found none; pip install 'parti[{extra}]'\n" in err
@@ -257,7 +257,7 @@ def test_a_missing_module_of_ours_is_a_fault_and_no_missing_extra(monkeypatch):
     def refuse(module: str):
         raise ModuleNotFoundError("No module named 'parti_data.lost'", name="parti_data.lost")
 
-    monkeypatch.setattr(command_line, "import_module", refuse)
+    monkeypatch.setattr(run_command, "import_module", refuse)
     with pytest.raises(ModuleNotFoundError, match="lost"):
         main(["filter", "output=x"])
 
@@ -266,7 +266,7 @@ def test_every_package_outside_the_base_belongs_to_an_extra():
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    for package, extra in command_line._EXTRAS.items():
+    for package, extra in run_command.EXTRAS.items():
         stated = [line.replace("-", "_") for line in project["optional-dependencies"][extra]]
         assert any(line.startswith(package) for line in stated), package
 
