@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from parti_data.arrow_numbers import array_of, numbers_of
 from parti_data.config import StrictModel
 from parti_data.keyed_random import stream_key, uniform
 from parti_data.text import END, PAD, TextTokenizer
@@ -53,19 +54,21 @@ class CaptionChoice:
 
     def choose(self, captions: pa.ListArray, text_ids: pa.ListArray, epoch: int, first: int) -> ChosenText:
         """Return a caption of each row, of which the first has this number; a row without one has an empty one."""
-        starts = text_ids.offsets.to_numpy()
+        starts = numbers_of(text_ids.offsets)
         counts = np.diff(starts)
         luck = uniform(np.arange(first, first + len(counts)), stream_key(self._key, epoch))
         chosen = starts[:-1] + choose_captions(counts, luck, self._weights)
         bare = counts == 0
         chosen[bare] = 0
-        texts = pc.fill_null(pc.take(captions.values, pa.array(chosen, mask=bare)), "")
+        texts = pc.take(captions.values, array_of(chosen, bare))
+        if texts.null_count:
+            texts = pc.fill_null(texts, "")
         lists = text_ids.values
-        line_starts = lists.offsets.to_numpy()
+        line_starts = numbers_of(lists.offsets)
         if not len(lists):
             line_starts = np.zeros(2, line_starts.dtype)
         sizes = np.where(bare, 0, line_starts[chosen + 1] - line_starts[chosen])
-        return ChosenText(texts, pad_lines(line_starts[chosen], sizes, lists.values.to_numpy(), self.length))
+        return ChosenText(texts, pad_lines(line_starts[chosen], sizes, numbers_of(lists.values), self.length))
 
 
 def pad_lines(starts: np.ndarray, sizes: np.ndarray, ids: np.ndarray, length: int) -> np.ndarray:

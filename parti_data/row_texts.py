@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import pyarrow as pa
 
+from parti_data.arrow_numbers import array_of
+
 
 class TextPlaces(NamedTuple):
     """Where the texts of N rows lie."""
@@ -65,8 +67,8 @@ class Texts:
             texts = np.empty(len(numbers), object)
             for table in np.unique(numbers[:, 0]).tolist():
                 here = np.flatnonzero(numbers[:, 0] == table)
-                found = tables[table].column(self._name).take(pa.array(numbers[here, 1]))
-                texts[here] = found.to_numpy(zero_copy_only=False)
+                found = tables[table].column(self._name).take(array_of(numbers[here, 1]))
+                texts[here] = found.to_pylist()
             self._made = texts.tolist()
             self._places = TextPlaces([], numbers[:0])  # lets go of the tables
         return self._made

@@ -222,16 +222,16 @@ class TokenDataset:
             self._opened = self._open()
         origins = self._mixture.origins(positions)
         rows = _Rows.make(len(positions), self._opened.rows[0].slots)
-        missing = []
+        missing: list[int] = []
         with self._opened.drawing:
             for source, token_rows in enumerate(self._opened.rows):
                 asked = np.flatnonzero(origins.sources == source)
                 for drawn in token_rows.draw(origins.positions[asked]):
                     rows.take(asked[drawn.asked], drawn)
-                    missing.append(asked[drawn.missing])
-        if len(gone := np.concatenate(missing)):
-            rows.replace(gone, self.path)
-            self.skipped_rows += len(gone)
+                    missing += asked[drawn.missing].tolist()
+        if missing:
+            rows.replace(np.array(missing), self.path)
+            self.skipped_rows += len(missing)
         if self._tokenizer:
             luck = draw(positions, stream_key(self.seed, _DROPOUT))
             return rows.batch(step, self._text, self._tokenizer.lines(rows.texts.column(CAPTION), luck))
@@ -264,11 +264,13 @@ class _Rows(NamedTuple):
     def take(self, where: np.ndarray, drawn: Drawn) -> None:
         """Put the drawn rows where they belong."""
         addresses, tables, rows = drawn.places
-        self.texts.numbers[where, 0], self.texts.numbers[where, 1] = tables + len(self.texts.tables), rows
+        is_all = len(where) == len(self.lines)
+        places = slice(None) if is_all else where
+        self.texts.numbers[places, 0], self.texts.numbers[places, 1] = tables + len(self.texts.tables), rows
         self.texts.tables.extend(drawn.tables)
         for mine, theirs in zip(self[1:], drawn.slots, strict=True):
-            if len(where) == len(mine):
-                np.take(theirs, addresses, 0, mine, "clip")  # clip: without a copy
+            if is_all:
+                theirs.take(addresses, 0, mine, "clip")  # clip: without a copy
             else:
                 mine[where] = theirs[addresses]
 

@@ -49,10 +49,6 @@ class Drawn(NamedTuple):
     missing: np.ndarray
     """The positions, beside these, whose rows cannot be read, int64."""
 
-    def only(self, which: np.ndarray) -> "Drawn":
-        """Return some of the rows, bool (N,)."""
-        return self._replace(asked=self.asked[which], places=self.places[:, which])
-
 
 class _Round(NamedTuple):
     """A round of a lane that rows are drawn from now."""
@@ -89,6 +85,10 @@ class TokenRows:
         self._window = choose_window(self._group_rows, directory.metadata.num_tokens * token_bytes, mixed)
         self._orders: dict[int, EpochOrder] = {}
         self._rounds: dict[int, _Round] = {}
+        self._at_hand = range(0)
+        """The positions whose rows those rounds give."""
+        self._is_whole = True
+        """Whether all of them can be read."""
         memory = self._memory(gcd(self._window.lanes, share.modulus))
         files = ShardFiles(directory, reading.cache)
         self._reader = RowGroupReader(directory, files, choice, memory, reading.decode_threads)
@@ -101,21 +101,16 @@ class TokenRows:
         """
         start = 0
         while start < len(positions):
-            epoch, first = divmod(int(positions[start]), self.num_rows)
-            self._turn_to(epoch, first)
-            count = self._window.lanes
-            reached = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
-            end = int(np.searchsorted(positions, epoch * self.num_rows + reached))
-            draws, lanes = np.divmod(positions[start:end] - epoch * self.num_rows, count)
-            places, tables = np.empty((3, len(draws)), np.int64), []
-            for lane, round_ in self._rounds.items():
-                here = lanes == lane if len(self._rounds) > 1 else slice(None)
-                places[:, here] = round_.places.take(draws[here] - round_.start, 1)
-                places[1, here] += len(tables)
-                tables += round_.tables
-            asked, is_missing = np.arange(start, end), places[0] < 0
-            drawn = Drawn(asked, self._reader.slots, places, tables, asked[is_missing])
-            yield drawn.only(~is_missing) if len(drawn.missing) else drawn
+            if (first := int(positions[start])) not in self._at_hand:
+                self._turn_to(*divmod(first, self.num_rows))
+            end = int(positions.searchsorted(self._at_hand.stop))
+            places, tables = self._find(positions[start:end])
+            asked = np.arange(start, end)
+            if self._is_whole:
+                yield Drawn(asked, self._reader.slots, places, tables, asked[:0])
+            else:
+                is_there = places[0] >= 0
+                yield Drawn(asked[is_there], self._reader.slots, places[:, is_there], tables, asked[~is_there])
             start = end
 
     @property
@@ -138,21 +133,39 @@ class TokenRows:
         most = 2 * len(self._group_rows) * groups  # this epoch and all of the next
         return Memory(min((lanes * groups + ahead) * groups, most), -(-int(self._group_rows.max()) // groups))
 
-    def _turn_to(self, epoch: int, position: int) -> None:
-        """Have the rounds at hand in which the positions from this one on lie."""
+    def _find(self, positions: np.ndarray) -> tuple[np.ndarray, list[pa.RecordBatch]]:
+        """Return the places of rows that are at hand, int64 (3, N), and their tables, as `Drawn` has them."""
+        draws = positions - self._at_hand.start // self.num_rows * self.num_rows
+        if self._window.lanes == 1:
+            (round_,) = self._rounds.values()
+            return round_.places.take(draws - round_.start, 1), round_.tables
+        draws, lanes = np.divmod(draws, self._window.lanes)
+        places, tables = np.empty((3, len(draws)), np.int64), []
+        for lane, round_ in self._rounds.items():
+            here = lanes == lane
+            places[:, here] = round_.places.take(draws[here] - round_.start, 1)
+            places[1, here] += len(tables)
+            tables += round_.tables
+        return places, tables
+
+    def _turn_to(self, epoch: int, place: int) -> None:
+        """Have at hand the rounds in which this place of an epoch and those behind it lie."""
         lanes, count = self._order(epoch).lanes, self._window.lanes
         step = gcd(count, self._share.modulus)
         mine = range((self._share.residue - epoch * self.num_rows) % step, count, step)
-        numbers = {lane: lanes[lane].round_of(max(position - lane + count - 1, 0) // count) for lane in mine}
+        numbers = {lane: lanes[lane].round_of(max(place - lane + count - 1, 0) // count) for lane in mine}
         now = {lane: (round_.epoch, round_.number) for lane, round_ in self._rounds.items()}
-        if now == {lane: (epoch, number) for lane, number in numbers.items()}:
-            return
+        self._at_hand = range(0)
         self._read_ahead(epoch, numbers)
         for lane, number in numbers.items():
             if now.get(lane) != (epoch, number):
                 self._rounds[lane] = self._resolve(epoch, lane, number)
         for lane in [lane for lane in self._rounds if lane not in numbers]:
             del self._rounds[lane]
+        begin = max(0, *((round_.start - 1) * count + lane + 1 for lane, round_ in self._rounds.items()))
+        end = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
+        self._at_hand = range(epoch * self.num_rows + begin, epoch * self.num_rows + end)
+        self._is_whole = all((round_.places[0] >= 0).all() for round_ in self._rounds.values())
 
     def _read_ahead(self, epoch: int, numbers: dict[int, int]) -> None:
         """Have read what these rounds of an epoch's lanes and those behind them need, as far as there is room."""

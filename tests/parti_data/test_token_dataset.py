@@ -1,5 +1,7 @@
 import hashlib
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -316,12 +318,22 @@ def test_captions_are_tokenized_again_with_dropout(path, text_file):
     assert [batch.captions for batch in plain] == [batch.captions for batch in whole]
 
 
+def test_a_batch_and_its_texts_need_no_pandas(path):
+    """Whose import takes longer than the first batch does; pyarrow does so by itself where it is installed."""
+    code = (
+        "import sys; from parti_data import TokenDataset; "
+        f"batch = TokenDataset({path!r}, 8).batch(0); assert all(batch.captions); print('pandas' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout == "False\n"
+
+
 def test_no_more_is_held_than_there_is_memory_for_and_what_was_drawn_makes_room(path, monkeypatch):
     monkeypatch.setattr(row_order, "WINDOW_ROWS", 4 * GROUP_ROWS)
     dataset = TokenDataset(path, 8)
     (rows,) = dataset._opened.rows
     num_slots = (4 + 1 + 2) * 4  # four row groups in the window and one a thread beside it, in four pieces each
-    assert len(rows.slots.numbers) == num_slots * -(-GROUP_ROWS // 4)
+    assert len(rows.slots.numbers) == num_slots * -(-GROUP_ROWS // 4) + 1
     most_held = 0
     for batch in islice(dataset, 40):
         assert batch.keys
