@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.layers import Block, make_norm
 from model.rotary import RotaryPositions, rotation_1d
-from model.shapes import refuse_remainder
+from model.shapes import refuse_below, refuse_remainder
 from model.transformer_shape import TransformerShape
 from parti_data.text import PAD
 
@@ -34,6 +34,7 @@ class TextEncoderShape(TransformerShape):
 
     def __post_init__(self):
         refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
+        refuse_below("num_encoder_layers", self.num_encoder_layers, 1)
         super().__post_init__()
 
     @property

@@ -285,12 +285,12 @@ class _Rows(NamedTuple):
 
     def batch(self, step: int, text: TextReading, lines: np.ndarray) -> TokenBatch:
         """Return the batch; `lines` are its captions' ids, each with their number before them."""
-        lengths = np.minimum(lines[:, 0], text.length).astype(np.int32)
-        text_of = self.texts.column
+        counts, text_of = lines[:, 0], self.texts.column
         return TokenBatch(
             step=step, keys=text_of("key"), views=self.numbers[:, 0], flipped=self.numbers[:, 1].astype(bool),
             boxes=self.numbers[:, 2:6], captions=text_of(CAPTION), text_ids=cut_padding(lines, text),
-            text_lengths=lengths, num_cut=int((lines[:, 0] > text.length).sum()), image_tokens=self.image_tokens,
+            text_lengths=np.minimum(counts, text.length, dtype=np.int32),
+            num_cut=int(np.count_nonzero(counts > text.length)), image_tokens=self.image_tokens,
             sources=text_of("source"), source_keys=text_of("source_key"),
         )  # fmt: skip
 

@@ -39,15 +39,15 @@ class Share(NamedTuple):
 class Drawn(NamedTuple):
     """Some rows that were asked for, in slots of memory that stay as they are until more are drawn."""
 
-    asked: np.ndarray
-    """Which of the positions these are, int64 (N,)."""
+    asked: slice | np.ndarray
+    """Which of the positions these are, as a slice or int64 (N,)."""
     slots: RowSlots
     places: np.ndarray
     """Where in the slots each row lies, which of the tables has its texts, and in which row, int64 (3, N)."""
     tables: list[pa.RecordBatch]
     """Texts of row groups."""
-    missing: np.ndarray
-    """The positions, beside these, whose rows cannot be read, int64."""
+    missing: slice | np.ndarray
+    """The positions, beside these, whose rows cannot be read."""
 
 
 class _Round(NamedTuple):
@@ -105,11 +105,10 @@ class TokenRows:
                 self._turn_to(*divmod(first, self.num_rows))
             end = int(positions.searchsorted(self._at_hand.stop))
             places, tables = self._find(positions[start:end])
-            asked = np.arange(start, end)
             if self._is_whole:
-                yield Drawn(asked, self._reader.slots, places, tables, asked[:0])
+                yield Drawn(slice(start, end), self._reader.slots, places, tables, slice(0))
             else:
-                is_there = places[0] >= 0
+                asked, is_there = np.arange(start, end), places[0] >= 0
                 yield Drawn(asked[is_there], self._reader.slots, places[:, is_there], tables, asked[~is_there])
             start = end
 

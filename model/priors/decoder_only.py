@@ -4,6 +4,7 @@ A stream has P + I - 1 positions: P of the prefix, then each image token but the
 """
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,10 +85,7 @@ class DecoderOnly(Prior):
 
     def states(self, condition: Tensor, image_tokens: Tensor) -> Tensor:
         """Return what the last block makes of the stream up to the last of the tokens (B, N), (B, P + N - 1, D)."""
-        x = self._stream(self.embed_prefix(condition), image_tokens)
-        for block, mask in zip(self.decoder, self.masks, strict=True):
-            x = block(x, mask)
-        return x
+        return deque(self._made(condition, image_tokens), maxlen=1).pop()
 
     def tell(self, states: Tensor) -> Tensor:
         """Return logits float32 (..., V) of image tokens."""

@@ -18,7 +18,7 @@ from model.masks import make_mask
 from model.one_dnn import Linear
 from model.priors.prior import KeysAndValues, Prior, PriorShape
 from model.rotary import RotaryPositions, Rotation, rotation_2d
-from model.shapes import refuse_even
+from model.shapes import refuse_below, refuse_even
 from model.text_encoder import EncodedText, TextEncoder, TextEncoderShape, position_table, refuse_excess
 from parti_data.text import END, PAD
 
@@ -36,6 +36,7 @@ class PartiShape(TextEncoderShape, PriorShape):
 
     def __post_init__(self):
         super().__post_init__()
+        refuse_below("num_decoder_layers", self.num_decoder_layers, 1)
         refuse_even("kernel_side", self.kernel_side)
 
     def refuse_excess(self) -> None:

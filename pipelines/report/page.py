@@ -21,11 +21,14 @@ SUMMARY = "summary.json"
 _FIGURES = {
     "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
     "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
-    "completed_right": "share of right completions",
+}  # fmt: skip
+"""What evaluate measures, as tiles call it."""
+_SHARES = {
+    "completed_right": "right completions",
     "probe_prior_accuracy": "linear probe", "probe_random_network_accuracy": "probe of a random network",
     "probe_tokens_accuracy": "probe of mean tokens", "probe_pixels_accuracy": "probe of pixels",
 }  # fmt: skip
-"""What evaluate measures, as tiles call it."""
+"""The same, of what are shares of all."""
 _IMAGE_TOKENIZERS = ("train_tokenizer", "train_dvae", "train_palette")
 """Stages that tell the same figures of theirs."""
 
@@ -137,16 +140,26 @@ def _stage_tiles(stage: FinishedStage) -> list[Tile]:
         case "train_prior":
             return [Tile("parameters", figures.say_count(details["parameters"]), "of the prior")]
         case "sample":
-            note = f"for {figures.say_count(counts['prompts'])} prompts"
+            prompts = counts["prompts"]
+            note = f"for {figures.say_count(prompts)} prompts" if prompts else "without prompts"
             return [Tile("images sampled", figures.say_count(counts["images"]), note)]
         case "evaluate":
+            right, measured = details.get("accuracy", {}), details.get("figures", {})
             return [
-                Tile(f"right: {category}", figures.say_share(accuracy), "by the judge", accuracy)
-                for category, accuracy in details.get("accuracy", {}).items()
-            ] + [
-                Tile(_FIGURES[name], figures.say_figure(value), "by the evaluation")
-                for name, value in details.get("figures", {}).items()
-                if name in _FIGURES
+                *(
+                    Tile(f"right: {category}", figures.say_share(share), "by the judge", share)
+                    for category, share in right.items()
+                ),
+                *(
+                    Tile(_FIGURES[name], figures.say_figure(value), "by the evaluation")
+                    for name, value in measured.items()
+                    if name in _FIGURES
+                ),
+                *(
+                    Tile(_SHARES[name], figures.say_share(value), "by the evaluation", value)
+                    for name, value in measured.items()
+                    if name in _SHARES
+                ),
             ]
         case _:
             return []

@@ -60,6 +60,8 @@ def test_a_table_that_may_be_absent_is_none_or_like_any_other(value, wanted):
         (PartiShape, {"width": True}, "architecture.width: expected a whole number, found True"),
         (PartiShape, {"dropout": "0.1"}, "architecture.dropout: expected a number, found '0.1'"),
         (PartiShape, {"dropout": 1}, "architecture.dropout: expected a share from 0 to below 1, found 1; change it"),
+        (PartiShape, {"num_encoder_layers": 0}, "architecture.num_encoder_layers: expected at least 1, found 0"),
+        (PartiShape, {"num_decoder_layers": 0}, "architecture.num_decoder_layers: expected at least 1, found 0"),
         (PartiShape, {"hidden": 0}, "architecture.hidden: expected at least 1, found 0; raise it"),
         (ViTVQGANShape, {"codebook_size": 1}, "architecture.codebook_size: expected at least 2, found 1; raise it"),
         (

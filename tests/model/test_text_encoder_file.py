@@ -56,11 +56,11 @@ def test_a_header_that_does_not_fit_is_refused(tmp_path, header, message):
 
 
 def test_rotations_that_a_small_file_asks_for_are_refused_before_they_take_memory(tmp_path):
-    """Without layers the weights are a few rows of the width; the rotations would be 512 MiB for each 1,024 of it."""
+    """They would be 512 MiB for each 1,024 of the width."""
     told = asdict(TINY) | {
         "text_vocabulary_size": 1, "max_text_length": 1 << 16, "width": 1 << 20, "num_heads": 1,
-        "num_encoder_layers": 0, "positions": "rotary",
+        "num_encoder_layers": 1, "positions": "rotary",
     }  # fmt: skip
     write_weights(str(tmp_path / "x"), TextEncoder(TINY), {"kind": "text_encoder", "shape": told, "text_tokenizer": ""})
-    with pytest.raises(CheckpointError, match="a header of 0 layers, 65536 text positions, .* heads of 1048576 chann"):
+    with pytest.raises(CheckpointError, match="a header of 1 layers, 65536 text positions, .* heads of 1048576 chann"):
         load_text_encoder(str(tmp_path / "x"))

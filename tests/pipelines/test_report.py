@@ -133,14 +133,14 @@ def make_prior(path: Path) -> None:
     begun.finish([], {"rows": 40}, {"parameters": 1_234_567, "shape": shape, "weights": "average"})
 
 
-def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle") -> None:
+def make_samples(path: Path, evaluation: Path, prompt: str = "a red circle", num_prompts: int = 3) -> None:
     begun = directory(path, "sample")
     names = [f"sample-{n:05d}-000.png" for n in range(3)]
     for name in names:
         (path / name).write_bytes(to_png(np.full((8, 8, 3), 200, np.uint8)))
     table = {"prompt": [prompt] * 3, "category": ["one object"] * 3, "sample": [0] * 3, "picture": names}
     pq.write_table(pa.table(table), path / "samples.parquet")
-    begun.finish([record_shard(str(path), name, 0) for name in names], {"prompts": 3, "images": 3})
+    begun.finish([record_shard(str(path), name, 0) for name in names], {"prompts": num_prompts, "images": 3})
     begun = directory(evaluation, "evaluate", inputs={"samples": manifest_digest(str(path))})
     verdicts = {"is_right": [True, False, None], "fault": ["", "gray background", "not judged"]}
     pq.write_table(pa.table({"picture": names, "prompt": [prompt] * 3} | verdicts), evaluation / "verdicts.parquet")
@@ -365,10 +365,16 @@ def test_what_an_evaluation_measured_besides_stands_among_the_key_figures(run):
     directory(run / "another", "evaluate", inputs=inputs).finish([], {"samples": 3}, {"figures": figures})
     page = read_page(run)
     tiles = re.findall(r'<span class="label">(.+?)</span><span class="value">(.+?)</span>', page)
-    assert {("linear probe", "0.75"), ("probe of pixels", "0.5")} <= set(tiles)
+    assert {("linear probe", "75.0 %"), ("probe of pixels", "50.0 %")} <= set(tiles)
     assert {("FID", "12.3"), ("held-out nats a token", "4.57"), ("right: one object", "50.0 %")} <= set(tiles)
     assert not any("interval" in label for label, _ in tiles)
     assert "Verdicts: evaluation." in page
+
+
+@pytest.mark.parametrize(("num_prompts", "note"), [(3, "for 3 prompts"), (0, "without prompts")])
+def test_images_are_said_to_be_for_prompts_where_there_are_some(tmp_path, num_prompts, note):
+    make_samples(tmp_path / "samples", tmp_path / "evaluation", num_prompts=num_prompts)
+    assert note in read_page(tmp_path)
 
 
 def test_the_verdict_is_a_sign_and_words_not_only_a_colour(run):
