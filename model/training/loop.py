@@ -124,13 +124,19 @@ def train(
     running: Running | None = None,
     ranks: Ranks | None = None,
 ) -> None:
-    """Train to the last step, going on from the directory's checkpoint where there is one."""
+    """Train to the last step, going on from the directory's checkpoint where there is one.
+
+    Meanwhile a GPU's convolutions in float32 are float32, as its other products are, and not TF32.
+    """
     keep_freed_memory()
     ranks, running = ranks or Ranks(), running or Running()
     networks = trainee.networks.items()
     players = [_player(name, network, schedule, not number) for number, (name, network) in enumerate(networks)]
     run = _Run(trainee, schedule, ranks, directory, players)
-    with Checkpoints(directory, ranks, running.keep_checkpoints) as checkpoints:
+    with (
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        Checkpoints(directory, ranks, running.keep_checkpoints) as checkpoints,
+    ):
         progress = checkpoints.resume(_stateful(run))
         with show_progress(title, schedule.num_steps, ranks.is_first) as bar, _events(run, running, progress) as events:
             _steps(run, running, checkpoints, progress, _Watchers(bar, events))

@@ -141,6 +141,20 @@ def test_a_term_that_comes_now_and_then_is_told_in_the_next_line(tmp_path):
     assert told == {5: pytest.approx(3 / 7), 10: pytest.approx(9 / 7)}
 
 
+class Looking(Line):
+    """Remembers how a GPU would convolve."""
+
+    def losses(self, network, step, part):
+        self.has_tf32 = torch.backends.cudnn.allow_tf32
+        return super().losses(network, step, part)
+
+
+def test_convolutions_are_float32_while_a_run_lasts(tmp_path):
+    looking, before = Looking(), torch.backends.cudnn.allow_tf32
+    train(looking, SHORT, str(tmp_path), "x")
+    assert (before, looking.has_tf32, torch.backends.cudnn.allow_tf32) == (True, False, True)
+
+
 def test_a_norm_of_zero_clips_nothing(tmp_path):
     ends = []
     for clip_norm in (0.0, 1e9, 1e-9):
