@@ -17,8 +17,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/parti demo configs/demo/demo.toml
 
+# Two processes, each a file of tests at a time.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

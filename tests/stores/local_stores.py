@@ -95,7 +95,6 @@ def gcs_server() -> Iterator[LocalStore]:
     server._api._httpd.handle_error = lambda *_: None  # a client that hangs up is no error
     options = {"endpoint_url": f"http://127.0.0.1:{server._api._httpd.server_port}", "token": "anon"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks for more than the emulator knows
         patch.setitem(fsspec.config.conf, "gs", options)
         yield LocalStore("gs", options)
     server.stop()
