@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -40,10 +41,10 @@ class RowTrainee(Generic[M]):
         self._row_keys = RowKeys()
         drop_by_row(self.model, self._row_keys)  # after the average is copied: it is about this network's forwards
         for block in blocks:
+            if config.running.compile:  # first: what recomputes counts its calls of dropout, which ends a graph
+                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
             if config.recompute_blocks:
                 block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
-            if config.running.compile:
-                block.compile()
         self.networks: dict[str, nn.Module] = {"model": self.model}
 
     @property

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -322,9 +323,10 @@ def test_a_batch_that_ranks_and_parts_cannot_share_is_refused(tokens, tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning if it is one
-def test_compiled_blocks_learn_the_same_from_few_graphs(tokens, tmp_path, monkeypatch):
-    compiled = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled(block, backend="eager"))
+@pytest.mark.parametrize("recompute_blocks", [False, True])
+def test_compiled_blocks_learn_the_same_from_few_graphs(tokens, tmp_path, monkeypatch, recompute_blocks):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     schedule = SHORT.model_copy(update={"num_steps": 3, "log_every": 1, "precision": "float32"})
     losses = []
@@ -332,7 +334,7 @@ def test_compiled_blocks_learn_the_same_from_few_graphs(tokens, tmp_path, monkey
         config = TrainPriorConfig(
             output=f"{tmp_path}/{is_compiled}", source=tokens, batch_size=8, batch_parts=2, schedule=schedule,
             architecture=TINY_PRIOR | {"num_decoder_layers": 2, "dropout": 0.2},
-            running=PriorRunning(compile=is_compiled),
+            running=PriorRunning(compile=is_compiled), recompute_blocks=recompute_blocks,
         )  # fmt: skip
         train_prior(config)
         losses.append([line["total"] for line in metrics(config.output) if "total" in line])
