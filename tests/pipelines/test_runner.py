@@ -131,7 +131,7 @@ def test_what_would_not_wait_for_a_job_is_refused(engine, option):
 @pytest.mark.parametrize("name", ["source", "output"])
 def test_a_path_on_this_machine_is_refused_for_dataflow(name):
     options = PipelineOptions([*DATAFLOW, "--temp_location=gs://b/t"])
-    refuse_local_paths(options, {"source": "gs://bucket/x", "output": "memory://bucket/pairs"})
+    refuse_local_paths(options, {"source": "s3://bucket/x", "output": "memory://bucket/pairs"})
     refuse_local_paths(PipelineOptions([]), {"output": "runs/pairs"})
     with pytest.raises(
         ConfigError, match=f"^{name}: expected a path that Dataflow's workers reach, found 'runs/pairs'; "
