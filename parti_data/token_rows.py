@@ -153,14 +153,14 @@ class TokenRows:
         step = gcd(count, self._share.modulus)
         mine = range((self._share.residue - epoch * self.num_rows) % step, count, step)
         numbers = {lane: lanes[lane].round_of(max(place - lane + count - 1, 0) // count) for lane in mine}
-        now = {lane: (round_.epoch, round_.number) for lane, round_ in self._rounds.items()}
         self._at_hand = range(0)
+        for lane, round_ in list(self._rounds.items()):  # first: their slots are given away, whatever raises then
+            if (round_.epoch, round_.number) != (epoch, numbers.get(lane)):
+                del self._rounds[lane]
         self._read_ahead(epoch, numbers)
         for lane, number in numbers.items():
-            if now.get(lane) != (epoch, number):
+            if lane not in self._rounds:
                 self._rounds[lane] = self._resolve(epoch, lane, number)
-        for lane in [lane for lane in self._rounds if lane not in numbers]:
-            del self._rounds[lane]
         begin = max(0, *((round_.start - 1) * count + lane + 1 for lane, round_ in self._rounds.items()))
         end = min(self.num_rows, *(round_.end * count + lane for lane, round_ in self._rounds.items()))
         self._at_hand = range(epoch * self.num_rows + begin, epoch * self.num_rows + end)

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from parti_data import ShardReading, TextReading, TokenBatch, TokenDataset, row_order
 from parti_data.errors import ShardError, StorageError
 from parti_data.manifest import Beginning, begin, record_shard, shard_name
+from parti_data.shard_files import ShardFiles
 from parti_data.storage import join
 from parti_data.text import END, PAD
 from parti_data.token_directory import METADATA as STATED
@@ -318,13 +320,17 @@ def test_captions_are_tokenized_again_with_dropout(path, text_file):
     assert [batch.captions for batch in plain] == [batch.captions for batch in whole]
 
 
-def test_a_batch_and_its_texts_need_no_pandas(path):
+def test_a_batch_and_its_texts_need_no_pandas(tmp_path, monkeypatch):
     """Whose import takes longer than the first batch does; pyarrow does so by itself where it is installed."""
+    bare = make_row(0)._replace(captions=[], text_ids=[])
+    rows = [bare, *(make_row(number) for number in range(1, 16))]
+    monkeypatch.setattr(f"{__name__}.make_row", rows.__getitem__)
+    path = write_dataset(f"{tmp_path}/d", [METADATA], len(rows))
     code = (
-        "import sys; from parti_data import TokenDataset; "
-        f"batch = TokenDataset({path!r}, 8).batch(0); assert all(batch.captions); print('pandas' in sys.modules)"
+        "import sys; from parti_data import TokenDataset; batch = TokenDataset(sys.argv[1], 16).batch(0); "
+        "assert '' in list(batch.captions) and all(batch.keys); print('pandas' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True)
     assert answer.stdout == "False\n"
 
 
@@ -507,6 +513,28 @@ def test_a_store_that_cannot_be_reached_is_no_bad_shard_and_is_asked_again(tmp_p
         except StorageError:
             continue
     assert_equal([found], [TokenDataset(path, 16).batch(0)])
+
+
+def test_batches_are_right_whatever_fails_between_them(path, mixing, monkeypatch):
+    """A turn of the window that raised gives away what the round before was drawn from."""
+    luck, open_shard, failures = Random(0), ShardFiles.open, 0
+
+    def open_sometimes(self, *arguments, **named):
+        if luck.random() < 0.2:
+            raise StorageError("s3://bucket: expected to read it, found none")
+        return open_shard(self, *arguments, **named)
+
+    expected, dataset = take(TokenDataset(path, 16), 40), TokenDataset(path, 16)
+    monkeypatch.setattr(ShardFiles, "open", open_sometimes)
+    for batch in expected:
+        while True:
+            try:
+                found = dataset.batch(batch.step)
+                break
+            except StorageError:
+                failures += 1
+        assert_equal([found], [batch])
+    assert failures > 40
 
 
 def test_a_shard_with_other_numbers_of_captions_and_text_ids_is_refused(tmp_path, monkeypatch):
