@@ -13,6 +13,12 @@ def numbers_of(array: pa.Array) -> np.ndarray:
     return np.from_dlpack(array)
 
 
+def rows_of(lists: pa.FixedSizeListArray) -> np.ndarray:
+    """Return lists of numbers (N, I), as `flatten` does, which takes three times as long to call."""
+    rows = numbers_of(lists.values).reshape(-1, lists.type.list_size)
+    return rows[lists.offset : lists.offset + len(lists)]
+
+
 def array_of(numbers: np.ndarray, is_null: np.ndarray | None = None) -> pa.Array:
     """Return contiguous numbers (N,) as an array, with nulls where the mask, bool (N,), says so."""
     valid = None if is_null is None else pa.py_buffer(np.packbits(~is_null, bitorder="little"))

@@ -14,6 +14,8 @@ from parti_data.keyed_random import stream_key, uniform
 from parti_data.text import END, PAD, TextTokenizer
 
 _MAX_LENGTH = (1 << 16) - 1
+_NO_TEXT = pa.StringArray.from_buffers(1, pa.py_buffer(bytes(8)), pa.py_buffer(b""))[0]
+"""The empty text as Arrow's; `pyarrow.scalar` would import pandas."""
 
 
 class TextReading(StrictModel):
@@ -62,7 +64,7 @@ class CaptionChoice:
         chosen[bare] = 0
         texts = pc.take(captions.values, array_of(chosen, bare))
         if texts.null_count:
-            texts = pc.fill_null(texts, "")
+            texts = pc.fill_null(texts, _NO_TEXT)
         lists = text_ids.values
         line_starts = numbers_of(lists.offsets)
         if not len(lists):

@@ -10,7 +10,9 @@ import pytest
 from local_stores import gcs_server, s3, s3_server, store  # noqa: F401
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many processes as cores run the tests: more would be in the way
-os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"  # read by its import; asks for more than the emulator knows
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = (
+    "false"  # gcsfs reads it when imported, and asks for what no emulator knows
+)
 ONE_WORKER = "--direct_num_workers=1"
 PRELOADED = [
     "pytest", "model.training.train_prior", "pipelines.export", "pipelines.filter", "pipelines.forget",

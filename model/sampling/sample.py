@@ -70,7 +70,8 @@ def sample(config: SampleConfig) -> Manifest:
     pictures = kept_pictures(config.output)
     write_grid(config.output, pictures)
     larger = [larger_name(picture) for picture in pictures if inputs.upsampler]
-    counts = {"prompts": sum(bool(prompt.text) for prompt in inputs.prompts), "images": len(pictures)}
+    num_prompts = 0 if inputs.prior.model.reads == "nothing" else len(inputs.prompts)
+    counts = {"prompts": num_prompts, "images": len(pictures)}
     return begun.finish(
         [record_shard(config.output, name, 0) for name in [*pictures, *larger, TABLE, GRID]],
         counts | ({"drawn": len(places)} if config.ranking else {}),

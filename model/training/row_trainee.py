@@ -41,7 +41,7 @@ class RowTrainee(Generic[M]):
         self._row_keys = RowKeys()
         drop_by_row(self.model, self._row_keys)  # after the average is copied: it is about this network's forwards
         for block in blocks:
-            if config.running.compile:  # first: what recomputes counts its calls of dropout, which ends a graph
+            if config.running.compile:  # first: inside checkpoint the counting of dropout's calls would end the graph
                 block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
             if config.recompute_blocks:
                 block.forward = _recomputed(block.forward)  # type: ignore[method-assign]

@@ -20,11 +20,11 @@ PAGE = "report.html"
 SUMMARY = "summary.json"
 _FIGURES = {
     "held_out_nats_a_token": "held-out nats a token", "held_out_bits_an_image": "held-out bits an image", "fid": "FID",
-    "inception_score": "Inception score", "precision": "precision", "recall": "recall", "clip_score": "CLIP score",
+    "inception_score": "Inception score", "clip_score": "CLIP score",
 }  # fmt: skip
 """What evaluate measures, as tiles call it."""
 _SHARES = {
-    "completed_right": "right completions",
+    "precision": "precision", "recall": "recall", "completed_right": "right completions",
     "probe_prior_accuracy": "linear probe", "probe_random_network_accuracy": "probe of a random network",
     "probe_tokens_accuracy": "probe of mean tokens", "probe_pixels_accuracy": "probe of pixels",
 }  # fmt: skip

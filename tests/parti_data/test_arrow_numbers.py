@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from parti_data.arrow_numbers import array_of, numbers_of
+from parti_data.arrow_numbers import array_of, numbers_of, rows_of
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.uint32, np.int64])
@@ -12,6 +12,13 @@ def test_numbers_are_the_same_both_ways_and_share_their_memory(kind):
     assert array.equals(pa.array([0, 1, 2, 3, 4], pa.from_numpy_dtype(kind)))
     assert np.shares_memory(numbers_of(array), numbers)
     np.testing.assert_array_equal(numbers_of(array[1:4]), [1, 2, 3])
+
+
+def test_lists_are_rows_also_of_a_part():
+    lists = pa.array([[1, 2], [3, 4], [5, 6], [7, 8]], pa.list_(pa.uint16(), 2))
+    np.testing.assert_array_equal(rows_of(lists), [[1, 2], [3, 4], [5, 6], [7, 8]])
+    np.testing.assert_array_equal(rows_of(lists[1:3]), [[3, 4], [5, 6]])
+    assert rows_of(lists[:0]).shape == (0, 2)
 
 
 def test_none_are_none():

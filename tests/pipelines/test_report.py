@@ -359,13 +359,14 @@ def test_what_an_evaluation_measured_besides_stands_among_the_key_figures(run):
         "probe_prior_accuracy": 0.75,
         "probe_pixels_accuracy": 0.5,
         "fid": 12.345,
+        "recall": 0.625,
         "held_out_nats_a_token": 4.5678,
         "held_out_nats_a_token_interval": 0.01,
     }
     directory(run / "another", "evaluate", inputs=inputs).finish([], {"samples": 3}, {"figures": figures})
     page = read_page(run)
     tiles = re.findall(r'<span class="label">(.+?)</span><span class="value">(.+?)</span>', page)
-    assert {("linear probe", "75.0 %"), ("probe of pixels", "50.0 %")} <= set(tiles)
+    assert {("linear probe", "75.0 %"), ("probe of pixels", "50.0 %"), ("recall", "62.5 %")} <= set(tiles)
     assert {("FID", "12.3"), ("held-out nats a token", "4.57"), ("right: one object", "50.0 %")} <= set(tiles)
     assert not any("interval" in label for label, _ in tiles)
     assert "Verdicts: evaluation." in page
