@@ -37,7 +37,7 @@ def read_prompts(texts: list[str], path: str, reads: Read) -> list[Prompt]:
                 raise ConfigError(
                     f"{path}: expected prompts of at most {_MAX_BYTES >> 20} MiB, found more; split prompts_file"
                 )
-            lines = content.decode().replace("\r\n", "\n").split("\n")
+            lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: expected prompts as UTF-8 text, found {error}; check prompts_file") from None
         prompts += list(_parse_table(lines, path) if path.endswith(".tsv") else _parse_lines(lines))

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from model.sampling.completion import Completion
 from model.sampling.decoding import DecodingExecution
@@ -38,7 +38,7 @@ class SampleConfig(StageConfig):
     sampling: Sampling = Field(default_factory=Sampling)
     execution: DecodingExecution = Field(default_factory=DecodingExecution)
     batch_size: PositiveInt = 64
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
         {"prior", "image_tokenizer", "text_tokenizer", "upsampler", "prompts_file"}

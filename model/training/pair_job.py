@@ -118,4 +118,5 @@ def begin_on_pairs(stage: str, config: TrainOnPairsConfig, pairs: Pairs[Any]) ->
     """Return the directory to fill, or its manifest where it is finished."""
     inputs = {"source": pairs.tokens.digest} | ({"held_out": pairs.held_out.digest} if pairs.held_out else {})
     inputs |= {"start_from": sha256_file(config.start_from)} if config.start_from else {}
+    inputs |= {"text_tokenizer": pairs.metadata.text_tokenizer} if config.text.tokenizer else {}
     return begin(config.output, Beginning(stage=stage, config=config.deciding(), inputs=inputs))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from model.training.schedule import Running, Schedule
 from parti_data.caption_ids import TextReading
@@ -24,7 +24,7 @@ class TrainOnRowsConfig(StageConfig):
     """Rows a step, of all ranks together."""
     ema_decay: Annotated[NonNegativeFloat, Field(lt=1)] = 0.0
     """Of the average of the weights that is measured and saved; 0, as in Parti: the weights themselves."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     recompute_blocks: bool = False
     """Whether training keeps no activations inside blocks and computes them twice: slower, in less memory."""
     running: Running = Field(default_factory=Running)

@@ -107,5 +107,8 @@ class TextEncoderTrainee(RowTrainee[MaskedText]):
             num_rows += len(batch.text_ids)
             if num_rows >= self._measured_rows:
                 break
-        loss, accuracy = torch.cat(told).mean(0).tolist()
+        figures = torch.cat(told)
+        if not len(figures):  # texts without an id that could be hidden
+            return Evaluation({}, {})
+        loss, accuracy = figures.mean(0).tolist()
         return Evaluation({"held_out_loss": round(loss, 4), "held_out_accuracy": round(accuracy, 4)}, {})

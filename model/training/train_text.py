@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pydantic import NonNegativeInt
+
 from parti_data.config import StageConfig
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, begin, manifest_digest, record_shard
@@ -20,7 +22,7 @@ class TrainTextConfig(StageConfig):
     """Pieces. Source: Parti, section 2.2."""
     lower_case: bool = False
     """Whether captions, and later prompts, are read in lower case, as DALL-E reads them (section 2.2)."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"source"})
 

@@ -18,6 +18,13 @@ def test_prompts_come_from_the_config_and_from_lines(tmp_path):
     assert prompts == [Prompt("zero"), Prompt("one"), Prompt("two")]
 
 
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.tsv"])
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path, name):
+    lines = "Prompt\none" if name.endswith(".tsv") else "one"
+    (tmp_path / name).write_text(lines, encoding="utf-8-sig")
+    assert read_prompts([], str(tmp_path / name), "text") == [Prompt("one")]
+
+
 def test_only_the_ends_of_lines_part_prompts(tmp_path):
     (tmp_path / "prompts.tsv").write_bytes("Prompt\r\na\u2028b\r\nc\x0bd".encode())
     assert read_prompts([], str(tmp_path / "prompts.tsv"), "text") == [Prompt("a\u2028b"), Prompt("c\x0bd")]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from model.evaluation.evaluate import EvaluateConfig, evaluate
 from model.priors.prior_file import load_prior
@@ -29,8 +30,9 @@ from model.upsamplers import WDSR, WDSRShape, load_upsampler, save_upsampler
 from parti_data import TokenDataset
 from parti_data.caption_ids import TextReading
 from parti_data.errors import ConfigError, ShardError, TokenizerError
+from parti_data.ledger import PairDirectory
 from parti_data.storage import sha256_file
-from parti_data.text import TextTokenizer
+from parti_data.text import TextTokenizer, train_sentencepiece
 from parti_data.token_directory import open_token_directory
 
 TINY_TOKENIZER = {
@@ -285,6 +287,27 @@ def test_a_run_that_was_stopped_behind_its_table_draws_nothing_again(
     monkeypatch.setattr(sample_module, "generate", None)
     sample(config)
     assert contents(tmp_path / "s") == whole
+
+
+def test_a_run_with_ids_of_a_text_tokenizer_is_not_that_of_another(tokens, text_file, filtered, tmp_path):
+    named = tmp_path / "text.model"
+    shutil.copy(text_file, named)
+    config = TrainPriorConfig(
+        output=f"{tmp_path}/prior", source=tokens, architecture=TINY_PRIOR, batch_size=8,
+        schedule=SHORT.model_copy(update={"num_steps": 1}), text=TextReading(tokenizer=str(named)),
+    )  # fmt: skip
+    finished = train_prior(config)
+    assert train_prior(config) == finished
+    captions = (caption[::-1] for row in PairDirectory(filtered).kept() for caption in row.captions)
+    named.write_bytes(train_sentencepiece(captions, 128, 0))
+    with pytest.raises(ShardError, match="text_tokenizer"):
+        train_prior(config)
+
+
+@pytest.mark.parametrize("config", [TrainTextConfig, partial(TrainPriorConfig, schedule=SHORT)])
+def test_a_seed_below_zero_is_refused(config):
+    with pytest.raises(ValidationError, match="seed\n  Input should be greater than or equal to 0"):
+        config(source="", output="", seed=-1)
 
 
 def test_a_finished_job_does_nothing_twice(tmp_path, filtered):

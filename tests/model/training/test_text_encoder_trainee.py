@@ -43,10 +43,17 @@ class WithoutOthers(Ranks):
         return values
 
 
-def make(rows: Rows, ranks: Ranks, batch_size: int) -> TextEncoderTrainee:
+def make(rows: Rows, ranks: Ranks, batch_size: int, held_out: Rows | None = None) -> TextEncoderTrainee:
     torch.manual_seed(0)
     config = TrainTextEncoderConfig(source="", output="", batch_size=batch_size, schedule=Schedule(num_steps=1, lr=1.0))
-    return TextEncoderTrainee(config, MaskedText(SHAPE), rows, None, ranks)
+    return TextEncoderTrainee(config, MaskedText(SHAPE), rows, held_out, ranks)
+
+
+def test_held_out_texts_of_which_nothing_can_be_hidden_have_no_loss():
+    assert make(Rows(5), Ranks(), 1, held_out=Rows(0, 0)).evaluate(0).figures == {}
+    assert make(Rows(5), Ranks(), 1, held_out=Rows(0, 40)).evaluate(0).figures.keys() == {
+        "held_out_loss", "held_out_accuracy"
+    }  # fmt: skip
 
 
 def test_the_work_of_a_row_is_the_mean_of_the_batchs_whatever_its_first_row_is():
