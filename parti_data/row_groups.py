@@ -4,6 +4,7 @@ A piece is what one round draws of a row group; once the round is over its slot 
 the window little more than half lies in memory, and the next ones have room beside them.
 """
 
+import errno
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from parti_data.arrow_numbers import numbers_of, rows_of
 from parti_data.caption_ids import CaptionChoice
-from parti_data.errors import ShardError, StorageError
+from parti_data.errors import ShardError
 from parti_data.row_order import Lane
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
@@ -34,6 +35,8 @@ _COLUMNS = ([*_TEXTS, "view", "flipped", "box"], ["captions", "text_ids"])
 _TOKENS = "image_tokens"
 _MISREAD = (*BROKEN, ValueError)
 """What a damaged row group raises: ValueError where it has other numbers of rows than the footer says."""
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of a file: too many are open, or memory is short."""
 
 
 class Group(NamedTuple):
@@ -148,10 +151,10 @@ class RowGroupReader:
         first_pieces = {one[:3]: one.first_piece for one in wanted}
         for name, held in list(self._held.items()):
             passed = first_pieces.get(name, -1) - held.first_piece
-            if passed < 0 or (passed and held.decoding.cancel()):  # then it is begun anew, with fewer pieces
+            is_over = passed < 0 or (passed and held.decoding.cancel())  # then it is begun anew, with fewer pieces
+            self._let_go(held, len(held.slots) if is_over else passed)
+            if is_over:  # not before: who waits may be interrupted
                 del self._held[name]
-                passed = len(held.slots)
-            self._let_go(held, passed)
         for name, first_piece in first_pieces.items():
             if name not in self._held:
                 epoch, number, part = name
@@ -170,9 +173,11 @@ class RowGroupReader:
         held = self._held[epoch, number, part]
         try:
             texts = held.decoding.result()
-        except StorageError:  # which may pass
-            del self._held[epoch, number, part]
+        except ShardError:
+            raise
+        except Exception:  # which may pass
             self._let_go(held, len(held.slots))
+            del self._held[epoch, number, part]
             raise
         return held.addresses, texts
 
@@ -220,6 +225,8 @@ class RowGroupReader:
             try:
                 return self._read(file, job)
             except _MISREAD as error:
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) in _PASSING:
+                    raise
                 raise ShardError(
                     f"{self.path(job.group)}: expected row group {group.number}, found {say_broken(error)}; run its "
                     "stage again"

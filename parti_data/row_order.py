@@ -61,8 +61,16 @@ def choose_window(group_rows: np.ndarray, row_bytes: int, share: float = 1.0) ->
     by_rows = WINDOW_ROWS * share / max(float(group_rows.mean()), 1.0)
     by_bytes = WINDOW_BYTES * share / max(float(group_rows.max()) * row_bytes, 1.0)
     groups = int(min(by_rows, by_bytes))
-    lanes = LANES if len(group_rows) >= LANES * _GROUPS_A_LANE else 1
-    return Window(lanes, min(max(groups // lanes, 2), len(group_rows)))
+    in_a_lane = max(groups // LANES, 2)
+    if len(group_rows) >= LANES * _GROUPS_A_LANE and _fewest_in_a_lane(group_rows) >= in_a_lane:
+        return Window(LANES, in_a_lane)
+    return Window(1, min(max(groups, 2), len(group_rows)))
+
+
+def _fewest_in_a_lane(group_rows: np.ndarray) -> int:
+    """Return of how few row groups a lane's share of all rows may be made, whatever their order."""
+    largest_first = np.cumsum(np.sort(group_rows)[::-1])
+    return int(np.searchsorted(largest_first, group_rows.sum() // LANES)) + 1
 
 
 class EpochOrder:

@@ -154,9 +154,9 @@ class TextLines:
         path = self._files.paths[file]
         content = read_range(path, offset, size)
         chunk = LineChunk(content, _starts(content), f"{path}:{offset}")
-        if len(chunk) != count:
+        if (len(content), len(chunk)) != (size, count):
             raise SourceError(
-                f"{path}: expected the file as it was when the run began, found another number of lines; put it back, "
-                "or choose another output"
+                f"{path}: expected the file as it was when the run began, found other lines; put it back, or choose "
+                "another output"
             )
         return chunk

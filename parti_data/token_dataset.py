@@ -220,11 +220,12 @@ class TokenDataset:
         """Return the rows at ascending positions."""
         if self._opened.process != os.getpid():  # threads and locks do not survive a fork
             self._opened = self._open()
-        origins = self._mixture.origins(positions)
-        rows = _Rows.make(len(positions), self._opened.rows[0].slots)
+        opened = self._opened
+        rows = _Rows.make(len(positions), opened.rows[0].slots)
         missing: list[int] = []
-        with self._opened.drawing:
-            for source, token_rows in enumerate(self._opened.rows):
+        with opened.drawing:
+            origins = self._mixture.origins(positions)
+            for source, token_rows in enumerate(opened.rows):
                 asked = np.flatnonzero(origins.sources == source)
                 for drawn in token_rows.draw(origins.positions[asked]):
                     rows.take(asked[drawn.asked], drawn)

@@ -92,11 +92,12 @@ def test_a_line_as_long_as_it_may_be_is_read(tmp_path, monkeypatch):
     assert TextLines(files, f"{tmp_path}/lines.parquet").chunk_lines.sum() == 3
 
 
-def test_a_file_that_has_changed_is_refused(files, tmp_path):
+@pytest.mark.parametrize("change", [lambda whole: whole.replace(b"two words", b"two\nwords"), lambda whole: whole[:-2]])
+def test_a_file_that_has_changed_is_refused(files, tmp_path, change):
     index = str(tmp_path / "lines.parquet")
     index_lines(files, index)
-    (tmp_path / "text" / "a.txt").write_bytes(CONTENTS["a.txt"].replace(b"two words", b"two\nwords"))
-    with pytest.raises(SourceError, match="expected the file as it was when the run began, found another number of"):
+    (tmp_path / "text" / "a.txt").write_bytes(change(CONTENTS["a.txt"]))
+    with pytest.raises(SourceError, match="expected the file as it was when the run began, found other lines; put it"):
         TextLines(files, index).read(0)
 
 

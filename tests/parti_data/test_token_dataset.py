@@ -1,8 +1,10 @@
+import errno
 import hashlib
 import pickle
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import wait
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -535,6 +537,60 @@ def test_batches_are_right_whatever_fails_between_them(path, mixing, monkeypatch
                 failures += 1
         assert_equal([found], [batch])
     assert failures > 40
+
+
+def test_batches_are_right_after_an_interrupted_wait(path, mixing, monkeypatch):
+    steps, waits = [0, 30, 2, 25, 1, 40], []
+    expected, dataset = [TokenDataset(path, 16).batch(step) for step in steps], TokenDataset(path, 16)
+
+    def interrupt_some(futures):
+        waits.append(futures)
+        if len(waits) in (1, 3, 8, 20):
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr("parti_data.row_groups.wait", interrupt_some)
+    for batch in expected:
+        while True:
+            try:
+                found = dataset.batch(batch.step)
+                break
+            except KeyboardInterrupt:
+                continue
+        assert_equal([found], [batch])
+    assert len(waits) > 3
+
+
+def test_too_many_open_files_are_no_bad_shard(path, monkeypatch):
+    dataset, open_native, calls = TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")), pa.OSFile, []
+
+    def refuse_at_first(name):
+        calls.append(name)
+        if len(calls) <= 8:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_native(name)
+
+    monkeypatch.setattr(pa, "OSFile", refuse_at_first)
+    for _ in range(8):
+        try:
+            found = dataset.batch(0)
+            break
+        except OSError:
+            continue
+    assert len(calls) > 8
+    assert not dataset.skipped
+    monkeypatch.undo()
+    assert_equal([found], [TokenDataset(path, 16).batch(0)])
+
+
+def test_rows_are_right_where_lanes_would_have_fewer_row_groups_than_a_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_order, "LANES", 2)
+    monkeypatch.setattr(row_order, "_GROUPS_A_LANE", 1)
+    path = write_dataset(f"{tmp_path}/d", [METADATA], group_rows=20)
+    (epoch,) = TokenDataset(path, NUM_ROWS).epoch(0)
+    assert sorted(epoch.keys) == sorted(ROWS)
+    for key, tokens in zip(epoch.keys, epoch.image_tokens, strict=True):
+        np.testing.assert_array_equal(tokens, ROWS[key].image_tokens)
 
 
 def test_a_shard_with_other_numbers_of_captions_and_text_ids_is_refused(tmp_path, monkeypatch):
