@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from parti_data.arrow_numbers import numbers_of, rows_of
 from parti_data.caption_ids import CaptionChoice
-from parti_data.errors import ShardError
+from parti_data.errors import ShardError, StorageError
 from parti_data.row_order import Lane
 from parti_data.shard_files import ShardFiles
 from parti_data.token_directory import TokenDirectory, refuse_unlike_manifest
@@ -173,9 +173,7 @@ class RowGroupReader:
         held = self._held[epoch, number, part]
         try:
             texts = held.decoding.result()
-        except ShardError:
-            raise
-        except Exception:  # which may pass
+        except (StorageError, OSError, MemoryError):  # which may pass
             self._let_go(held, len(held.slots))
             del self._held[epoch, number, part]
             raise
