@@ -203,13 +203,18 @@ def is_directory(path: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """Return what a path or a glob names, sorted; nothing where there is no such thing."""
+    """Return what a path or a glob names, sorted; nothing where there is no such thing.
+
+    What is there under the very name is meant by it, even where the name would be a glob.
+    """
     filesystem, name = open_filesystem(pattern)
-    if any(character in name for character in "*?["):
+    if _kind(pattern):
+        found = [name]
+    elif any(character in name for character in "*?["):
         with reading(pattern):
             found = filesystem.glob(name)
     else:
-        found = [name] if _kind(pattern) else []
+        found = []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
 
 

@@ -1,5 +1,6 @@
 """Which files a source's path names: each is a split, in name order; no file is opened for it."""
 
+import glob
 from concurrent.futures import ThreadPoolExecutor
 
 from parti_data.errors import SourceError
@@ -14,8 +15,10 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
 
     Of a directory, and of a glob that does not end in one of the `endings`, the files in it with these endings.
     """
-    names_files = path.endswith(endings) and (_is_glob(path) or not is_directory(path))
-    patterns = [path] if names_files else [join(path, f"*{ending}") for ending in endings]
+    is_folder = is_directory(path)
+    names_files = path.endswith(endings) and not is_folder
+    folder = glob.escape(path) if is_folder else path  # a folder's own name may look like a glob
+    patterns = [path] if names_files else [join(folder, f"*{ending}") for ending in endings]
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
         raise SourceError(f"{patterns[0]}: expected {what}, found none; check source.path")
@@ -31,9 +34,15 @@ def digest_splits(splits: list[SourceSplit]) -> str:
 
 def fixed_folder(path: str) -> str:
     """Return the deepest folder that all files lie in which a file's path or a glob can name."""
-    folder = path.rpartition("/")[0]
+    folder = folder_of(path)
     while _is_glob(folder):
-        folder = folder.rpartition("/")[0]
+        folder = folder_of(folder)
+    return folder
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a file's path, empty where it names none."""
+    folder = path.rpartition("/")[0]
     return folder + "/" if folder.endswith(":/") or (not folder and path.startswith("/")) else folder
 
 

@@ -143,7 +143,7 @@ def _open_plain(path: str, count: int) -> tuple[BinaryIO, _Prefix]:
     file = open_file(path)
     try:
         size = file.seek(0, 2)
-        return file, _index_first(file, path, count, size, size)
+        return file, _require_pairs(_index_first(file, path, count, size, size), path)
     except SourceError:
         file.close()
         raise
@@ -157,14 +157,14 @@ def _open_compressed(path: str, count: int) -> tuple[BinaryIO, _Prefix]:
         total = len(content) if is_all else round(len(content) * size / max(taken, 1))
         prefix = _index_first(io.BytesIO(content), path, count, len(content), total)
         if len(prefix.pairs) >= count or is_all or length >= MAX_SAMPLE_BYTES:
-            return io.BytesIO(content), prefix
+            return io.BytesIO(content), _require_pairs(prefix, path)
         length *= 4
 
 
 def _index_first(file: BinaryIO, path: str, count: int, size: int, total: int) -> _Prefix:
     """Return the first `count` pairs of a tar of which `size` bytes of a `total` are there.
 
-    A pair is whole where another one begins behind it. Raises SourceError where no pair is found.
+    A pair is whole where another one begins behind it; there may be none. Raises SourceError for what is no tar.
     """
     pairs: dict[str, Members] = {}
     end = 0
@@ -179,19 +179,20 @@ def _index_first(file: BinaryIO, path: str, count: int, size: int, total: int) -
                 if len(pairs) > before:
                     end = member.offset
                 if len(pairs) > count or member.offset_data + member.size > size:
-                    pairs.popitem()
-                    return _require(pairs, path, min(end / total, 0.999))
+                    if pairs:
+                        pairs.popitem()
+                    return _Prefix(pairs, min(end / total, 0.999))
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         raise SourceError(
             f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again"
         ) from None
     if size < total and len(pairs) > 1:
         pairs.popitem()
-        return _require(pairs, path, min(end / total, 0.999))
-    return _require(pairs, path, 1.0)
+        return _Prefix(pairs, min(end / total, 0.999))
+    return _Prefix(pairs, 1.0)
 
 
-def _require(pairs: dict[str, Members], path: str, share: float) -> _Prefix:
-    if not pairs:
+def _require_pairs(prefix: _Prefix, path: str) -> _Prefix:
+    if not prefix.pairs:
         raise SourceError(f"{path}: expected pairs, found none at its beginning; check source.path")
-    return _Prefix(pairs, share)
+    return prefix

@@ -21,7 +21,7 @@ from parti_data.sources.columns import (
     to_fields,
 )  # fmt: skip
 from parti_data.sources.image_folder import ImageFolder
-from parti_data.sources.listing import digest_splits, fixed_folder, list_splits
+from parti_data.sources.listing import digest_splits, fixed_folder, folder_of, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.parquet_rows import ParquetRows, is_scalar, is_text, to_value
 from parti_data.sources.text_rows import TableRow, header_names, number_or_text, read_jsonl, read_separated
@@ -61,7 +61,7 @@ class TableSource(StrictModel):
 
         The images of the others are not opened.
         """
-        folder = ImageFolder(self.root or fixed_folder(split.path))
+        folder = ImageFolder(self.root or folder_of(split.path))
         columns = self._columns(split.path)
         for row in choose_rows(self._rows(split.path, columns), rows):
             values = row.values or {}

@@ -26,6 +26,13 @@ from parti_data.storage import read_range
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"})
 MAX_CAPTION_BYTES = 1 << 20
 """Captions and json members beyond this are not read."""
+MAX_NAME_CHARS = 4096
+"""Of a member; paths end there on every system, and the index of a tar holds its names."""
+MAX_INDEX_BYTES = 1 << 30
+"""Of the names in one tar, each with what is held beside it: four million members of short names."""
+_BYTES_BESIDE_A_NAME = 256
+MAX_END_BYTES = 64 << 10
+"""Of the zeros behind the last member: tools fill up to 10,240 bytes, with `tar -b` more."""
 _SHOWN_CHARS = 120
 
 
@@ -99,9 +106,10 @@ def read_pair(file: BinaryIO, location: Location, key: str, members: Members, ma
 def index_members(file: BinaryIO, path: str) -> dict[str, Members]:
     """Return the members of each pair, pairs in the order of their first member.
 
-    Raises SourceError where the tar is cut short or is none.
+    Raises SourceError where the tar is cut short, goes on behind its end, has too many members or is none.
     """
     pairs: dict[str, Members] = {}
+    held = 0
     size = file.seek(0, 2)
     file.seek(0)
     if size == 0:
@@ -120,6 +128,12 @@ def index_members(file: BinaryIO, path: str) -> dict[str, Members]:
                     )
                 if member.isfile():
                     add_member(pairs, member, path)
+                    held += len(member.name) + _BYTES_BESIDE_A_NAME
+                    if held > MAX_INDEX_BYTES:
+                        raise SourceError(
+                            f"{path}: expected at most {MAX_INDEX_BYTES} bytes of names and what is known of them, "
+                            f"found more after {len(pairs)} pairs; split it into several tars"
+                        )
                 place = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
             end = tar.offset
@@ -127,17 +141,33 @@ def index_members(file: BinaryIO, path: str) -> dict[str, Members]:
         raise SourceError(
             f"{path}: expected a whole tar, found {error} after {len(pairs)} pairs; download it again"
         ) from None
-    if not _is_end_mark(_read_range(file, end, tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
-        raise SourceError(
-            f"{path}: expected a whole tar, found no header and no end mark at byte {end}, after {len(pairs)} pairs; "
-            "download it again"
-        )
+    _refuse_no_end(file, end, size, path, len(pairs))
     return pairs
 
 
+def _refuse_no_end(file: BinaryIO, end: int, size: int, path: str, num_pairs: int) -> None:
+    """Raise SourceError unless nothing but zeros follows the last member, and few of them.
+
+    tarfile takes a broken header, and the hole that a stopped download leaves, for the end.
+    """
+    rest = _read_range(file, end, MAX_END_BYTES)
+    if not rest or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        problem, remedy = f"no header and no end mark at byte {end}", "download it again"
+    elif size - end > MAX_END_BYTES or rest.strip(b"\0"):
+        problem = f"an end mark at byte {end} and {size - end} bytes from there on"
+        remedy = "download it again, or, if tars were joined, name them one by one"
+    else:
+        return
+    raise SourceError(f"{path}: expected a whole tar, found {problem}, after {num_pairs} pairs; {remedy}")
+
+
 def add_member(pairs: dict[str, Members], member: tarfile.TarInfo, path: str) -> None:
-    """Add a member to those of its pair; raises SourceError where the pair has it already."""
+    """Add a member to those of its pair; raises SourceError where the pair has it already or its name is too long."""
     name = member.name.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
+    if len(name) > MAX_NAME_CHARS:
+        raise SourceError(
+            f"{path}: expected names of at most {MAX_NAME_CHARS} characters, found {_shorten(name)!r}; rename it"
+        )
     key, _, extension = _split_name(name)
     ranges = pairs.setdefault(key, Members()).ranges
     if extension in ranges:
@@ -160,10 +190,6 @@ def member_captions(file: BinaryIO, members: Members) -> list[str]:
 
 def _shorten(name: str) -> str:
     return name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
-
-
-def _is_end_mark(block: bytes) -> bool:
-    return len(block) > 0 and not block.strip(b"\0")
 
 
 def _split_name(name: str) -> tuple[str, str, str]:

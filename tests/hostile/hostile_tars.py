@@ -125,7 +125,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no end mark": (PAIR, "found no header and no end mark"),
     "a member twice": (PAIR + PAIR + END, "found 'a.png' twice"),
     "a name of many lines twice": (member(b"\n\r\x1b[2J.png", b"x") * 2 + END, "found '\\n\\r\\x1b[2J.png' twice"),
-    "a long name twice": ((member(b"n", b"n" * 5000, LONG_NAME) + member(b"x", b"x")) * 2 + END, "…' twice"),
+    "a long name twice": ((member(b"n", b"n" * 4000, LONG_NAME) + member(b"x", b"x")) * 2 + END, "…' twice"),
+    "a name of 5,000 bytes": (member(b"n", b"n" * 5000, LONG_NAME) + member(b"x", b"x") + END, "at most 4096 characters"),
+    "a hole of 1 MB, as a stopped download leaves it": (PAIR + bytes(1 << 20) + PAIR + END, "an end mark at byte"),
+    "two tars joined": (PAIR + END + PAIR + END, "an end mark at byte"),
+    "a hole to the end": (PAIR + bytes(1 << 20), "an end mark at byte"),
     "no captions": (member(b"a.png", b"image") + END, "found 1 pairs without one"),
 }  # fmt: skip
 """Tars that are refused, and what the message says."""

@@ -37,6 +37,15 @@ def test_files_are_named_by_path_directory_or_glob_in_order(folder, pattern, fou
     )
 
 
+def test_a_name_that_looks_like_a_glob_is_taken_as_it_stands(tmp_path):
+    for name in ("set [1]/a.x", "set 1/b.x", "c[d]*?.x"):
+        publish_bytes(f"{tmp_path}/{name}", b"1")
+    assert names(tmp_path / "set [1]") == ["a.x"]
+    assert names(tmp_path / "set [1]" / "a.x") == ["a.x"]
+    assert names(tmp_path / "c[d]*?.x") == ["c[d]*?.x"]
+    assert names(tmp_path / "set*" / "*.x") == ["b.x", "a.x"]
+
+
 @pytest.mark.parametrize("pattern", ["none", "none.x", "*.nope", "deep/er/none"])
 def test_nothing_to_read_is_refused(folder, pattern):
     with pytest.raises(SourceError, match=r"/none.*: expected x files, found none; check source.path|/\*.nope/\*.x"):

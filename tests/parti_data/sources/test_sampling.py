@@ -137,6 +137,14 @@ def test_a_tar_without_pairs_is_refused(tmp_path, content, message):
         sample_tar(tmp_path / "a.tar", 4)
 
 
+def test_a_first_picture_that_is_larger_than_what_is_unpacked_first_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "_LEAST_UNPACKED_BYTES", 4096)
+    (tmp_path / "a.tar.gz").write_bytes(
+        gzip.compress(tar_bytes([member for n in range(3) for member in members(n, 9000)]))
+    )
+    assert len(sample_tar(tmp_path / "a.tar.gz", 2).pairs) == 2
+
+
 def test_a_broken_compressed_tar_is_refused(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(b"x" * 2000)
     with pytest.raises(SourceError, match=r"/a.tar.gz: expected a whole compressed tar, found .*; download it again"):

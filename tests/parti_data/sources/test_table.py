@@ -238,3 +238,14 @@ def test_pairs_are_filtered_and_fetched(write, tmp_path, beam_options, plain_png
     publish_bytes(f"{tmp_path}/data/2.png", plain_png(3))
     with pytest.raises(SourceError, match="found other bytes; the source changed since"):
         pairs.fetch(kept[1])
+
+
+def test_pictures_lie_beside_their_table_whatever_its_folder_is_called(tmp_path):
+    for folder in (".", "plain", "set [1]"):
+        publish_bytes(f"{tmp_path}/{folder}/0.png", f"image of {folder}".encode())
+    for folder in ("plain", "set [1]"):
+        publish_bytes(f"{tmp_path}/{folder}/metadata.jsonl", b'{"file_name": "0.png", "text": "x"}\n')
+    for path, folders in ((f"{tmp_path}/*/metadata.jsonl", ["plain", "set [1]"]), (f"{tmp_path}/set [1]", ["set [1]"])):
+        pairs = read(path)
+        assert [pair.image for pair in pairs] == [f"image of {folder}".encode() for folder in folders]
+        assert [source(path).fetch(pair.location) for pair in pairs] == [pair.image for pair in pairs]

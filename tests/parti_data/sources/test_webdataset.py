@@ -258,3 +258,10 @@ def test_a_header_that_is_spoiled_does_not_hide_what_follows(make_tar):
         path.write_bytes(spoiled)
         with pytest.raises(SourceError, match="expected a whole tar"):
             read(path)
+
+
+def test_a_tar_of_more_names_than_fit_in_memory_is_refused(make_tar, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_INDEX_BYTES", 1000)
+    assert len(read(make_tar("few.tar", PAIR[:3]))) == 2
+    with pytest.raises(SourceError, match="expected at most 1000 bytes of names.*split it into several tars"):
+        read(make_tar("many.tar", PAIR))
