@@ -58,7 +58,8 @@ class ClipSettings(StrictModel):
     """How well samples fit their prompts, by a CLIP model of open_clip's."""
 
     model: str
-    """Its name there, such as ViT-B-32."""
+    """Its name there, such as ViT-B-32. Weights of OpenAI's are those of ViT-B-32-quickgelu: under the plain name they
+    load as well, and score with another activation."""
     weights: str
     """A local file of its weights; nothing is downloaded."""
     batch_size: PositiveInt = 32

@@ -147,7 +147,9 @@ def _features(path: str, network: Inception, pictures: Iterator[np.ndarray], cou
         return _read(path)
     device = network.fc.weight.device
     features = np.empty((count, WIDTH), np.float32)
-    with show_progress(f"features of {path.rpartition('/')[2].partition('_')[0]} images", count) as bar:
+    what = f"features of {path.rpartition('/')[2].partition('_')[0]} images"
+    # cudnn's default on a GPU is TF32; an evaluation may have its features from a CPU
+    with show_progress(what, count) as bar, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for start in range(0, count, batch_size):
             batch = torch.from_numpy(np.stack(list(islice(pictures, batch_size)))).to(device)
             features[start : start + len(batch)] = network(batch).cpu().numpy()

@@ -17,7 +17,7 @@ class TrainOnRowsConfig(StageConfig):
     """What a job is told that trains a transformer on rows of text ids, or of them and image tokens."""
 
     text: TextReading = Field(default_factory=TextReading)
-    """Which captions are learned, and their ids; of the latter no more than `architecture.max_text_length`."""
+    """Which captions are learned, and their ids: as many of a caption as `architecture.max_text_length`."""
     reading: ShardReading = Field(default_factory=ShardReading)
     schedule: Schedule
     batch_size: PositiveInt = 8192

@@ -77,7 +77,7 @@ def _mix(numbers: Tensor) -> Tensor:
 def drop_by_row(network: nn.Module, rows: RowKeys) -> None:
     """Replace a network's dropouts by such as are a function of the row.
 
-    A module's calls are counted anew in each of its forwards, so that one that is done again drops the same.
+    A module's calls are counted anew in each of its forwards and losses, so that one that is done again drops the same.
     """
     number, device = 0, next(network.parameters()).device
     for module in list(network.modules()):
@@ -86,14 +86,15 @@ def drop_by_row(network: nn.Module, rows: RowKeys) -> None:
                 setattr(module, name, RowDropout(child.p, rows, number, device))
                 number += 1
         made = [child for child in module.children() if isinstance(child, RowDropout)]
-        if made:
-            module.forward = _counted_anew(module.forward, made)  # type: ignore[method-assign]
+        for entry in ("forward", "losses"):  # a prior's losses need not go through its forward
+            if made and hasattr(module, entry):
+                setattr(module, entry, _counted_anew(getattr(module, entry), made))
 
 
-def _counted_anew(forward: Callable[..., Any], dropouts: list[RowDropout]) -> Callable[..., Any]:
+def _counted_anew(entry: Callable[..., Any], dropouts: list[RowDropout]) -> Callable[..., Any]:
     def counted(*arguments: Any, **named: Any) -> Any:
         for dropout in dropouts:
             dropout.calls = 0
-        return forward(*arguments, **named)
+        return entry(*arguments, **named)
 
     return counted

@@ -23,8 +23,18 @@ def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
 
 
 def cut_text(config: TrainOnRowsConfig, longest: int | None) -> TextReading:
-    """Return how text is read for an architecture, which reads so many ids at most where it reads any."""
-    return config.text.model_copy(update={"length": min(config.text.length, longest or config.text.length)})
+    """Return how text is read for an architecture that reads so many ids at most, where it reads any: all of them.
+
+    Raises ConfigError for a `text.length` below: prompts may be as long as the architecture reads, and would reach
+    positions that training never did.
+    """
+    text = config.text
+    if longest and "length" in text.model_fields_set and text.length < longest:
+        raise ConfigError(
+            f"text.length: expected at least architecture.max_text_length = {longest}, found {text.length}: the "
+            "positions beyond would never be learned; change one of them"
+        )
+    return text.model_copy(update={"length": longest or text.length})
 
 
 def finish_job(

@@ -21,10 +21,12 @@ from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import Reading, load_tokenizer, open_network, save_tokenizer
 from model.training.ranks import Ranks
 from model.training.reconstructions import measure_tokenizer
+from model.training.row_job import cut_text
 from model.training.schedule import PriorRunning, Schedule
 from model.training.token_batches import as_tensors
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
+from model.training.train_text_encoder import TrainTextEncoderConfig, train_text_encoder
 from model.training.train_tokenizer import CodebookCare, TrainTokenizerConfig, train_tokenizer
 from model.upsamplers import WDSR, WDSRShape, load_upsampler, save_upsampler
 from parti_data import TokenDataset
@@ -323,7 +325,7 @@ def test_a_prior_learns_from_a_mixture_with_captions_tokenized_again(tokens, tex
     values = {
         "output": f"{tmp_path}/mixed", "source": {tokens: 2, f"{tokens}/": 1}, "held_out": tokens, "batch_size": 8,
         "text": {"tokenizer": text_file, "bpe_dropout": 0.1, "caption_weights": [2, 1], "length": 16},
-        "architecture": TINY_PRIOR, "schedule": SHORT.model_dump(),
+        "architecture": TINY_PRIOR | {"max_text_length": 16}, "schedule": SHORT.model_dump(),
     }  # fmt: skip
     manifest = train_prior(TrainPriorConfig.model_validate(values))
     assert manifest.details["metadata"]["text_vocabulary_size"] == 128
@@ -396,3 +398,22 @@ def test_held_out_tokens_of_another_tokenizer_are_refused(tokens, tmp_path):
     )
     with pytest.raises(ShardError, match=r"other: expected image_tokenizer \w+ like .*, found efefefefefef;"):
         train_prior(config)
+
+
+@pytest.mark.parametrize(
+    ("job", "config"), [(train_prior, TrainPriorConfig), (train_text_encoder, TrainTextEncoderConfig)]
+)
+def test_captions_cut_below_what_a_network_reads_are_refused(tokens, tmp_path, job, config):
+    found = "text.length: expected at least architecture.max_text_length = 32, found 31: the positions beyond"
+    with pytest.raises(ConfigError, match=found):
+        job(config(
+            output=f"{tmp_path}/out", source=tokens, schedule=SHORT, architecture={"max_text_length": 32},
+            text=TextReading(length=31),
+        ))  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_are_read_as_far_as_a_network_reads(tokens):
+    config = TrainPriorConfig(output="", source=tokens, schedule=SHORT)
+    assert cut_text(config, 256).length == 256
+    assert cut_text(config, None).length == 128

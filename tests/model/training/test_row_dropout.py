@@ -110,3 +110,14 @@ def test_what_is_computed_twice_drops_the_same():
         y.square().sum().backward()
         gradients.append(x.grad)
     assert torch.equal(*gradients)
+
+
+def test_losses_that_pass_by_the_forward_drop_the_same_when_done_again():
+    class Losing(Twice):
+        def losses(self, x):
+            return {"total": self.dropout(self.linear(x)).sum()}
+
+    network = Losing()
+    drop_by_row(network, keys_of(range(6)))
+    x = torch.randn(6, 40)
+    assert network.losses(x) == network.losses(x)
