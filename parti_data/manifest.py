@@ -231,6 +231,18 @@ def manifest_digest(path: str) -> str:
     return sha256_file(join(path, MANIFEST))
 
 
+def refuse_changed(path: str, digest: str) -> None:
+    """Raise ShardError where a finished directory is no longer the one that a run began with.
+
+    For workers, after they have read of it and before what they made of it appears: they know its rows by number.
+    """
+    if (found := manifest_digest(path)) != digest:
+        raise ShardError(
+            f"{path}: expected the manifest {digest[:12]} that the run began with, found {found[:12]}; it was changed "
+            "meanwhile, so choose another output"
+        )
+
+
 def record_shard(directory: str, name: str, rows: int) -> ShardRecord:
     """Return the record of a finished file."""
     place = join(directory, name)

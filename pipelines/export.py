@@ -14,7 +14,16 @@ from pydantic import NonNegativeInt, model_validator
 from parti_data.config import StageConfig, StrictModel
 from parti_data.dataset_card import FOLDER, SPLIT, CardText, ExportedShards, write_card
 from parti_data.errors import ConfigError, ShardError
-from parti_data.manifest import Beginning, Manifest, ShardRecord, StageDirectory, begin, record_shard, shard_name
+from parti_data.manifest import (
+    Beginning,
+    Manifest,
+    ShardRecord,
+    StageDirectory,
+    begin,
+    record_shard,
+    refuse_changed,
+    shard_name,
+)
 from parti_data.metrics import ROWS, WRITTEN_BYTES
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import file_size, is_file, join, open_file, publish, publish_bytes, sweep
@@ -66,6 +75,7 @@ class Export(NamedTuple):
     """What all files share."""
 
     source: str
+    input_digest: str
     output: str
     format: Format
 
@@ -113,6 +123,7 @@ def export_file(plan: ShardPlan, export: Export) -> ExportedFile:
     tokens = open_token_directory(export.source)
     with reported_steps():
         if not is_file(path):
+            refuse_changed(export.source, export.input_digest)
             if export.format == "webdataset":
                 write_tar(path, tokens, plan)
             else:
@@ -135,6 +146,7 @@ def write_tar(path: str, tokens: TokenDirectory, plan: ShardPlan) -> None:
         for table in timed_each("read", read_rows(tokens, plan.first, plan.last)):
             tar.append(table)
             count(ROWS, len(table))
+        refuse_changed(tokens.path, tokens.digest)
 
 
 def copy_shard(path: str, tokens: TokenDirectory, number: int) -> None:
@@ -173,7 +185,8 @@ def export_tokens(config: ExportConfig, options: PipelineOptions) -> Manifest:
     if isinstance(begun, Manifest):
         return begun
     sweep(join(config.output, FOLDER))
-    plans, export = plan_files(tokens, config.rows_per_tar), Export(config.source, config.output, config.format)
+    plans = plan_files(tokens, config.rows_per_tar)
+    export = Export(config.source, tokens.digest, config.output, config.format)
     card = CardText(config.card.title, config.card.license)
     pipeline = make_pipeline(options)
     _ = (

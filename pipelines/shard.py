@@ -19,6 +19,7 @@ from parti_data.manifest import (
     begin,
     manifest_digest,
     record_shard,
+    refuse_changed,
     shard_name,
 )  # fmt: skip
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
@@ -54,11 +55,13 @@ class WriteShards(beam.PTransform):
     """ShardPlan to the records of its two files, (tar, ledger)."""
 
     source: str
+    input_digest: str
     output: str
 
     def expand(self, plans):
         """Wire the step."""
-        return plans | "WriteShard" >> beam.Map(write_shard, source=self.source, output=self.output)
+        write = beam.Map(write_shard, source=self.source, input_digest=self.input_digest, output=self.output)
+        return plans | "WriteShard" >> write
 
 
 def plan_shards(num_pairs: int, pairs_per_shard: int) -> list[ShardPlan]:
@@ -68,7 +71,7 @@ def plan_shards(num_pairs: int, pairs_per_shard: int) -> list[ShardPlan]:
     return [ShardPlan(number, total, bounds[number], bounds[number + 1]) for number in range(total)]
 
 
-def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord, ShardRecord]:
+def write_shard(plan: ShardPlan, source: str, input_digest: str, output: str) -> tuple[ShardRecord, ShardRecord]:
     """Write a tar and then its ledger, unless both are there; bytes are a function of the plan and the source."""
     tar = shard_name("pairs", plan.number, plan.total, "tar")
     ledger = shard_name("ledger", plan.number, plan.total, "parquet")
@@ -80,6 +83,7 @@ def write_shard(plan: ShardPlan, source: str, output: str) -> tuple[ShardRecord,
             ) as archive:  # fmt: skip
                 kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
                 rows = list(append_pairs(archive, pairs, kept, plan.first, tar))
+                refuse_changed(source, input_digest)
             write_ledger(join(output, ledger), rows)
             count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
@@ -105,9 +109,8 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     """Copy the kept pairs of a filter directory into tars and return the manifest."""
     pairs = PairDirectory(config.source)
     plans = plan_shards(len(pairs), config.pairs_per_shard)
-    begun = begin(config.output, Beginning(
-        stage="shard", config=config.deciding(), inputs={"source": manifest_digest(config.source)}
-    ))  # fmt: skip
+    digest = manifest_digest(config.source)
+    begun = begin(config.output, Beginning(stage="shard", config=config.deciding(), inputs={"source": digest}))
     if isinstance(begun, Manifest):
         return begun
     limits = pairs.limits.model_dump(mode="json")
@@ -115,7 +118,7 @@ def shard_pairs(config: ShardConfig, options: PipelineOptions) -> Manifest:
     _ = (
         pipeline
         | "Plans" >> beam.Create(plans, reshuffle=True)
-        | WriteShards(config.source, config.output)
+        | WriteShards(config.source, digest, config.output)
         | "ToOneKey" >> beam.Map(lambda records: (0, records))
         | "GatherRecords" >> beam.GroupByKey()
         | "Finish" >> beam.MapTuple(lambda _, records: finish(begun, records, limits))

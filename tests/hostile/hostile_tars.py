@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a member twice": (PAIR + PAIR + END, "found 'a.png' twice"),
     "a name of many lines twice": (member(b"\n\r\x1b[2J.png", b"x") * 2 + END, "found '\\n\\r\\x1b[2J.png' twice"),
     "a long name twice": ((member(b"n", b"n" * 4000, LONG_NAME) + member(b"x", b"x")) * 2 + END, "…' twice"),
-    "a name of 5,000 bytes": (member(b"n", b"n" * 5000, LONG_NAME) + member(b"x", b"x") + END, "at most 4096 characters"),
+    "a name of 5,000 bytes": (member(b"n", b"n" * 5000, LONG_NAME) + member(b"x", b"x") + END, "at most 4096 char"),
     "a hole of 1 MB, as a stopped download leaves it": (PAIR + bytes(1 << 20) + PAIR + END, "an end mark at byte"),
     "two tars joined": (PAIR + END + PAIR + END, "an end mark at byte"),
     "a hole to the end": (PAIR + bytes(1 << 20), "an end mark at byte"),

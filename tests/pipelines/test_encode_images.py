@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from model.tokenizers import Execution, Reading, open_network
-from parti_data.errors import TokenizerError
+from parti_data.errors import ShardError, TokenizerError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.quality import QualityFloors
+from parti_data.storage import is_file
 from parti_data.token_shard import ShardMetadata, read_metadata
 from pipelines import encode_images
 from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_slice, fragment_path, open_tokenizers
@@ -106,6 +107,13 @@ def test_a_gpu_that_is_not_there_is_refused(encoding):
 def test_a_gpu_is_used_where_it_is_asked_for(image_file, text_file):
     image_tokenizer, _ = open_tokenizers(image_file, text_file, Execution(device="cuda"))
     assert {parameter.device.type for parameter in image_tokenizer._network.parameters()} == {"cuda"}
+
+
+def test_pairs_that_were_changed_during_the_run_are_refused(encoding):
+    metadata = encoding.metadata.model_copy(update={"input_digest": "ef" * 32})
+    with pytest.raises(ShardError, match=r"expected the manifest efefefefefef that the run began with, found"):
+        encode_slice(EncodePlan(0, 0, 5), encoding._replace(metadata=metadata))
+    assert not is_file(fragment_path(encoding.output, 0))
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "text_tokenizer"])

@@ -15,7 +15,7 @@ from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import Beginning, StageDirectory, begin, read_manifest, record_shard
 from parti_data.token_directory import open_token_directory, read_rows
 from parti_data.token_shard import ShardMetadata, TokenRow, read_metadata, to_table, write_token_shard
-from pipelines.export import ExportConfig, export_tokens, metadata_json, plan_files
+from pipelines.export import Export, ExportConfig, export_file, export_tokens, metadata_json, plan_files
 from pipelines.verify import verify
 
 
@@ -109,6 +109,14 @@ def test_tokens_are_a_grid_of_the_shards_integers_or_a_list_where_a_position_has
     assert [as_row(member) for member in read] == pa.concat_tables(
         read_rows(open_token_directory(source), 0, 5)
     ).to_pylist()
+
+
+def test_tokens_that_were_changed_during_the_run_are_refused(tmp_path):
+    source = make_directory(tmp_path / "tokens", [3])
+    changed = Export(source, "ef" * 32, str(tmp_path / "out"), "webdataset")
+    with pytest.raises(ShardError, match=r"expected the manifest efefefefefef that the run began with, found"):
+        export_file(plan_files(open_token_directory(source), 2)[0], changed)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -7,14 +7,14 @@ import pytest
 import webdataset
 from PIL import Image
 
-from parti_data.errors import ConfigError
+from parti_data.errors import ConfigError, ShardError
 from parti_data.image_dataset import load_pictures
 from parti_data.images import ImageLimits
 from parti_data.ledger import PairDirectory, read_ledger
-from parti_data.manifest import read_manifest
+from parti_data.manifest import manifest_digest, read_manifest
 from parti_data.sources import WebDatasetSource
 from pipelines.filter import FilterConfig, filter_pairs
-from pipelines.shard import ShardConfig, ShardPlan, plan_shards, shard_pairs
+from pipelines.shard import ShardConfig, ShardPlan, plan_shards, shard_pairs, write_shard
 
 
 def test_every_kept_pair_is_in_one_shard_once(filtered, sharded):
@@ -35,6 +35,14 @@ def test_every_split_has_its_tar_and_its_ledger(sharded):
         rows = list(read_ledger(f"{sharded}/{ledger.name}"))
         assert {row.path for row in rows} == {tar.name}
         assert len(rows) == ledger.rows
+
+
+def test_pairs_that_were_changed_during_the_run_are_refused(filtered, tmp_path, contents):
+    plan, digest = ShardPlan(0, 1, 0, 5), manifest_digest(filtered)
+    with pytest.raises(ShardError, match=r"expected the manifest efefefefefef that the run began with, found"):
+        write_shard(plan, filtered, "ef" * 32, str(tmp_path))
+    assert contents(str(tmp_path)) == {}
+    assert [record.rows for record in write_shard(plan, filtered, digest, str(tmp_path))] == [5, 5]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its files to the garbage collector
