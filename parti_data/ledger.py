@@ -245,7 +245,13 @@ class ImageReader:
 
     def fetch(self, row: LedgerRow) -> bytes:
         """Return the original bytes of a row's image; raises SourceError where they are not what filter read."""
-        image = self._source.fetch(row.location)
+        try:
+            image = self._source.fetch(row.location)
+        except OSError as error:  # of the machine or the network
+            raise SourceError(
+                f"{row.path} at {row.offset}: expected to read it, found {error.strerror or error}; mend that and run "
+                "the same command again, what is finished is kept"
+            ) from None
         if row.key and image_key(image) != row.key:
             raise SourceError(
                 f"{row.path} at {row.offset}: expected image {row.key}, found other bytes; the source changed since "

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from parti_data.errors import ConfigError, ShardError
+from parti_data.errors import ConfigError, ShardError, StorageError
 from parti_data.object_stores import name_failures, reading, upload, writing
 from parti_data.object_stores import read_range as read_object_range
 
@@ -166,7 +166,12 @@ def list_entries(path: str) -> list[Entry]:
     if not is_directory(path):
         return []
     with nullcontext() if is_disk(filesystem) else reading(path):
-        entries = filesystem.ls(name, detail=True)
+        try:
+            entries = filesystem.ls(name, detail=True)
+        except PermissionError as error:
+            raise StorageError(
+                f"{path}: expected to list it, found {error.strerror or error}; let it be read, or name another folder"
+            ) from None
     found = [(entry["name"].rstrip("/"), entry) for entry in entries]
     return [
         Entry(whole.rpartition("/")[2], entry["type"] == "directory", _marker(entry))

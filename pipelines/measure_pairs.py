@@ -156,6 +156,8 @@ def measure_pair(pair: RawPair, source: str, measuring: Measuring) -> LedgerRow:
             header, picture = inspect(pair.image, measuring.limits, LEAST_SIDE_PX)
     with timed("hash"):
         key = image_key(pair.image) if pair.image and len(pair.image) == pair.location.size else ""
+        if not key and isinstance(picture, Image.Image):
+            picture = Drop("image_unreadable", f"{len(pair.image or b'')} of {pair.location.size} bytes")
         likeness, thumbnail = _look_at(picture) if isinstance(picture, Image.Image) else ("", b"")
     count(ROWS)
     count(IMAGE_BYTES, pair.location.size)

@@ -22,9 +22,16 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
         raise SourceError(f"{patterns[0]}: expected {what}, found none; check source.path")
+    if strange := next((file for file in files if not _is_unicode(file)), None):
+        raise SourceError(f"{path}: expected files named in UTF-8, found {strange!r}; rename it")
     with ThreadPoolExecutor(_MARKERS_AT_ONCE) as pool:  # an object store takes some 30 ms for each
         markers = list(pool.map(file_marker, files))
     return [SourceSplit(number, file, 0, 0, tuple(markers[number])) for number, file in enumerate(files)]
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be written: of a file whose name is no UTF-8 Python keeps the bytes in surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def digest_splits(splits: list[SourceSplit]) -> str:

@@ -23,7 +23,7 @@ def read_class_names(path: str) -> list[str]:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"more than {_MAX_BYTES} bytes")
         text = content.decode("utf-8-sig")
-        return _names_of(json.loads(text)) if path.endswith(".json") else text.splitlines()
+        return _names_of(json.loads(text)) if path.endswith(".json") else _lines_of(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(
             f"{path}: expected names of classes, a line each or in JSON, found {error}; check source.class_names"
@@ -33,6 +33,12 @@ def read_class_names(path: str) -> list[str]:
 def digest_class_names(path: str) -> str:
     """Return a digest of the names, empty where there are none; raises SourceError."""
     return digest_json(read_class_names(path)) if path else ""
+
+
+def _lines_of(text: str) -> list[str]:
+    """Return lines that end in a line feed; a name may hold what str.splitlines takes for the end of one."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if not lines[-1] else lines
 
 
 def _names_of(stated: Any) -> list[str]:

@@ -204,3 +204,13 @@ def test_the_manifest_lists_the_ledger_that_is_read(filtered):
     ledgers = [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]
     fragments = [f"measured/split-0000{number}.parquet" for number in range(3)]
     assert names == [*ledgers, *fragments, "measured/splits.json"]
+
+
+def test_an_image_that_the_machine_cannot_read_is_named(filtered, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    pairs = PairDirectory(filtered)
+    monkeypatch.setattr(type(pairs._source), "fetch", fail)
+    with pytest.raises(SourceError, match=r"expected to read it, found Input/output error; mend that and run the same"):
+        pairs.fetch(next(pairs.kept()))

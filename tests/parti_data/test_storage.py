@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from parti_data import storage
-from parti_data.errors import ConfigError, ShardError
+from parti_data.errors import ConfigError, ShardError, StorageError
 
 
 def test_a_published_file_is_there_whole_and_nothing_else(tmp_path, contents):
@@ -258,3 +258,12 @@ os._exit(0)
 def test_a_process_that_begins_no_more_files_leaves_none_half_written_whatever_its_threads_do(tmp_path, contents):
     subprocess.run([sys.executable, "-c", WRITES_UNTIL_IT_ENDS, tmp_path], check=True, cwd=Path(__file__).parents[2])
     assert contents(tmp_path) == {"a": b"whole", "b": b"whole"}
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(LocalFileSystem, "ls", refuse)
+    with pytest.raises(StorageError, match="expected to list it, found Permission denied; let it be read"):
+        storage.list_entries(str(tmp_path))

@@ -52,6 +52,13 @@ def test_a_kept_pair_is_measured_in_full(plain_png):
     )  # fmt: skip
 
 
+def test_a_picture_that_was_read_in_part_is_dropped_though_it_can_be_decoded(plain_png):
+    image = plain_png(3)
+    row = measure(pair(image, size=len(image) + 7))
+    assert (row.outcome, row.reason, row.key) == ("dropped", "image_unreadable", "")
+    assert row.detail == f"{len(image)} of {len(image) + 7} bytes"
+
+
 def test_the_fields_that_are_named_become_scores_and_attributes(plain_png):
     row = measure(pair(plain_png(3), similarity=0.25, url="x" * 9999, noai=True, other=3, status="done"))
     assert (row.scores, row.attributes) == ({"similarity": 0.25, "noai": 1.0}, {"url": "x" * 2048})

@@ -1,3 +1,5 @@
+import os
+
 import fsspec
 import pytest
 
@@ -44,6 +46,12 @@ def test_a_name_that_looks_like_a_glob_is_taken_as_it_stands(tmp_path):
     assert names(tmp_path / "set [1]" / "a.x") == ["a.x"]
     assert names(tmp_path / "c[d]*?.x") == ["c[d]*?.x"]
     assert names(tmp_path / "set*" / "*.x") == ["b.x", "a.x"]
+
+
+def test_a_file_whose_name_is_no_unicode_is_refused(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.x")).write_bytes(b"1")
+    with pytest.raises(SourceError, match=r"expected files named in UTF-8, found '.*caf\\udce9.x'; rename it"):
+        list_splits(str(tmp_path), (".x",), "files")
 
 
 @pytest.mark.parametrize("pattern", ["none", "none.x", "*.nope", "deep/er/none"])

@@ -24,6 +24,12 @@ def test_names_are_read_by_number(name, text, tmp_path):
     assert read_class_names(f"{tmp_path}/{name}") == NAMES
 
 
+def test_a_name_may_hold_what_looks_like_the_end_of_a_line(tmp_path):
+    names = ["a\u2028b", "c\x0bd", "", "e\x85f"]
+    (tmp_path / "a.txt").write_bytes("\n".join(names).encode())
+    assert read_class_names(f"{tmp_path}/a.txt") == names
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
