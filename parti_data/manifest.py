@@ -231,7 +231,7 @@ def manifest_digest(path: str) -> str:
     return sha256_file(join(path, MANIFEST))
 
 
-def refuse_changed(path: str, digest: str) -> None:
+def refuse_changed_input(path: str, digest: str) -> None:
     """Raise ShardError where a finished directory is no longer the one that a run began with.
 
     For workers, after they have read of it and before what they made of it appears: they know its rows by number.

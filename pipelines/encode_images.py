@@ -27,7 +27,7 @@ from model.tokenizers import (
     tokenizer_files,
 )
 from parti_data.ledger import LedgerRow, PairDirectory
-from parti_data.manifest import refuse_changed
+from parti_data.manifest import refuse_changed_input
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.quality import QualityFloors
 from parti_data.read_ahead import read_ahead
@@ -128,7 +128,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
             )
             with closing(encoded) as rows:
                 shards = spread_rows(gate.watch(rows), encoding.num_shards, encoding.seed)
-            refuse_changed(encoding.source, encoding.metadata.input_digest)
+            refuse_changed_input(encoding.source, encoding.metadata.input_digest)
             write_fragment(path, shards, encoding.metadata, to_note(gate.measured()))
     judge_slice(read_quality(path), encoding.quality, sheet)
     return plan.number

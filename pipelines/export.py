@@ -21,7 +21,7 @@ from parti_data.manifest import (
     StageDirectory,
     begin,
     record_shard,
-    refuse_changed,
+    refuse_changed_input,
     shard_name,
 )
 from parti_data.metrics import ROWS, WRITTEN_BYTES
@@ -123,7 +123,7 @@ def export_file(plan: ShardPlan, export: Export) -> ExportedFile:
     tokens = open_token_directory(export.source)
     with reported_steps():
         if not is_file(path):
-            refuse_changed(export.source, export.input_digest)
+            refuse_changed_input(export.source, export.input_digest)
             if export.format == "webdataset":
                 write_tar(path, tokens, plan)
             else:
@@ -146,7 +146,7 @@ def write_tar(path: str, tokens: TokenDirectory, plan: ShardPlan) -> None:
         for table in timed_each("read", read_rows(tokens, plan.first, plan.last)):
             tar.append(table)
             count(ROWS, len(table))
-        refuse_changed(tokens.path, tokens.digest)
+        refuse_changed_input(tokens.path, tokens.digest)
 
 
 def copy_shard(path: str, tokens: TokenDirectory, number: int) -> None:

@@ -19,7 +19,7 @@ from parti_data.manifest import (
     begin,
     manifest_digest,
     record_shard,
-    refuse_changed,
+    refuse_changed_input,
     shard_name,
 )  # fmt: skip
 from parti_data.metrics import IMAGE_BYTES, ROWS, WRITTEN_BYTES
@@ -83,7 +83,7 @@ def write_shard(plan: ShardPlan, source: str, input_digest: str, output: str) ->
             ) as archive:  # fmt: skip
                 kept = timed_each("ledger", pairs.kept(plan.first, plan.last))
                 rows = list(append_pairs(archive, pairs, kept, plan.first, tar))
-                refuse_changed(source, input_digest)
+                refuse_changed_input(source, input_digest)
             write_ledger(join(output, ledger), rows)
             count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
