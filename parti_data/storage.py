@@ -210,16 +210,15 @@ def is_directory(path: str) -> bool:
 def expand(pattern: str) -> list[str]:
     """Return what a path or a glob names, sorted; nothing where there is no such thing.
 
-    What is there under the very name is meant by it, even where the name would be a glob.
+    What is on a disk under the very name is meant by it, even where the name would be a glob; a store is not asked.
     """
     filesystem, name = open_filesystem(pattern)
-    if _kind(pattern):
-        found = [name]
-    elif any(character in name for character in "*?["):
+    is_glob = any(character in name for character in "*?[")
+    if is_glob and not (is_disk(filesystem) and _kind(pattern)):
         with reading(pattern):
             found = filesystem.glob(name)
     else:
-        found = []
+        found = [name] if _kind(pattern) else []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
 
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from parti_data.errors import SourceError
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import digest_json, expand, file_marker, is_directory, join
+from parti_data.storage import digest_json, expand, file_marker, is_directory, is_local, join
 
 _MARKERS_AT_ONCE = 16
 
@@ -15,9 +15,8 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
 
     Of a directory, and of a glob that does not end in one of the `endings`, the files in it with these endings.
     """
-    is_folder = is_directory(path)
-    names_files = path.endswith(endings) and not is_folder
-    folder = glob.escape(path) if is_folder else path  # a folder's own name may look like a glob
+    names_files = path.endswith(endings) and not _is_folder(path)
+    folder = glob.escape(path) if _is_glob(path) and _is_folder(path) else path
     patterns = [path] if names_files else [join(folder, f"*{ending}") for ending in endings]
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
@@ -27,6 +26,11 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
     with ThreadPoolExecutor(_MARKERS_AT_ONCE) as pool:  # an object store takes some 30 ms for each
         markers = list(pool.map(file_marker, files))
     return [SourceSplit(number, file, 0, 0, tuple(markers[number])) for number, file in enumerate(files)]
+
+
+def _is_folder(path: str) -> bool:
+    """Whether it is there as a folder, whose name may look like a glob; of a glob in a store that is not asked."""
+    return (is_local(path) or not _is_glob(path)) and is_directory(path)
 
 
 def _is_unicode(name: str) -> bool:
