@@ -45,8 +45,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where}: expected true or false, found {value!r}; change it")
     if kind is float and type(value) not in (int, float):
         raise ConfigError(f"{where}: expected a number, found {value!r}; change it")
-    if get_origin(kind) is tuple and not isinstance(value, list | tuple):
-        raise ConfigError(f"{where}: expected a list, found {value!r}; change it")
     return value
 
 

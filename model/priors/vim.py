@@ -34,7 +34,8 @@ class VIMShape(DecoderOnlyShape):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "classes", tuple(map(str, self.classes)))  # a file's header has a list
+        told = self.classes if isinstance(self.classes, list | tuple) else [self.classes]  # a file's header has a list
+        object.__setattr__(self, "classes", tuple(map(str, told)))
 
     @property
     def block(self) -> BlockShape:

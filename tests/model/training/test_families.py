@@ -91,9 +91,10 @@ def test_held_out_captions_that_are_no_classes_are_refused_before_anything_is_be
     assert not (tmp_path / "prior").exists()
 
 
-def test_classes_are_told_by_the_shards_alone(tokens, tmp_path):
+@pytest.mark.parametrize("classes", ["abc", 1000])
+def test_classes_are_told_by_the_shards_alone(tokens, tmp_path, classes):
     with pytest.raises(ConfigError, match="architecture: expected a known key, found 'classes'; did you mean"):
-        train(tmp_path / "prior", tokens, architecture=TINY | {"classes": ["abc"]})
+        train(tmp_path / "prior", tokens, architecture=TINY | {"classes": classes})
 
 
 def test_a_prior_of_nothing_is_ranked_by_no_prompt(of_nothing, image_file, text_file, tmp_path):
