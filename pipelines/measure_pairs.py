@@ -122,7 +122,6 @@ def read_pairs(split: SourceSplit, measuring: Measuring, rows: Container[int] | 
             "same command again, what is finished is kept"
         ) from None
     except SourceError as error:
-        refuse_changed(split)  # which is why it cannot be read, then
         if not measuring.skips_bad_splits:
             raise SourceError(
                 f"{error}; then add --retry-reason {SOURCE_UNREADABLE}, or set on_bad_split=skip to leave it for later"
