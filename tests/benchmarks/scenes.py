@@ -43,7 +43,10 @@ def train(folder: Path) -> float:
     parti("filter", "filter.toml", f"source.num_pairs={NUM_PAIRS}", f"output={folder}/pairs")
     parti("filter", "held_out.toml", f"output={folder}/held_out")
     parti("train", "text", "text.toml", made, f"output={folder}/text")
-    parti("train", "tokenizer", "tokenizer.toml", made, f"held_out={folder}/held_out", f"output={folder}/tokenizer")
+    parti(
+        "train", "tokenizer", "tokenizer.toml", "architecture.code_width=8", made, f"held_out={folder}/held_out",
+        f"output={folder}/tokenizer",
+    )  # fmt: skip
     parti("tokenize", "tokenize.toml", made, *tokenizers, f"output={folder}/tokens")
     tokens = f"source={folder}/tokens"
     parti("train", "contrastive", "contrastive.toml", tokens, f"output={folder}/contrastive")
