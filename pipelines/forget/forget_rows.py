@@ -176,6 +176,9 @@ def warnings(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
             yield f"not unlearned: {stage.name} was trained on rows that are forgotten; train it anew in a new output"
         elif stage.kind not in HOLDING:
             yield f"left as it is: {stage.name}, {stage.kind} of what was made with the rows; remove it or make it anew"
+    for stage in chain.stages if changes else []:
+        if stage.kind in _MODELS and chain.unknown_inputs(stage):
+            yield f"left as it is: {stage.name}, trained on what is not here, perhaps on the rows; train it anew"
     for name in chain.unfinished:
         yield f"left as it is: {name}, which is not finished and may have seen the rows; remove it or begin it anew"
 

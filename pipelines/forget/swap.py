@@ -86,9 +86,11 @@ def make_pledge(directory: str, pledge: Pledge) -> None:
 def fulfil(directory: str, pledge: Pledge) -> Swapped:
     """Put all new files in their places, from wherever an earlier run was stopped.
 
-    Raises ShardError where a file that nobody touched has another digest than before.
+    A stage that was removed meanwhile is passed over. Raises ShardError where a file that nobody touched has another
+    digest than before.
     """
-    places = [(stage, join(directory, stage.name) if stage.name else directory) for stage in pledge.stages]
+    each = [(stage, join(directory, stage.name) if stage.name else directory) for stage in pledge.stages]
+    places = [one for one in each if is_file(staged(one[1], FORGETTING)) or is_file(join(one[1], MANIFEST))]
     for _, path in reversed(places):
         if is_file(staged(path, FORGETTING)):
             remove(join(path, BEGUN))  # first: without it and the manifest no stage goes on here
@@ -110,7 +112,7 @@ def fulfil(directory: str, pledge: Pledge) -> Swapped:
     for _, path in places:
         remove(join(path, FORGETTING_FOLDER))
     remove(join(directory, PLEDGE))
-    num_files = sum(len(stage.files) for stage in pledge.stages)
+    num_files = sum(len(stage.files) for stage, _ in places)
     return Swapped(num_files, len(records) - num_files, pledge.reports)
 
 

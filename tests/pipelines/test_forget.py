@@ -314,6 +314,9 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
     StageDirectory(
         str(runs / "samples"), Beginning(stage="sample", config={}, inputs={"prior": prior})
     ).finish([], {})  # fmt: skip
+    StageDirectory(
+        str(runs / "old_text"), Beginning(stage="train_text", config={}, inputs={"source": "before"})
+    ).finish([], {})  # fmt: skip
     (runs / "text").mkdir()
     (runs / "text" / BEGUN).write_text('{"stage": "train_text", "config": {}, "inputs": {}}')
     for row in kept[:2]:  # after the first time the prior knows the tokens by the digest of before
@@ -321,6 +324,7 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
         forget(str(runs), by_key(row.key), lines.append)
         unlearned = {line.split()[2] for line in lines if line.startswith("not unlearned: ")}
         assert unlearned == {"text_encoder", "contrastive", "prior"}
+        assert "left as it is: old_text, trained on what is not here, perhaps on the rows; train it anew" in lines
         told = [line for line in lines if "prior" in line or "samples" in line or "left as it is: text" in line]
         assert told == [
             "not unlearned: prior was trained on rows that are forgotten; train it anew in a new output",

@@ -18,6 +18,7 @@ from parti_data.images import to_png
 from parti_data.ledger import FORGOTTEN, LedgerRow, PairDirectory
 from parti_data.manifest import MANIFEST, read_manifest
 from parti_data.quality import QualityFloors
+from parti_data.rules import Rules
 from parti_data.sources import WebDatasetSource
 from pipelines.duplicates import Duplicates
 from pipelines.filter import FilterConfig, filter_pairs
@@ -186,6 +187,21 @@ def test_judging_again_gives_the_ledger_that_is_left(runs, made, beam_options):
     config = FilterConfig(output=f"{runs}/pairs", source=source, duplicates=Duplicates(near=True, max_captions=999))
     filter_pairs(config, beam_options(), rejudge=True)
     assert {path.name: path.read_bytes() for path in (runs / "pairs").glob("*.parquet")} == before
+
+
+def test_what_was_made_before_another_judging_is_refused(runs, made, beam_options, contents):
+    source = WebDatasetSource(kind="webdataset", path=str(made.parent / "*.tar"))
+    rules = Rules(min_side_px=11)
+    config = FilterConfig(output=f"{runs}/pairs", source=source, duplicates=Duplicates(near=True), rules=rules)
+    filter_pairs(config, beam_options(), rejudge=True)
+    before = contents(runs)
+    for given in ({"hosts": ["example.com"]}, {"hosts": ["c.org"]}):
+        with pytest.raises(ShardError, match=r"shards: expected what was made of pairs as it is now, found it made of"):
+            forget(str(runs), names(**given), silent)
+    assert contents(runs) == before
+    shutil.rmtree(runs / "shards")
+    shutil.rmtree(runs / "tokens")
+    forget(str(runs), names(hosts=["example.com"]), silent)
 
 
 def test_the_source_is_told_and_left_alone(runs, made):

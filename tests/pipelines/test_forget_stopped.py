@@ -151,6 +151,14 @@ def test_a_file_that_changes_during_the_swap_keeps_the_stage_unfinished(setup, t
     assert contents(runs) == setup.expected
 
 
+def test_a_stage_that_was_removed_meanwhile_is_passed_over(setup, tmp_path, contents):
+    runs = Path(shutil.copytree(setup.pledged, tmp_path / "runs"))
+    shutil.rmtree(runs / "tokens")
+    forget(str(runs), by_key(*setup.keys), silent)
+    left = {name: content for name, content in setup.expected.items() if not name.startswith("tokens/")}
+    assert contents(runs) == left
+
+
 @pytest.mark.parametrize("name", ["", "tokens"])
 def test_another_run_in_the_directory_is_refused(setup, tmp_path, name, contents):
     runs = Path(shutil.copytree(setup.before, tmp_path / "runs"))
