@@ -5,6 +5,7 @@ import torch
 from model.contrastive import Contrastive, ContrastiveShape, save_contrastive
 from model.training.contrastive_config import TrainContrastiveConfig
 from model.training.contrastive_trainee import ContrastiveTrainee
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.pair_job import Measuring, begin_on_pairs, open_pairs
 from model.training.ranks import Ranks, join_ranks
@@ -24,9 +25,9 @@ def train_contrastive(config: TrainContrastiveConfig) -> Manifest:
         at_a_time = min(config.measured_rows, config.batch_size // ranks.world_size)
         measuring = Measuring(Ranks(), at_a_time)  # the first alone
         pairs = open_pairs(config, ContrastiveShape, ranks, measuring)
-        begun = begin_on_pairs("train_contrastive", config, pairs) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: begin_on_pairs("train_contrastive", config, pairs))
+        if isinstance(begun, Manifest):
+            return begun
         torch.manual_seed(config.seed)
         network = Contrastive(pairs.shape)
         pairs.begin_text_encoder(network)

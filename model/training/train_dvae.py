@@ -9,6 +9,7 @@ from model.tokenizers.dvae import DVAE, DVAEShape
 from model.training.dvae_config import TrainDVAEConfig
 from model.training.dvae_trainee import DVAETrainee
 from model.training.image_job import begin_job, refuse_unfit
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.ranks import join_ranks
 from model.training.tokenizer_images import open_images
@@ -25,9 +26,9 @@ def train_dvae(config: TrainDVAEConfig) -> Manifest:
         refuse_unfit(config, ranks)
         torch.manual_seed(config.seed)
         network = DVAE(shape)
-        begun = begin_job("train_dvae", config, {}) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: begin_job("train_dvae", config, {}))
+        if isinstance(begun, Manifest):
+            return begun
         images = open_images(config, shape.image_side, ranks)
         trainee = DVAETrainee(config, network, images, ranks)
         with closing(images.pictures):

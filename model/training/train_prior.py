@@ -4,6 +4,7 @@ import torch
 
 from model.priors.families import FAMILIES
 from model.priors.prior_file import save_prior
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.pair_job import Measuring, begin_on_pairs, open_pairs
 from model.training.prior_config import TrainPriorConfig
@@ -27,9 +28,9 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
         measuring = Measuring(ranks, config.batch_size // config.batch_parts)
         family = FAMILIES[config.family]
         pairs = open_pairs(config, family.shape, ranks, measuring)
-        begun = begin_on_pairs("train_prior", config, pairs) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: begin_on_pairs("train_prior", config, pairs))
+        if isinstance(begun, Manifest):
+            return begun
         torch.manual_seed(config.seed)
         network = family.network(pairs.shape)
         pairs.begin_text_encoder(network)

@@ -8,6 +8,7 @@ import torch
 from model.shapes import make_shape
 from model.text_encoder import TextEncoderShape
 from model.text_encoder_file import save_text_encoder
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.masked_text import MaskedText
 from model.training.ranks import Ranks, join_ranks
@@ -48,9 +49,9 @@ def train_text_encoder(config: TrainTextEncoderConfig) -> Manifest:
         inputs = {name: source.digest for name, source in text.named().items()}
         inputs["text_tokenizer"] = text.source.text_tokenizer
         beginning = Beginning(stage="train_text_encoder", config=config.deciding(), inputs=inputs)
-        begun = begin(config.output, beginning) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: begin(config.output, beginning))
+        if isinstance(begun, Manifest):
+            return begun
         rows, held_out = _open_rows(config, text, ranks)
         torch.manual_seed(config.seed)
         trainee = TextEncoderTrainee(config, MaskedText(shape), rows, held_out, ranks)

@@ -15,6 +15,7 @@ from model.training.image_job import (
     refuse_unfit_critics,
     tell_missing_perceptual,
 )
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.ranks import join_ranks
 from model.training.tokenizer_config import CodebookCare, TrainTokenizerConfig
@@ -46,9 +47,9 @@ def train_tokenizer(config: TrainTokenizerConfig) -> Manifest:
         torch.manual_seed(config.seed)
         network = make_network(config, shape)
         network.recompute_blocks = config.recompute_blocks
-        begun = _begin(config) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: _begin(config))
+        if isinstance(begun, Manifest):
+            return begun
         if ranks.is_first:
             tell_missing_perceptual(config, config.loss_weights.perceptual, "train tokenizer")
         images = open_images(config, shape.image_side, ranks)

@@ -19,6 +19,7 @@ from model.training.image_job import (
     refuse_unfit_critics,
     tell_missing_perceptual,
 )
+from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import drawn_name, train
 from model.training.ranks import Ranks, join_ranks
 from model.training.tokenizer_images import TrainingImages, open_images
@@ -44,9 +45,9 @@ def train_upsampler(config: TrainUpsamplerConfig) -> Manifest:
         perceptual = open_perceptual(config)
         torch.manual_seed(config.seed)
         network = WDSR(shape)
-        begun = _begin(config, redrawing) if ranks.is_first else None
-        if ranks.from_first(isinstance(begun, Manifest)):
-            return read_manifest(config.output)
+        begun = begin_on_ranks(ranks, config.output, lambda: _begin(config, redrawing))
+        if isinstance(begun, Manifest):
+            return begun
         if ranks.is_first:
             tell_missing_perceptual(config, config.loss_weights.perceptual, "train upsampler")
         images = open_images(config, large_side, ranks)

@@ -117,6 +117,37 @@ def test_a_rank_that_fails_ends_all_with_its_line(tmp_path, config_file, failure
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+TEXT = "{ width = 16, hidden = 32, num_heads = 2, num_encoder_layers = 1, max_text_length = 16 }"
+ARCHITECTURES = {
+    "prior": TEXT.replace("}", ", num_decoder_layers = 1 }"),
+    "contrastive": TEXT.replace("}", ", num_image_layers = 1 }"),
+    "text_encoder": TEXT,
+    "tokenizer": "{ image_side = 32, encoder = { num_layers = 1 }, decoder = { num_layers = 1 } }",
+    "dvae": "{ image_side = 32, width = 8 }",
+    "upsampler": "{ num_blocks = 1, width = 8 }",
+}
+
+
+def test_ranks_that_do_not_share_their_output_are_refused_before_they_train(
+    tmp_path, filtered, tokens, image_file, run_on_ranks
+):
+    """A relative output, and each rank in a folder of its own, as on machines without a disk in common."""
+    trainings = []
+    for job, architecture in ARCHITECTURES.items():
+        path = tmp_path / f"{job}.toml"
+        lines = [f'source = "{tokens if "max_text_length" in architecture else filtered}"']
+        lines += [f'image_tokenizer = "{image_file}"'] if job == "upsampler" else []
+        lines += ["batch_size = 8", "schedule = { num_steps = 2, lr = 1e-3 }", f"architecture = {architecture}"]
+        path.write_text("\n".join(lines))
+        trainings.append([job, str(path), f"output={job}", f"apart={tmp_path}"])
+    run_on_ranks(Path(__file__).with_name("train_on_two_ranks.py"), TRAININGS=trainings)
+    for job in ARCHITECTURES:
+        told = [(tmp_path / str(rank) / job / f"error{rank}.txt").read_text() for rank in (0, 1)]
+        line = "expected one begun.json on all ranks, found 1, 0; give them an output that all machines share"
+        assert told == [f"{job}: {line}"] * 2
+        assert sorted(path.name for path in (tmp_path / "0" / job).iterdir()) == ["begun.json", "error0.txt"]
+
+
 def test_one_process_alone_is_every_rank(tmp_path):
     ranks, values = Ranks(), torch.arange(3.0)
     assert ranks.is_first
