@@ -60,7 +60,9 @@ def open_pairs(config: TrainOnPairsConfig, kind: type[S], ranks: Ranks, measurin
     if config.held_out:
         plain = text.model_copy(update={"bpe_dropout": 0.0})
         place = measuring.ranks.rank, measuring.ranks.world_size
-        held_out = TokenDataset(config.held_out, measuring.batch_size, 0, *place, text=plain, reading=config.reading)
+        held_out = TokenDataset(
+            config.held_out, measuring.batch_size, 0, *place, text=plain, reading=config.held_out_reading
+        )
         refuse_unlike([*tokens.directories, *held_out.directories], plain)
     given = {"text_tokenizer": tokens.text_tokenizer, "text_vocabulary_size": tokens.text_vocabulary_size}
     metadata = tokens.metadata.model_copy(update=given)

@@ -32,3 +32,8 @@ class TrainOnRowsConfig(StageConfig):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
         {"source", "held_out", "start_from", "reading", "running", "recompute_blocks"}
     )
+
+    @property
+    def held_out_reading(self) -> ShardReading:
+        """How held-out shards are read: a bad one is an error, as figures are of all rows."""
+        return self.reading.model_copy(update={"on_bad_shard": "raise"})

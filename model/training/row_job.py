@@ -10,6 +10,14 @@ from model.training.row_config import TrainOnRowsConfig
 from parti_data.caption_ids import TextReading
 from parti_data.errors import ConfigError
 from parti_data.manifest import StageDirectory, record_shard
+from parti_data.progress import print_line
+from parti_data.token_dataset import TokenDataset
+
+_SHOWN_SHARDS = 4
+_SKIPPED = (
+    "{title}: {rows} rows of batches lie in shards that could not be read, so that others took their places: {shards}; "
+    "run parti verify on what it reads"
+)
 
 
 def refuse_uneven(batch_size: int, batch_parts: int, ranks: Ranks) -> None:
@@ -35,6 +43,22 @@ def cut_text(config: TrainOnRowsConfig, longest: int | None) -> TextReading:
             "positions beyond would never be learned; change one of them"
         )
     return text.model_copy(update={"length": longest or text.length})
+
+
+def tell_skipped(tokens: TokenDataset, title: str, ranks: Ranks) -> dict[str, Any]:
+    """Return what a manifest tells of shards that some rank could not read, and say it; nothing where all could.
+
+    Their rows are those of the batches since the run was last started, whose places others took.
+    """
+    found = ranks.gather((tokens.skipped_rows, list(tokens.skipped)))
+    num_rows, shards = sum(count for count, _ in found), sorted({path for _, paths in found for path in paths})
+    if not shards:
+        return {}
+    if ranks.is_first:
+        shown = ", ".join(shards[:_SHOWN_SHARDS])
+        more = f" and {len(shards) - _SHOWN_SHARDS} more" if len(shards) > _SHOWN_SHARDS else ""
+        print_line(_SKIPPED.format(title=title, rows=num_rows, shards=shown + more))
+    return {"skipped": {"rows": num_rows, "shards": shards}}
 
 
 def finish_job(

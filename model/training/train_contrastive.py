@@ -9,7 +9,7 @@ from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.pair_job import Measuring, begin_on_pairs, open_pairs
 from model.training.ranks import Ranks, join_ranks
-from model.training.row_job import finish_job, refuse_uneven
+from model.training.row_job import finish_job, refuse_uneven, tell_skipped
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
 from parti_data.storage import join
 
@@ -33,8 +33,9 @@ def train_contrastive(config: TrainContrastiveConfig) -> Manifest:
         pairs.begin_text_encoder(network)
         trainee = ContrastiveTrainee(config, network, pairs.tokens, pairs.held_out, ranks)
         train(trainee, config.schedule, config.output, "train contrastive", config.running, ranks)
+        told = pairs.told() | tell_skipped(pairs.tokens, "train contrastive", ranks)
         if isinstance(begun, StageDirectory):
             save_contrastive(trainee.trained, pairs.metadata, join(config.output, CONTRASTIVE))
-            finish_job(begun, config, trainee.trained, [CONTRASTIVE], pairs.tokens.num_rows, **pairs.told())
+            finish_job(begun, config, trainee.trained, [CONTRASTIVE], pairs.tokens.num_rows, **told)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)

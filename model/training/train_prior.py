@@ -10,7 +10,7 @@ from model.training.pair_job import Measuring, begin_on_pairs, open_pairs
 from model.training.prior_config import TrainPriorConfig
 from model.training.prior_trainee import PriorTrainee
 from model.training.ranks import join_ranks
-from model.training.row_job import finish_job, refuse_uneven
+from model.training.row_job import finish_job, refuse_uneven, tell_skipped
 from model.training.sharding import whole_weights
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
 from parti_data.progress import print_line
@@ -40,6 +40,7 @@ def train_prior(config: TrainPriorConfig) -> Manifest:
             print_line(trainee.branch_cost.line())
             told["noble"] = trainee.branch_cost.told()
         train(trainee, config.schedule, config.output, "train prior", config.running, ranks)
+        told |= tell_skipped(pairs.tokens, "train prior", ranks)
         weights = whole_weights(trainee.trained)
         if isinstance(begun, StageDirectory):
             trained = family.network(pairs.shape)

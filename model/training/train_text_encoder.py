@@ -12,13 +12,14 @@ from model.training.joint_beginning import begin_on_ranks
 from model.training.loop import train
 from model.training.masked_text import MaskedText
 from model.training.ranks import Ranks, join_ranks
-from model.training.row_job import cut_text, finish_job, refuse_uneven
+from model.training.row_job import cut_text, finish_job, refuse_uneven, tell_skipped
 from model.training.text_encoder_config import TrainTextEncoderConfig
 from model.training.text_encoder_trainee import TextEncoderTrainee
 from model.training.text_source import TextRows, TextSource
 from parti_data.errors import ConfigError
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, read_manifest
 from parti_data.storage import join
+from parti_data.token_dataset import TokenDataset
 from parti_data.token_rows import Share
 
 __all__ = ["TrainTextEncoderConfig", "train_text_encoder"]
@@ -56,12 +57,13 @@ def train_text_encoder(config: TrainTextEncoderConfig) -> Manifest:
         torch.manual_seed(config.seed)
         trainee = TextEncoderTrainee(config, MaskedText(shape), rows, held_out, ranks)
         train(trainee, config.schedule, config.output, "train text encoder", config.running, ranks)
+        skipped = tell_skipped(rows, "train text encoder", ranks) if isinstance(rows, TokenDataset) else {}
         if isinstance(begun, StageDirectory):
             encoder = trainee.trained.text_encoder
             save_text_encoder(encoder, shape, text.source.text_tokenizer, join(config.output, TEXT_ENCODER))
             files = [TEXT_ENCODER, *(INDEXES[name] for name, found in text.named().items() if found.has_lines)]
             told = {"shape": asdict(shape), "text_tokenizer": text.source.text_tokenizer}
-            finish_job(begun, config, encoder, files, rows.num_rows, **told)
+            finish_job(begun, config, encoder, files, rows.num_rows, **told, **skipped)
         ranks.from_first(None)  # wait for the manifest
         return read_manifest(config.output)
 
@@ -73,7 +75,7 @@ def _find_text(config: TrainTextEncoderConfig) -> _Text:
     if not config.held_out:
         return _Text(source, None)
     plain = text.model_copy(update={"bpe_dropout": 0.0})
-    held_out = TextSource(config.held_out, "held_out", plain, config.reading)
+    held_out = TextSource(config.held_out, "held_out", plain, config.held_out_reading)
     if held_out.text_tokenizer != source.text_tokenizer:
         raise ConfigError(
             f"held_out: expected ids of the text tokenizer {source.text_tokenizer[:12]} as in {config.source}, found "

@@ -1,6 +1,7 @@
 """The training jobs on tiny data, from a filter directory to sampled and judged pictures."""
 
 import json
+import re
 import shutil
 from contextlib import nullcontext
 from functools import partial
@@ -21,9 +22,10 @@ from model.sampling.sample import SampleConfig, sample
 from model.tokenizers import Reading, load_tokenizer, open_network, save_tokenizer
 from model.training.ranks import Ranks
 from model.training.reconstructions import measure_tokenizer
-from model.training.row_job import cut_text
+from model.training.row_job import cut_text, tell_skipped
 from model.training.schedule import PriorRunning, Schedule
 from model.training.token_batches import as_tensors
+from model.training.train_contrastive import TrainContrastiveConfig, train_contrastive
 from model.training.train_prior import TrainPriorConfig, train_prior
 from model.training.train_text import TrainTextConfig, train_text
 from model.training.train_text_encoder import TrainTextEncoderConfig, train_text_encoder
@@ -36,6 +38,7 @@ from parti_data.ledger import PairDirectory
 from parti_data.storage import sha256_file
 from parti_data.text import TextTokenizer, train_sentencepiece
 from parti_data.token_directory import open_token_directory
+from parti_data.token_rows import ShardReading
 
 TINY_TOKENIZER = {
     "image_side": 32, "patch_side": 8, "codebook_size": 64, "code_width": 8, "positions": "rotary",
@@ -45,6 +48,7 @@ TINY_TOKENIZER = {
 TINY_PRIOR = {
     "width": 32, "hidden": 64, "num_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "max_text_length": 32,
 }  # fmt: skip
+TINY_TEXT = {name: size for name, size in TINY_PRIOR.items() if name != "num_decoder_layers"}
 SHORT = Schedule(num_steps=30, lr=3e-3, warmup_steps=5, checkpoint_every=10, log_every=5)
 
 
@@ -386,6 +390,52 @@ def test_the_held_out_loss_is_the_mean_over_all_rows_whatever_the_batch(tokens, 
     assert len(rows) % 32
     losses = [float(network.losses(row.condition.long(), row.image_tokens.long())["total"]) for row in rows]
     assert lasts == pytest.approx([np.mean(losses)] * 2, abs=1e-4)
+
+
+TORN = "tokens-00001-of-00003.parquet"
+
+
+@pytest.fixture
+def torn(tokens, tmp_path) -> str:
+    """Token shards of which one is cut."""
+    shutil.copytree(tokens, tmp_path / "torn")
+    path = tmp_path / "torn" / TORN
+    path.write_bytes(path.read_bytes()[:-100])
+    return f"{tmp_path}/torn"
+
+
+@pytest.mark.parametrize(
+    ("job", "config", "architecture"),
+    [
+        (train_prior, TrainPriorConfig, TINY_PRIOR),
+        (train_text_encoder, TrainTextEncoderConfig, TINY_TEXT),
+        (train_contrastive, TrainContrastiveConfig, TINY_TEXT | {"num_image_layers": 1}),
+    ],
+)
+def test_shards_that_are_skipped_are_told(torn, tokens, tmp_path, capsys, job, config, architecture):
+    values = {"architecture": architecture, "schedule": SHORT.model_copy(update={"num_steps": 10}), "batch_size": 32}
+    values |= {"reading": ShardReading(on_bad_shard="skip")}
+    manifest = job(config(output=f"{tmp_path}/skipping", source=torn, **values))
+    found = manifest.details["skipped"]
+    assert found == {"rows": found["rows"], "shards": [f"{torn}/{TORN}"]}
+    assert 0 < found["rows"] < 10 * 32
+    line = f"{found['rows']} rows of batches lie in shards that could not be read, .* took their places: {torn}/{TORN};"
+    assert re.search(rf"train \w+( encoder)?: {line} run parti verify", capsys.readouterr().err)
+    assert "skipped" not in job(config(output=f"{tmp_path}/whole", source=tokens, **values)).details
+    with pytest.raises(ShardError, match=f"{TORN}: expected "):
+        job(config(output=f"{tmp_path}/measured", source=tokens, held_out=torn, **values))
+
+
+def test_shards_that_any_rank_skipped_are_told_once_by_the_first(tokens, capsys):
+    class Two(Ranks):
+        def gather(self, value):
+            return [value, (3, [f"{letter}.parquet" for letter in "febcad"])]
+
+    dataset = TokenDataset(tokens, 8)
+    told = {"skipped": {"rows": 3, "shards": [f"{letter}.parquet" for letter in "abcdef"]}}
+    assert [tell_skipped(dataset, "train prior", Two(rank, 2)) for rank in (0, 1)] == [told] * 2
+    shown = "a.parquet, b.parquet, c.parquet, d.parquet and 2 more; run parti verify on what it reads\n"
+    assert capsys.readouterr().err.count(shown) == 1
 
 
 def test_held_out_tokens_of_another_tokenizer_are_refused(tokens, tmp_path):
