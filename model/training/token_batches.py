@@ -24,8 +24,9 @@ class TokenBatches(IterableDataset):
     """The batches of a `TokenDataset` in order, for a DataLoader with `batch_size=None`; n workers take turns.
 
     Its threads decode without worker processes; take some only where what follows is heavy. `state_dict` and
-    `load_state_dict` are what StatefulDataLoader asks each worker for; without it the dataset's own state does, for any
-    number of workers.
+    `load_state_dict` are what StatefulDataLoader asks each worker for. Without it, keep
+    `dataset.state_dict() | {"step": batch.step + 1}` of the last batch, with which a dataset goes on under any number
+    of workers: they leave the dataset of this process where it was.
     """
 
     def __init__(self, dataset: TokenDataset):

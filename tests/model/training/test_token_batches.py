@@ -42,10 +42,12 @@ def test_a_data_loader_gives_the_batches_in_order_to_the_last_whatever_its_worke
     assert_equal(list(loader), whole[: len(dataset)])
 
 
-def test_a_data_loader_goes_on_from_the_dataset_s_state_with_other_workers(tokens, whole):
-    dataset = make(tokens)
-    dataset.load_state_dict(make(tokens).state_dict() | {"step": 5})
-    loader = DataLoader(TokenBatches(dataset), batch_size=None, num_workers=2)
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 2), (2, 0)])
+def test_a_data_loader_goes_on_behind_the_last_batch_with_any_number_of_workers(tokens, whole, before, after):
+    dataset, resumed = make(tokens), make(tokens)
+    *_, batch = islice(DataLoader(TokenBatches(dataset), batch_size=None, num_workers=before), 5)
+    resumed.load_state_dict(dataset.state_dict() | {"step": batch.step + 1})
+    loader = DataLoader(TokenBatches(resumed), batch_size=None, num_workers=after)
     assert_equal(list(islice(loader, 6)), whole[5:11])
 
 
