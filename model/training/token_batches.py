@@ -90,7 +90,8 @@ def _each(batch: B, change: Callable[[Tensor], Tensor]) -> B:
 class StepBatches(Generic[B]):
     """The batch of any step on a device; for a GPU a thread makes the next one meanwhile, in pinned memory.
 
-    `load` gives this rank's slice of a step in the machine's memory. The newest is kept.
+    `load` gives this rank's slice of a step in the machine's memory, as tensors: `as_tensors` makes such of a
+    `TokenBatch`. The newest is kept.
     """
 
     def __init__(self, load: Callable[[int], B], device: torch.device):
