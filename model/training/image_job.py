@@ -37,7 +37,14 @@ def refuse_unfit(config: TrainOnImagesConfig, ranks: Ranks) -> None:
 
 
 def refuse_unfit_critics(config: TrainWithCriticsConfig, image_side: int) -> None:
-    """Raise ConfigError where images of this side are nothing for a discriminator or a perceptual term."""
+    """Raise ConfigError where images of this side are nothing for a discriminator or a perceptual term, or where that
+    has linear weights alone.
+    """
+    if config.lpips and not config.vgg16:
+        raise ConfigError(
+            "lpips: expected the weights of VGG16 whose channels it weighs, found no vgg16; name their file, or leave "
+            "lpips out"
+        )
     if config.adversarial:
         refuse_side(image_side)
     if config.vgg16:

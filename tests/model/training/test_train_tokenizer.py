@@ -170,6 +170,7 @@ def test_a_folder_of_images_given_as_a_directory_is_told_how_to_be_named(configu
         ({"held_out_share": 0.9999}, "held_out_share: expected some images .* found all at 0.9999; lower it"),
         ({"architecture": SHAPE | {"image_side": 24}, "adversarial": {}}, "a power of two from 16 on, found 24"),
         ({"architecture": SHAPE | {"image_side": 8}, "vgg16": "VGG16"}, "images of at least 16 px, found 8"),
+        ({"lpips": "/none.pth"}, "lpips: expected the weights of VGG16 .*, found no vgg16; name their file, or leave"),
         ({"held_out": "FILTERED", "held_out_share": 0.5}, "held_out_share: expected none beside held_out, found both"),
         ({"held_out": "FILTERED"}, "held_out: expected images that are not in .*, found none in .*; name others"),
     ],

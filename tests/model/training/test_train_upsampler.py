@@ -178,6 +178,7 @@ def test_a_short_run_beats_bicubic_on_pictures_that_it_never_saw(configure):
     [
         ({"batch_parts": 3}, "batch_parts: expected a divisor of the 4 images a rank, found 3"),
         ({"architecture": {"scale": 3}}, r"architecture\.scale: expected one of \(2, 4, 8\), found 3"),
+        ({"lpips": "/none.pth"}, "lpips: expected the weights of VGG16 .*, found no vgg16; name their file, or leave"),
         ({"architecture": {"depth": 3}}, "architecture: expected a known key, found 'depth'"),
     ],
 )
