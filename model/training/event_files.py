@@ -18,7 +18,7 @@ FOLDER = "tensorboard"
 class EventFiles:
     """Writes event files below a directory; nothing where there is none.
 
-    What an earlier run wrote from step `first` on is not shown. Raises ConfigError where TensorBoard is not installed
+    What an earlier run wrote after step `first` is not shown. Raises ConfigError where TensorBoard is not installed
     or the directory is no local one.
     """
 
@@ -58,4 +58,4 @@ def _open(directory: str, first: int) -> Any:
         raise ConfigError(
             "running.tensorboard: expected the package tensorboard, found none; pip install 'parti[tensorboard]'"
         ) from None
-    return SummaryWriter(join(directory, FOLDER).removeprefix("file://"), purge_step=first or None)
+    return SummaryWriter(join(directory, FOLDER).removeprefix("file://"), purge_step=first + 1)

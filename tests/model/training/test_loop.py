@@ -297,10 +297,14 @@ def test_a_checkpoint_by_time_lies_between_those_by_steps_and_measures_nothing(t
     assert [line["step"] for line in lines if "seen" in line] == [4, 8, 12]
 
 
-def test_figures_and_pictures_are_there_for_tensorboard(tmp_path):
+@pytest.mark.parametrize("stop", [None, 3, 7])
+def test_figures_and_pictures_are_there_once_for_tensorboard_wherever_a_run_was_stopped(tmp_path, stop):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            train(Line(fail_at=stop), SHORT, str(tmp_path), "x", Running(tensorboard=True))
     train(Line(), SHORT, str(tmp_path), "x", Running(tensorboard=True))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
