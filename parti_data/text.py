@@ -88,8 +88,13 @@ def train_sentencepiece(captions: Iterator[str], vocabulary_size: int, seed: int
             num_threads=1, input_sentence_size=1_000_000, shuffle_input_sentence=True, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
+        found = " ".join(str(error).split())
+        if "required_chars" in found:
+            raise TokenizerError(
+                f"captions: expected few enough characters for {vocabulary_size} pieces, found {found}; raise "
+                "vocabulary_size"
+            ) from None
         raise TokenizerError(
-            f"captions: expected enough text for {vocabulary_size} pieces, found {' '.join(str(error).split())}; "
-            "lower vocabulary_size"
+            f"captions: expected enough text for {vocabulary_size} pieces, found {found}; lower vocabulary_size"
         ) from None
     return model.getvalue()

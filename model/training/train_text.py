@@ -1,14 +1,14 @@
 """The job that trains a SentencePiece model on the captions of kept pairs."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from parti_data.config import StageConfig
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, begin, manifest_digest, record_shard
 from parti_data.storage import join, publish_bytes
-from parti_data.text import TextTokenizer, train_sentencepiece
+from parti_data.text import END, TextTokenizer, train_sentencepiece
 
 TEXT_TOKENIZER = "text.model"
 
@@ -18,8 +18,8 @@ class TrainTextConfig(StageConfig):
 
     source: str
     """A directory that filter or shard finished."""
-    vocabulary_size: int = 16_000
-    """Pieces. Source: Parti, section 2.2."""
+    vocabulary_size: Annotated[int, Field(gt=END + 1)] = 16_000
+    """Pieces, more than the special ones. Source: Parti, section 2.2."""
     lower_case: bool = False
     """Whether captions, and later prompts, are read in lower case, as DALL-E reads them (section 2.2)."""
     seed: NonNegativeInt = 0

@@ -75,6 +75,12 @@ def test_too_little_text_for_a_vocabulary_is_refused():
         train_sentencepiece(iter(captions()), 5000, 0)
 
 
+def test_too_small_a_vocabulary_for_the_characters_is_refused():
+    found = "expected few enough characters for 4 pieces, found .* required_chars. 4 vs .*; raise vocabulary_size"
+    with pytest.raises(TokenizerError, match=found):
+        train_sentencepiece(iter(captions()), 4, 0)
+
+
 @pytest.mark.parametrize(
     ("ids", "is_taken"),
     [

@@ -168,6 +168,11 @@ def test_too_large_a_vocabulary_is_refused(tmp_path, filtered):
         train_text(config)
 
 
+def test_a_vocabulary_of_special_pieces_alone_is_refused():
+    with pytest.raises(ValidationError, match="vocabulary_size\n  Input should be greater than 3"):
+        TrainTextConfig(output="", source="", vocabulary_size=3)
+
+
 def sample_config(output, prior_file, image_file, text_file, **named) -> SampleConfig:
     return SampleConfig(
         output=str(output),
