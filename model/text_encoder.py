@@ -35,7 +35,7 @@ class TextEncoderShape(TransformerShape):
     def __post_init__(self):
         refuse_remainder("width", self.width, "4 * num_heads", 4 * self.num_heads)
         refuse_below("num_encoder_layers", self.num_encoder_layers, 1)
-        refuse_below("max_text_length", self.max_text_length, 1)
+        refuse_below("max_text_length", self.max_text_length, 2)  # one id would always be END
         super().__post_init__()
 
     @property

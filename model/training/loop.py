@@ -26,7 +26,7 @@ from model.training.schedule import Running, Schedule
 from model.training.throughput import Throughput, Work, throughput_line
 from parti_data.errors import CheckpointError
 from parti_data.images import to_png
-from parti_data.progress import ProgressBar, show_progress
+from parti_data.progress import ProgressBar, print_line, show_progress
 from parti_data.storage import join, publish_bytes
 
 _SHOWN_KEYS = 4
@@ -34,6 +34,10 @@ _MALLOPT_TRIM_THRESHOLD, _MALLOPT_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 """What glibc allows on 64 bits; larger blocks always come from the kernel."""
 _TRIM_THRESHOLD = 1 << 30
+_WARMUP = (
+    "{title}: schedule.warmup_steps={warmup} are more than the {steps} steps of the run, whose rate reaches "
+    "{steps}/{warmup} of schedule.lr"
+)
 
 
 class Evaluation(NamedTuple):
@@ -130,6 +134,8 @@ def train(
     """
     keep_freed_memory()
     ranks, running = ranks or Ranks(), running or Running()
+    if ranks.is_first and schedule.warmup_steps > schedule.num_steps:
+        print_line(_WARMUP.format(title=title, warmup=schedule.warmup_steps, steps=schedule.num_steps))
     networks = trainee.networks.items()
     players = [_player(name, network, schedule, not number) for number, (name, network) in enumerate(networks)]
     run = _Run(trainee, schedule, ranks, directory, players)

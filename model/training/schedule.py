@@ -21,7 +21,7 @@ class Schedule(StrictModel):
 
     num_steps: PositiveInt
     lr: PositiveFloat
-    final_lr_ratio: NonNegativeFloat = 0.0
+    final_lr_ratio: Annotated[NonNegativeFloat, Field(le=1)] = 0.0
     warmup_steps: NonNegativeInt = 100
     decay: Literal["cosine", "exponential", "constant"] = "cosine"
     """How the rate falls: along half a cosine, by the same factor each step, or not at all."""

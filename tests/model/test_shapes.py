@@ -47,7 +47,7 @@ def test_a_table_that_may_be_absent_is_none_or_like_any_other(value, wanted):
         (PartiShape, {"codebook_size": 64}, "expected a known key, found 'codebook_size'"),
         (PartiShape, {"width": 192.5}, "architecture.width: expected a whole number, found 192.5"),
         (PartiShape, {"width": 100, "num_heads": 3}, r"architecture.width: expected a multiple of 4 \* num_heads = 12"),
-        (PartiShape, {"max_text_length": 0}, "architecture.max_text_length: expected at least 1, found 0; raise it"),
+        (PartiShape, {"max_text_length": 1}, "architecture.max_text_length: expected at least 2, found 1; raise it"),
         (PartiShape, {"kernel_side": 4}, "architecture.kernel_side: expected an odd number from 1, found 4; change it"),
         (PartiShape, {"qk_norm": 1}, "architecture.qk_norm: expected true or false, found 1; change it"),
         (PartiShape, {"norm": "batch"}, "architecture.norm: expected one of layer, rms, found 'batch'; change it"),

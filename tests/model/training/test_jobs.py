@@ -321,6 +321,11 @@ def test_a_seed_below_zero_is_refused(config):
         config(source="", output="", seed=-1)
 
 
+def test_a_row_that_is_told_from_no_other_is_refused():
+    with pytest.raises(ValidationError, match="batch_size\n  Input should be greater than or equal to 2"):
+        TrainContrastiveConfig(output="", source="", schedule=SHORT, batch_size=1)
+
+
 def test_a_finished_job_does_nothing_twice(tmp_path, filtered):
     config = tokenizer_config(tmp_path / "t", filtered)
     first = train_tokenizer(config)

@@ -155,6 +155,13 @@ def test_convolutions_are_float32_while_a_run_lasts(tmp_path):
     assert (before, looking.has_tf32, torch.backends.cudnn.allow_tf32) == (True, False, True)
 
 
+@pytest.mark.parametrize(("warmup_steps", "is_told"), [(12, False), (13, True)])
+def test_a_warm_up_longer_than_the_run_is_told(tmp_path, capsys, warmup_steps, is_told):
+    train(Line(), SHORT.model_copy(update={"warmup_steps": warmup_steps}), str(tmp_path), "train x")
+    line = "train x: schedule.warmup_steps=13 are more than the 12 steps of the run, whose rate reaches 12/13 of schedu"
+    assert capsys.readouterr().err.count(line) == is_told
+
+
 def test_a_norm_of_zero_clips_nothing(tmp_path):
     ends = []
     for clip_norm in (0.0, 1e9, 1e-9):

@@ -55,6 +55,7 @@ def test_the_dvaes_rate_falls_along_a_cosine_over_the_first_updates_and_stays():
         ({"clip_norm": -1.0}, "clip_norm"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"final_lr_ratio": -0.1}, "final_lr_ratio"),
+        ({"final_lr_ratio": 1.1}, "final_lr_ratio\n  Input should be less than or equal to 1"),
         ({"decay": "exponential"}, "an exponential decay ends at a final_lr_ratio above 0"),
         (
             {"decay": "constant", "final_lr_ratio": 0.1},
