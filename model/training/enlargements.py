@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model.tokenizers import ImageTokenizer
 from model.tokenizers.tokenizer import to_bytes
+from model.training.reconstructions import LEAST_ERROR
 from model.upsamplers import Upsampler
 from parti_data.image_dataset import ImageDataset
 
@@ -74,7 +75,8 @@ def measure_upsampler(
         made = upsampler.enlarge(reconstructed), redrawing.enlarge_bicubic(reconstructed)
         errors += [np.square(pictures.astype(np.float64) - originals).sum() for pictures in made]
         num_values += originals.size
-    ours, bicubic = (round(float(10 * np.log10(255**2 * num_values / error)), 3) for error in errors)
+    errors = np.maximum(errors / (255**2 * num_values), LEAST_ERROR)
+    ours, bicubic = (round(float(-10 * np.log10(error)), 3) for error in errors)
     return {"psnr_db": ours, "bicubic_psnr_db": bicubic}
 
 

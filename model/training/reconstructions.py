@@ -15,7 +15,7 @@ from parti_data.image_dataset import ImageDataset
 DRAWN = "reconstructions"
 RECONSTRUCTIONS = f"{DRAWN}.png"
 DRAWN_PICTURES = 12
-_LEAST_ERROR = 1e-10
+LEAST_ERROR = 1e-10
 """What pictures that come back exactly count as, 100 dB."""
 
 
@@ -41,7 +41,7 @@ def measure_tokenizer(tokenizer: ImageTokenizer, pictures: np.ndarray) -> dict[s
     error = F.mse_loss(tokenizer.decode(tokens).float(), torch.from_numpy(pictures).float()) / 255**2
     usage = CodeUsage(tokenizer.spec.codebook_size)
     usage.update(torch.bincount(tokens.flatten(), minlength=tokenizer.spec.codebook_size))  # of this rank alone
-    psnr_db = round(float(-10 * torch.log10(error.clamp(min=_LEAST_ERROR))), 3)
+    psnr_db = round(float(-10 * torch.log10(error.clamp(min=LEAST_ERROR))), 3)
     return {"psnr_db": psnr_db, "code_usage": round(usage.share(), 4), "perplexity": round(usage.perplexity(), 1)}
 
 
