@@ -83,21 +83,22 @@ def _flatten(tree: Any) -> dict[str, StoredTensor]:
     """Return all tensors below by dotted names; raises Malformed where they are too many, or two have one name."""
     flat: dict[str, StoredTensor] = {}
     left = _MAX_NODES
-    todo: list[tuple[str, Any, int]] = [("", tree, 0)]
+    todo: list[tuple[str, str, Any, int]] = [("", "", tree, 0)]  # names are joined one at a time: many may share one
     while todo:
-        name, value, depth = todo.pop()
-        value = _parameter_data(value)
+        lead, key, value, depth = todo.pop()
+        name, value = lead + key, _parameter_data(value)
         if isinstance(value, StoredTensor):
             if name in flat:
                 raise Malformed(f"expected one tensor {shown(name)}, found two; download it again")
             flat[name] = value
-        below = _children(value, name)
+        below = _children(value)
         left -= len(below)
         if left < 0 or depth > _MAX_DEPTH or len(name) > _MAX_NAME_CHARACTERS or len(flat) > MAX_TENSORS:
             raise Malformed(
                 f"expected at most {MAX_TENSORS} tensors in {_MAX_DEPTH} levels, found more; give the weights alone"
             )
-        todo += [(name, inner, depth + 1) for name, inner in reversed(below)]
+        lead = f"{name}." if name else ""
+        todo += [(lead, key, inner, depth + 1) for key, inner in reversed(below)]
     return flat
 
 
@@ -109,11 +110,10 @@ def _parameter_data(value: Any) -> Any:
     return value
 
 
-def _children(value: Any, name: str) -> list[tuple[str, Any]]:
+def _children(value: Any) -> list[tuple[str, Any]]:
     parts = [value.state.get(part) for part in _MODULE] if _is_module(value) else [value]
-    lead = f"{name}." if name else ""
     return [
-        (lead + key, inner)
+        (key, inner)
         for part in parts
         for key, inner in _entries(part).items()
         if isinstance(inner, StoredTensor | dict | StandIn)

@@ -131,6 +131,12 @@ def npy(shape: str) -> bytes:
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
 
 
+def long_name_of_many(num: int) -> bytes:
+    """msgpack of one mapping with so many empty ones in it, called by a name of 64 KiB."""
+    many = b"".join(b"\xa5%05x\x80" % number for number in range(num))
+    return b"\x81\xdb" + struct.pack(">I", 1 << 16) + b"k" * (1 << 16) + b"\xdf" + struct.pack(">I", num) + many
+
+
 LITTLE = {"little_endian": True}
 FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected a torch, safetensors, msgpack or npy file, found an empty file; download the file of wei"),
@@ -175,6 +181,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "npy, digits": (npy("1" * 26 + "x"), "expected an array of little-endian numbers, found "),
     "npy, sides": (npy("1, " * 32 + "1"), SIDES + "(1, 1, 1, 1, 1, 1, 1, 1, ...) from 0"),
     "npy, no comma": (npy("2 3"), "expected an array of little-endian numbers, found "),
+    "msgpack, long name of many": (long_name_of_many(100_000), "expected at most 100000 tensors in 64 levels, f"),
     "safetensors, no header": (struct.pack("<Q", 2) + b"{]", "expected a whole checkpoint, found Error while deserial"),
 }  # fmt: skip
 
