@@ -8,6 +8,7 @@ from torch import Tensor
 from model.priors.prior import Prior
 from model.sampling.decoding import Decoding
 from parti_data.config import StrictModel
+from parti_data.errors import CheckpointError
 
 
 class Sampling(StrictModel):
@@ -61,13 +62,13 @@ def generate(
 
     Those of the first positions may be given, int64 (B, N): they come back as they are, and all others are drawn with
     the numbers that they would be drawn with otherwise. With guidance other than 1 the batch is decoded twice, with and
-    without the condition; where there is none it says nothing.
+    without the condition; where there is none it says nothing. Raises CheckpointError where logits are not finite.
     """
     is_guided, device = sampling.guidance != 1 and condition.shape[1] > 0, model.to_logits.weight.device
     both = torch.cat([condition, model.without(condition)]) if is_guided else condition
     decoding, uniform = Decoding(model, both.to(device)), uniform.to(device)
     tokens = torch.zeros(uniform.shape, dtype=torch.long, device=device)
-    last = tokens.new_zeros(len(both))
+    last, largest = tokens.new_zeros(len(both)), torch.zeros(uniform.shape, device=device)
     num_given = 0 if given is None else given.shape[1]
     if given is not None and num_given:
         tokens[:, :num_given] = given.to(device)
@@ -78,6 +79,18 @@ def generate(
         logits = decoding.step(last, position)
         if is_guided:
             logits = guide(*logits.chunk(2), sampling.guidance)
-        tokens[:, position] = draw_tokens(filter_logits(logits, sampling), uniform[:, position])
+        logits = filter_logits(logits, sampling)
+        largest[:, position] = logits.amax(-1)  # looked at in the end: to ask here would stop a GPU each time
+        tokens[:, position] = draw_tokens(logits, uniform[:, position])
         last = tokens[:, position].repeat(2) if is_guided else tokens[:, position]
+    _refuse_nonfinite(largest)
     return tokens.cpu()
+
+
+def _refuse_nonfinite(largest: Tensor) -> None:
+    """Raise CheckpointError for images of whose positions' largest logits (B, I) one is not finite."""
+    if lost := int((~largest.isfinite()).any(1).sum()):
+        raise CheckpointError(
+            f"sampling: expected finite logits, found others for {lost} of {len(largest)} images; check the prior's "
+            "weights, sampling.guidance and sampling.temperature"
+        )

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from model.priors.dalle import DALLE, DALLEShape
 from model.priors.parti import Parti, PartiShape
 from model.sampling.generate import Sampling, draw_tokens, filter_logits, generate, guide, uniform_numbers
+from parti_data.errors import CheckpointError
 from parti_data.text import END, PAD
 
 TINY = PartiShape(
@@ -120,6 +121,17 @@ def test_another_seed_draws_another_image(model):
     text_ids = torch.tensor([[5, 6, END]])
     first, second = (generate(model, text_ids, uniform_numbers([(seed, 0)], 16), Sampling()) for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("values", [{}, {"temperature": 1e-46}, {"guidance": 1e39}, {"top_k": 3}, {"top_p": 0.9}])
+def test_logits_that_are_not_finite_are_refused(model, values):
+    if not {"temperature", "guidance"} & values.keys():
+        model.to_logits.weight[5, 0] = float("nan")
+    text_ids, uniform = torch.tensor([[5, 6, END], [7, END, PAD]]), uniform_numbers([(1, n) for n in range(2)], 16)
+    with pytest.raises(
+        CheckpointError, match="sampling: expected finite logits, found others for 2 of 2 images; check"
+    ):
+        generate(model, text_ids, uniform, Sampling(**values))
 
 
 @pytest.mark.parametrize("values", [{"temperature": 0.0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}])
