@@ -1,5 +1,6 @@
 """What each measurement returns, and how the measurements of a job become a finished directory."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.evaluation.curves import Curves, curve_lines, printable, render
+from parti_data.errors import CheckpointError
 from parti_data.manifest import Manifest, ShardRecord, StageDirectory, record_shard
 from parti_data.storage import join, publish, publish_bytes
 
@@ -26,11 +28,15 @@ class Measured:
 
 
 def finish_measured(begun: StageDirectory, measurements: Iterable[Measured]) -> Manifest:
-    """Write what each measurement found as it comes, and the manifest, whose details have the figures."""
+    """Write what each measurement found as it comes, and the manifest, whose details have the figures.
+
+    Raises CheckpointError for a figure that is not finite.
+    """
     counts: dict[str, int] = {}
     details: dict[str, Any] = {"figures": {}}
     shards: list[ShardRecord] = []
     for measured in measurements:
+        _refuse_nonfinite(begun.path, measured.figures)
         details["figures"] |= {name: round(value, 6) for name, value in measured.figures.items()}
         counts |= measured.counts
         details |= measured.details
@@ -38,6 +44,14 @@ def finish_measured(begun: StageDirectory, measurements: Iterable[Measured]) -> 
             details.setdefault("curves", {})[name] = curves.model_dump(mode="json")
         shards += _write(begun.path, measured)
     return begun.finish(shards, counts, details)
+
+
+def _refuse_nonfinite(output: str, figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise CheckpointError(
+                f"{output}: expected a finite {name}, found {value}; check the weights of its networks"
+            )
 
 
 def _write(output: str, measured: Measured) -> list[ShardRecord]:

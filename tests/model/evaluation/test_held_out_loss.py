@@ -10,8 +10,8 @@ from model.evaluation.evaluate import evaluate, figure_lines
 from model.evaluation.evaluate_config import EvaluateConfig, HeldOutLossSettings
 from model.evaluation.held_out_loss import estimate_loss, measure_held_out_loss, open_held_out
 from model.priors.parti import Parti, PartiShape
-from model.priors.prior_file import save_prior
-from parti_data.errors import ShardError
+from model.priors.prior_file import load_prior, save_prior
+from parti_data.errors import CheckpointError, ShardError
 from parti_data.text import END
 from parti_data.token_directory import open_token_directory
 
@@ -93,6 +93,19 @@ def test_the_job_writes_a_table_and_says_its_figures(prior_file, tokens, tmp_pat
     nats = manifest.details["figures"]["held_out_nats_a_token"]
     assert figure_lines(manifest)[0] == f"held out nats a token: {nats:.5g}"
     assert evaluate(config) == manifest
+
+
+def test_a_loss_that_is_not_finite_is_refused_each_time(prior_file, tokens, tmp_path):
+    prior = load_prior(prior_file).model
+    prior.to_logits.weight.data[5, 0] = float("nan")
+    save_prior(prior, open_token_directory(tokens).metadata, str(tmp_path / "prior.safetensors"))
+    settings = {"prior": str(tmp_path / "prior.safetensors"), "tokens": tokens}
+    config = EvaluateConfig.model_validate({"output": str(tmp_path / "a"), "held_out": settings, "device": "cpu"})
+    for _ in range(2):
+        with pytest.raises(
+            CheckpointError, match="a: expected a finite held_out_nats_a_token, found nan; check the we"
+        ):
+            evaluate(config)
 
 
 def test_shards_of_another_tokenizer_are_refused(prior_file, tokens, tmp_path):
