@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.tokenizers.encoder import float32_matmuls, make_encoder
+from model.tokenizers.encoder import float32_matmuls, make_encoder, refuse_missing
 from model.tokenizers.execution import Execution
 from model.tokenizers.network import TokenizerNetwork
 from parti_data.errors import TokenizerError
@@ -29,11 +29,13 @@ class ImageTokenizer:
     """A frozen tokenizer on one device.
 
     Several may share a network, which is left where it lies. Images pass through it `batch_size` at a time, the last
-    batch padded: another batch shape may change a token.
+    batch padded: another batch shape may change a token. Raises TokenizerError where this machine lacks what the
+    execution needs.
     """
 
     def __init__(self, network: TokenizerNetwork, execution: Execution | None = None):
         self.execution = execution or Execution()
+        refuse_missing(self.execution)
         self._network = _on_device(network, self.execution.device).eval().requires_grad_(False)
         self._encoder = make_encoder(self._network, self.execution)
         self.spec = network.spec

@@ -273,3 +273,13 @@ def test_scores_that_are_none_are_refused(draw, by_code_sum, monkeypatch):
     monkeypatch.setattr(CodeSum, "scores", lambda _, prompts, tokens: np.full(len(prompts), np.nan))
     with pytest.raises(CheckpointError, match="ranking: expected finite scores, found others; check the ranker's"):
         draw("ranked", ranking=by_code_sum)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_that_is_not_there_is_refused(draw, tmp_path, monkeypatch, compiled):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        TokenizerError, match="^execution.device=cuda: expected a GPU where images are encoded or decod"
+    ):
+        draw("a", execution={"device": "cuda", "compile": compiled})
+    assert not (tmp_path / "a").exists()
