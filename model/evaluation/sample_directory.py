@@ -1,5 +1,6 @@
 """A directory that `parti sample` finished: samples with their prompts, and their pictures, read within limits."""
 
+import hashlib
 import math
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class SampleDirectory:
 
     def __init__(self, path: str):
         self.path, self.digest = path, manifest_digest(path)
-        self._listed = {shard.name for shard in read_manifest(path, ("sample",)).shards}
+        self._digests = {shard.name: shard.sha256 for shard in read_manifest(path, ("sample",)).shards}
         drawn = self._read()
         self.num_drawn = len(drawn)
         self.samples = [sample for sample in drawn if sample.picture]
@@ -94,13 +95,24 @@ class SampleDirectory:
         return side
 
     def content(self, sample: Sample) -> bytes:
-        """Return a picture's file; raises ShardError for one that the manifest does not list."""
-        if sample.picture not in self._listed:
+        """Return a picture's file; raises ShardError where it is not the one that the manifest lists."""
+        if sample.picture not in self._digests:
             raise ShardError(
                 f"{self.path}: expected pictures that its manifest lists, found {sample.picture[:80]!r}; run sample "
                 "into a new directory"
             )
-        return read_range(join(self.path, sample.picture), 0, ImageLimits().max_bytes + 1)
+        path = join(self.path, sample.picture)
+        try:
+            content = read_range(path, 0, ImageLimits().max_bytes + 1)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: expected a picture, found none ({error.strerror}); run sample into a new directory"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != self._digests[sample.picture]:
+            raise ShardError(
+                f"{path}: expected the picture that sample wrote, found other bytes; run sample into a new directory"
+            )
+        return content
 
     def checked_content(self, sample: Sample) -> bytes:
         """Return a picture's file; raises ShardError as `pixels` does."""

@@ -21,7 +21,7 @@ def make_samples(
     pictures: list | None = None,
     beginning: dict | None = None,
 ) -> str:
-    """Write a finished directory with `copies` samples of each prompt; its path."""
+    """Write a finished directory with `copies` samples of each prompt, whose pictures may be files' bytes; its path."""
     begun = begin(
         str(path), Beginning.model_validate({"stage": "sample", "config": {}, "inputs": {}} | (beginning or {}))
     )
@@ -31,7 +31,7 @@ def make_samples(
     ]
     pictures = pictures or [np.full((side, side, 3), 40 + n % 200, np.uint8) for n in range(len(rows))]
     for row, picture in zip(rows, pictures, strict=True):
-        (path / row[4]).write_bytes(to_png(picture))
+        (path / row[4]).write_bytes(picture if isinstance(picture, bytes) else to_png(picture))
     names = ("prompt", "category", "challenge", "sample", "picture")
     schema = pa.schema([(name, pa.int64() if name == "sample" else pa.string()) for name in names])
     table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)

@@ -4,6 +4,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_directories import make_samples
 
@@ -129,7 +130,8 @@ def test_a_picture_is_read_once_and_what_a_killed_run_left_is_swept(tmp_path, mo
     assert len(read) == len(list(folder.rglob("*.png"))) + 2  # the first of each model tells its side
 
 
-def test_a_picture_that_is_none_is_refused(tmp_path, models):
-    (tmp_path / "large" / "sample-00001-000.png").write_bytes(b"<svg onload=alert(1)>")
+def test_a_picture_that_is_none_is_refused(tmp_path):
+    pictures = [np.zeros((8, 8, 3), np.uint8), b"<svg onload=alert(1)>"]
+    samples = make_samples(tmp_path / "samples", PROMPTS[:2], pictures=pictures)
     with pytest.raises(ShardError, match="sample-00001-000.png: expected a square picture, found"):
-        write(tmp_path, {"models": models})
+        write(tmp_path, {}, samples)

@@ -42,10 +42,24 @@ def test_a_picture_that_the_manifest_does_not_list_is_never_opened(tmp_path):
             directory.pixels(directory.samples[0]._replace(picture=name))
 
 
+def test_a_picture_that_is_missing_or_changed_is_refused(tmp_path):
+    directory = SampleDirectory(make_samples(tmp_path, PROMPTS))
+    path = tmp_path / directory.samples[1].picture
+    path.write_bytes(to_png(np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(
+        ShardError, match="sample-00001-000.png: expected the picture that sample wrote, found other by"
+    ):
+        directory.pixels(directory.samples[1])
+    path.unlink()
+    with pytest.raises(
+        ShardError, match=r"001-000.png: expected a picture, found none \(No such file or directory\); run"
+    ):
+        directory.checked_content(directory.samples[1])
+
+
 @pytest.mark.parametrize("content", [b"no picture", b"", to_png(np.zeros((8, 8, 3), np.uint8))[:40]])
 def test_a_picture_that_is_none_is_refused(tmp_path, content):
-    directory = SampleDirectory(make_samples(tmp_path, PROMPTS))
-    (tmp_path / directory.samples[1].picture).write_bytes(content)
+    directory = SampleDirectory(make_samples(tmp_path, PROMPTS, pictures=[np.zeros((8, 8, 3), np.uint8), content]))
     with pytest.raises(ShardError, match=r"sample-00001-000.png: expected a square picture, found \w+Error: .+; run"):
         directory.pixels(directory.samples[1])
 
@@ -57,8 +71,8 @@ def test_a_picture_that_is_no_square_is_refused(tmp_path):
 
 
 def test_a_picture_of_another_side_is_refused(tmp_path):
-    directory = SampleDirectory(make_samples(tmp_path, PROMPTS))
-    (tmp_path / directory.samples[1].picture).write_bytes(to_png(np.zeros((6, 6, 3), np.uint8)))
+    pictures = [np.zeros((side, side, 3), np.uint8) for side in (8, 6)]
+    directory = SampleDirectory(make_samples(tmp_path, PROMPTS, pictures=pictures))
     with pytest.raises(ShardError, match=r"sample-00001-000.png: expected 8 px like the first picture, found 6; run"):
         directory.pixels(directory.samples[1])
 
