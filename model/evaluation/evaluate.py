@@ -11,6 +11,7 @@ from model.evaluation.completions import Original, judge_completions, read_origi
 from model.evaluation.evaluate_config import EvaluateConfig
 from model.evaluation.fidelity import measure_fidelity, refuse_other_features, refuse_too_few
 from model.evaluation.held_out_loss import measure_held_out_loss, open_held_out
+from model.evaluation.inception import Inception, load_inception
 from model.evaluation.measured import Measured, figure_lines, finish_measured
 from model.evaluation.prompt_fit import measure_prompt_fit
 from model.evaluation.prompt_page import write_prompt_page
@@ -33,6 +34,7 @@ class _Inputs(NamedTuple):
 
     samples: SampleDirectory | None
     held_out: tuple[LoadedPrior, TokenDataset] | None
+    inception: Inception | None
     clip: Clip | None
     models: dict[str, SampleDirectory]
     curve: SettingCurve | None
@@ -55,7 +57,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
     """Return the inputs; raises the errors of those that do not fit, before anything is begun."""
     samples = SampleDirectory(config.samples) if config.samples else None
     digests = {"samples": samples.digest} if samples else {}
-    held_out, clip, models, curve, originals = None, None, {}, None, None
+    held_out, inception, clip, models, curve, originals = None, None, None, {}, None, None
     if samples and config.best_of:
         refuse_unranked(samples)
     if samples and config.completions:
@@ -70,6 +72,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
             refuse_other_features(config.fidelity, digests["inception"], samples.side_px)
             digests["real"] = real_digest(config.fidelity)
         refuse_too_few(config.fidelity, samples)
+        inception = load_inception(config.fidelity.inception).to(device)
     if config.clip:
         digests["clip"] = _file_digest("clip.weights", config.clip.weights)
         clip = load_clip(config.clip.model, config.clip.weights, device)
@@ -79,7 +82,7 @@ def _open(config: EvaluateConfig, device: torch.device) -> _Inputs:
     if config.curve:
         curve = SettingCurve(config.curve.samples)
         digests |= {f"curve.{value}": one.digest for value, one in zip(curve.values, curve.directories, strict=True)}
-    return _Inputs(samples, held_out, clip, models, curve, originals, digests)
+    return _Inputs(samples, held_out, inception, clip, models, curve, originals, digests)
 
 
 def _file_digest(key: str, path: str) -> str:
@@ -97,8 +100,8 @@ def _measure(config: EvaluateConfig, inputs: _Inputs, device: torch.device) -> I
         yield judge_completions(inputs.samples, inputs.originals)
     if inputs.curve:
         yield inputs.curve.measure()
-    if inputs.samples and config.fidelity:
-        yield measure_fidelity(config.fidelity, inputs.samples, config.output, device)
+    if inputs.samples and inputs.inception and config.fidelity:
+        yield measure_fidelity(config.fidelity, inputs.inception, inputs.samples, config.output)
     if inputs.samples and inputs.clip and config.clip:
         yield measure_prompt_fit(inputs.clip, inputs.samples, config.clip.batch_size)
     if config.page:

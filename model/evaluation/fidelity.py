@@ -14,7 +14,7 @@ import torch
 from model.checkpoints import open_checkpoint
 from model.evaluation.evaluate_config import FidelitySettings
 from model.evaluation.frechet_distance import fit_gaussian, frechet_distance
-from model.evaluation.inception import WIDTH, Inception, load_inception
+from model.evaluation.inception import WIDTH, Inception
 from model.evaluation.inception_score import NUM_SPLITS, inception_score
 from model.evaluation.measured import Measured
 from model.evaluation.precision_recall import NEIGHBOURS, precision_recall
@@ -37,12 +37,11 @@ _SAME = ("num_images", "preprocessing", "seed", "limits")
 
 
 def measure_fidelity(
-    settings: FidelitySettings, directory: SampleDirectory, output: str, device: torch.device
+    settings: FidelitySettings, network: Inception, directory: SampleDirectory, output: str
 ) -> Measured:
     """Return the figures that the settings ask for; raises ConfigError where there are too few images, before any
     goes through the network.
     """
-    network = load_inception(settings.inception).to(device)
     numbers = choose(len(directory.samples), settings.num_images, settings.seed, f"samples in {directory.path}")
     chosen = _choose_real(settings, output) if settings.compares else None
     pictures = (directory.pixels(directory.samples[number]) for number in numbers)

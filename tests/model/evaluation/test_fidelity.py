@@ -14,7 +14,7 @@ from model.evaluation.inception_score import inception_score
 from model.evaluation.precision_recall import precision_recall
 from model.evaluation.real_images import preprocess
 from parti_data.augmentation import LISTING_2, cut_random
-from parti_data.errors import ConfigError, ShardError
+from parti_data.errors import CheckpointError, ConfigError, ShardError
 from parti_data.image_dataset import load_pixels
 from parti_data.images import to_png
 from parti_data.ledger import PairDirectory
@@ -43,7 +43,7 @@ class Projection(torch.nn.Module):
 @pytest.fixture
 def network(monkeypatch) -> Projection:
     network = Projection()
-    monkeypatch.setattr(fidelity, "load_inception", lambda path: network)
+    monkeypatch.setattr("model.evaluation.evaluate.load_inception", lambda path: network)
     return network
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_was_stopped_goes_on_behind_the_features(network, tmp_path, s
     with pytest.raises(KeyboardInterrupt):
         evaluate(config(tmp_path, samples, weights, "parts", real=folder))
     monkeypatch.undo()
-    monkeypatch.setattr(fidelity, "load_inception", lambda path: network)
+    monkeypatch.setattr("model.evaluation.evaluate.load_inception", lambda path: network)
     network.seen.clear()
     assert evaluate(config(tmp_path, samples, weights, "parts", real=folder)).shards == whole.shards
     assert len(network.seen) == 9
@@ -207,6 +207,15 @@ def test_the_inception_score_needs_no_real_images(network, tmp_path, samples, we
 def test_a_missing_file_of_weights_is_refused_before_anything_is_begun(tmp_path, samples, folder):
     with pytest.raises(ConfigError, match=r"fidelity.inception: expected a file of weights, found none at .*none.pth;"):
         evaluate(config(tmp_path, samples, str(tmp_path / "none.pth"), real=folder))
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_file_of_other_weights_is_refused_before_anything_is_begun(tmp_path, samples, folder, weights):
+    torch.save({"fc.weight": torch.zeros(1000, WIDTH)}, weights)
+    with pytest.raises(
+        CheckpointError, match=r"weights.pth: expected Conv2d_1a_3x3.conv.weight \(32, 3, 3, 3\), found no"
+    ):
+        evaluate(config(tmp_path, samples, weights, real=folder))
     assert not (tmp_path / "evaluation").exists()
 
 
