@@ -41,6 +41,7 @@ def read_own_tokenizer(path: str) -> OwnNetwork:
         raise TokenizerError(f"{path}: expected a tokenizer's file, found none; make one with parti train tokenizer")
     try:
         header, weights = read_weights(path)
+        _refuse_nonfinite(weights)
         network = _build(header, weights)
     except _NOT_OURS as error:
         first_line = shown((str(error).strip() or type(error).__name__).partition("\n")[0], _MOST_SHOWN)
@@ -70,6 +71,12 @@ def _build_vit_vqgan(shape: ViTVQGANShape, weights: dict[str, Tensor]) -> ViTVQG
 def _build_dvae(shape: DVAEShape, weights: dict[str, Tensor]) -> DVAE:
     _refuse_large(shape.num_groups * shape.num_blocks, shape.num_tokens)
     return DVAE(shape, make_module(lambda: Halves(shape.encoder, shape.decoder), weights))
+
+
+def _refuse_nonfinite(weights: dict[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} of numbers that are not finite")
 
 
 def _refuse_large(num_layers: int, num_positions: int) -> None:

@@ -115,6 +115,8 @@ def fit(
                 f"{path}: expected {in_file(name)} of floats, found {tensors[name].dtype}; take the weights as "
                 "they were published"
             )
+        if not bool(tensors[name].float().isfinite().all()):
+            raise TokenizerError(f"{path}: expected {in_file(name)} of finite numbers, found others; download it again")
     for name, tensor in tensors.items():
         if name not in expected:
             raise TokenizerError(

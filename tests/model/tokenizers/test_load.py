@@ -88,6 +88,24 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         load_tokenizer(str(tmp_path / "a.pt"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    tensors = make_autoencoder().tensors
+    tensors["quant_conv.bias"][1] = value
+    torch.save(tensors, tmp_path / "a.pt")
+    with pytest.raises(
+        TokenizerError, match=r"expected quant_conv.bias of finite numbers, found others; download it a"
+    ):
+        load_tokenizer(str(tmp_path / "a.pt"))
+    network = ViTVQGAN(TINY)
+    network.codebook.embedding.data[3, 0] = value
+    save_tokenizer(network, str(tmp_path / "b"))
+    with pytest.raises(
+        TokenizerError, match=r"of ours, found codebook.embedding of numbers that are not finite; check"
+    ):
+        load_tokenizer(str(tmp_path / "b"))
+
+
 class _Marker:
     def __init__(self, path: str):
         self.path = path
