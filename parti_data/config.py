@@ -53,6 +53,7 @@ def read_toml(path: str) -> dict[str, Any]:
 
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in place; the value is read as TOML, or as a plain string where it is not TOML."""
+    _refuse_other_bytes(override)
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ConfigError(f"{override}: expected key=value, found no '='; write for example output=runs/mine")
@@ -65,6 +66,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         values[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         values[key] = text
+
+
+def _refuse_other_bytes(override: str) -> None:
+    """Raise ConfigError for an argument whose bytes were no UTF-8: Python has lone surrogates in their place."""
+    shown = override.encode(errors="backslashreplace").decode()
+    if shown != override:
+        raise ConfigError(f"{shown}: expected UTF-8, found other bytes; write it in UTF-8")
 
 
 def _describe(error: ValidationError, model: type[BaseModel], where: str) -> str:

@@ -77,6 +77,7 @@ def test_a_config_cannot_be_changed():
         ("output.x=1", "output.x=1: expected a table at 'output', found a value; check the key"),
         ("effort", "effort: expected key=value, found no '='; write for example output=runs/mine"),
         ("=1", "=1: expected key=value, found no '='"),
+        ("output=a\udcff", r"output=a\\udcff: expected UTF-8, found other bytes; write it in UTF-8$"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_refused_with_its_key_and_value(override, message):
