@@ -32,8 +32,8 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     """Return logits (B, V) over the temperature, minus infinity where top-k or top-p leaves a token out."""
     logits = logits / sampling.temperature
     if sampling.top_k:
-        least = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
+        likeliest = logits.topk(min(sampling.top_k, logits.shape[-1]))
+        logits = torch.full_like(logits, float("-inf")).scatter(1, likeliest.indices, likeliest.values)
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(-1)

@@ -41,6 +41,13 @@ def test_top_k_keeps_the_k_likeliest():
     assert kept.tolist() == [[True, False, False, False, True]]
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_top_k_keeps_k_of_tokens_that_are_as_likely(top_k):
+    kept = filter_logits(torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]]), Sampling(top_k=top_k)).isfinite()
+    assert kept.sum() == top_k
+    assert not kept[0, [0, 4]].any()
+
+
 @pytest.mark.parametrize("top_p", [0.3, 0.6, 0.64, 0.88, 0.99])
 def test_top_p_keeps_the_fewest_tokens_that_reach_p(top_p):
     probabilities = np.exp(LOGITS[0].double().numpy())
