@@ -5,9 +5,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from parti_data.errors import ConfigError
+
+Place = Annotated[str, Field(min_length=1)]
+"""A path or an fsspec URL, never empty, as a shell variable that is not set leaves it: its files would lie in `/`."""
 
 
 class StrictModel(BaseModel):
@@ -19,7 +22,7 @@ class StrictModel(BaseModel):
 class StageConfig(StrictModel):
     """What every stage is told: where its output goes. Subclasses add the rest."""
 
-    output: str
+    output: Place
     """The directory that the stage fills."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset()

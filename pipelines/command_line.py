@@ -30,7 +30,15 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.toml] [KEY=VALUE]…", help="A config file, then overrides such as output=runs/a."),
 ]
-Directory = Annotated[str, typer.Argument(metavar="DIR")]
+
+
+def _refuse_empty(argument: typer.CallbackParam, path: str) -> str:
+    if not path:
+        raise ConfigError(f"{argument.metavar}: expected a path, found an empty one; see if its shell variable is set")
+    return path
+
+
+Directory = Annotated[str, typer.Argument(metavar="DIR", callback=_refuse_empty)]
 
 
 @app.command("filter")
@@ -206,7 +214,12 @@ def verify_command(
 
 @app.command("inspect")
 def inspect_command(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A directory of token shards, or one of its files.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A directory of token shards, or one of its files.", callback=_refuse_empty
+        ),
+    ],
     rows: Annotated[int, typer.Option("--rows", min=1, max=_MOST_ROWS, help="How many rows to show.")] = 4,
     picture: Annotated[
         str,
@@ -234,7 +247,9 @@ def inspect_command(
 
 @app.command("forget")
 def forget_command(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A directory of stages, or one stage's.")],
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="A directory of stages, or one stage's.", callback=_refuse_empty)
+    ],
     key: Annotated[list[str] | None, typer.Option(metavar="KEY", help="An image, by its key in the ledger.")] = None,
     url: Annotated[list[str] | None, typer.Option(metavar="URL", help="The rows with this address.")] = None,
     host: Annotated[

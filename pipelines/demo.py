@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from parti_data.config import StageConfig
+from parti_data.config import Place, StageConfig
 from parti_data.errors import PartiError
 from parti_data.manifest import MANIFEST, read_manifest
 from parti_data.metrics import read_metrics
@@ -41,7 +41,7 @@ _STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 class DemoConfig(StageConfig):
     """What `parti demo` is told."""
 
-    output: str = "runs/demo"
+    output: Place = "runs/demo"
     prompts_per_category: int = 48
 
 

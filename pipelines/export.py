@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import NonNegativeInt, model_validator
 
-from parti_data.config import StageConfig, StrictModel
+from parti_data.config import Place, StageConfig, StrictModel
 from parti_data.dataset_card import FOLDER, SPLIT, CardText, ExportedShards, write_card
 from parti_data.errors import ConfigError, ShardError
 from parti_data.manifest import (
@@ -54,7 +54,7 @@ class Card(StrictModel):
 class ExportConfig(StageConfig):
     """What `parti export` is told."""
 
-    source: str
+    source: Place
     """A directory that tokenize or import-tokens finished."""
     format: Format
     rows_per_tar: NonNegativeInt = 0

@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import PositiveInt
 
-from parti_data.config import StageConfig
+from parti_data.config import Place, StageConfig
 from parti_data.ledger import LedgerRow, PairDirectory, to_json, write_ledger
 from parti_data.manifest import (
     Beginning,
@@ -34,7 +34,7 @@ from pipelines.runner import make_pipeline
 class ShardConfig(StageConfig):
     """What `parti shard` is told."""
 
-    source: str
+    source: Place
     """A directory that filter finished."""
     pairs_per_shard: PositiveInt = 10_000
 

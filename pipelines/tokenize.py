@@ -9,7 +9,7 @@ from apache_beam.transforms.resources import parse_resource_hints
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from model.tokenizers import RECORD, Execution, Reading, refuse_missing
-from parti_data.config import StageConfig, StrictModel
+from parti_data.config import Place, StageConfig, StrictModel
 from parti_data.errors import SourceError
 from parti_data.ledger import PairDirectory
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, is_begun, manifest_digest, record_shard
@@ -54,7 +54,7 @@ class Resources(StrictModel):
 class TokenizeConfig(StageConfig):
     """What `parti tokenize` is told."""
 
-    source: str
+    source: Place
     """A directory that filter or shard finished."""
     image_tokenizer: str
     """The file that train tokenizer wrote, or a published one."""

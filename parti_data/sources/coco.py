@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import ijson
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import to_captions, to_fields, to_text
 from parti_data.sources.image_folder import ImageFolder
@@ -26,9 +26,9 @@ class CocoSource(StrictModel):
     """JSON files of captions at a path, in a directory or of a glob; each is a split."""
 
     kind: Literal["coco"]
-    path: str
+    path: Place
     """A captions file such as annotations/captions_train2017.json, a directory or a glob, local or an fsspec URL."""
-    root: str
+    root: Place
     """The folder that images are read below, such as train2017."""
 
     def splits(self) -> list[SourceSplit]:

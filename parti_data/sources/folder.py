@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import PositiveInt
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import ShardError, SourceError
 from parti_data.sources.columns import MAX_TEXT_BYTES, to_captions, to_fields, to_text
 from parti_data.sources.image_folder import ImageFolder
@@ -28,7 +28,7 @@ class FolderSource(StrictModel):
     """All images below a folder; a split is a part of the images that lie directly in one folder, in name order."""
 
     kind: Literal["folder"]
-    path: str
+    path: Place
     """The folder, as a local path or an fsspec URL. Names that begin with a dot are passed over."""
     pairs_per_split: PositiveInt = 10_000
     """Images of a split."""

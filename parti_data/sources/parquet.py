@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pydantic import Field
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import (
     choose_caption_columns,
@@ -37,7 +37,7 @@ class ParquetSource(StrictModel):
     """Parquet files at a path, in a directory or of a glob; each file is a split."""
 
     kind: Literal["parquet"]
-    path: str
+    path: Place
     """A Parquet file, a directory of them or a glob, as a local path or an fsspec URL."""
     image_column: str = "image"
     """A column of bytes, or of structs with a field `bytes`."""

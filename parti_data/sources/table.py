@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import (
     choose_caption_columns,
@@ -37,7 +37,7 @@ class TableSource(StrictModel):
     """Tables at a path, in a directory or of a glob; each table is a split."""
 
     kind: Literal["table"]
-    path: str
+    path: Place
     """A jsonl, csv, tsv or Parquet file, a directory of them or a glob, as a local path or an fsspec URL."""
     image_column: str = "file_name"
     """The column of the images' paths, relative to the root."""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 
 from pydantic import PositiveInt
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import to_fields
 from parti_data.sources.last_opened import LastOpened
@@ -51,7 +51,7 @@ class WebDatasetSource(StrictModel):
     """Tars at a path, a directory or a glob; each tar is a split."""
 
     kind: Literal["webdataset"]
-    path: str
+    path: Place
     """A tar, a directory of tars or a glob, as a local path or an fsspec URL; tars may be compressed."""
     max_tar_bytes: PositiveInt = 16 << 30
     """What a compressed tar may unpack to, on the disk of temporary files."""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import require_column, to_captions
 from parti_data.sources.listing import digest_splits, list_splits
@@ -26,7 +26,7 @@ class DalleMiniSource(StrictModel):
     """Parquet files at a path, in a directory or of a glob."""
 
     kind: Literal["dalle_mini"]
-    path: str
+    path: Place
     """A Parquet file, a directory of them or a glob, as a local path or an fsspec URL."""
     caption_column: str = "caption"
     """A column of texts or of lists of texts."""

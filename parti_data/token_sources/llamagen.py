@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Self
 import numpy as np
 from pydantic import model_validator
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.errors import ConfigError, SourceError
 from parti_data.sources.columns import to_captions
 from parti_data.sources.text_rows import split_lines
@@ -64,7 +64,7 @@ class LlamaGenSource(StrictModel):
     """Folders of .npy at a path or of a glob, and those in them."""
 
     kind: Literal["llamagen"]
-    path: str
+    path: Place
     """A folder of codes, or one of such folders, or a glob of either, as a local path or an fsspec URL."""
     labels: str = ""
     """The folder of labels; none stands for the one beside the codes whose name ends in _labels instead of _codes."""

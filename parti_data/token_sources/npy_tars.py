@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, open_tar
@@ -32,7 +32,7 @@ class NpyTarsSource(StrictModel):
     """Tars at a path, in a directory or of a glob."""
 
     kind: Literal["npy_tars"]
-    path: str
+    path: Place
     """A tar, a directory of tars or a glob, as a local path or an fsspec URL; tars may be compressed."""
     tokens_member: str = "npy"
     """What the names of tokens end in, after the key and a dot."""

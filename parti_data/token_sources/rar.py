@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from parti_data.config import StrictModel
+from parti_data.config import Place, StrictModel
 from parti_data.progress import show_progress
 from parti_data.sources.columns import to_captions
 from parti_data.sources.listing import digest_splits, list_splits
@@ -36,7 +36,7 @@ class RarSource(StrictModel):
     """Files of JSON lines at a path, in a directory or of a glob."""
 
     kind: Literal["rar"]
-    path: str
+    path: Place
     """A .jsonl file, a directory of them or a glob, as a local path or an fsspec URL."""
     tokens_key: str = "tokens"
     class_key: str = "class_id"

@@ -70,6 +70,8 @@ def test_a_config_cannot_be_changed():
         ("inner.depth=deep", "expected for 'inner.depth' that input should be a valid integer.*found 'deep'; change"),
         ("inner.depth=1.5", "expected for 'inner.depth' that input should be a valid integer, found 1.5"),
         ("output=7", "expected for 'output' that input should be a valid string, found 7"),
+        ("output=", "expected for 'output' that string should have at least 1 character, found ''; change it"),
+        ("source.kind=webdataset source.path=", "for 'source.path' that string should have at least 1 character"),
         ("source.kind=tar", "expected for 'source' that input tag 'tar' found.*'synthetic', 'webdataset'"),
         ("source.kind=webdataset", "expected a value for 'source.path', found none; add it to the file or as sou"),
         ("source.path=x", r"expected for 'source' a table that names its kind, found \{'path': 'x'\}; add sou"),

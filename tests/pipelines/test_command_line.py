@@ -196,6 +196,11 @@ def test_a_directory_that_is_none_exits_1(parti, tmp_path, command):
         (["plan", "none.toml"], "error: none.toml: expected a TOML file, found none (No such file or directory)"),
         (["plan", "tokenize"], "expected a value for 'source', found none; add it to the file or as source=…\n"),
         (["tokenize", "--pairs", "5"], "--pairs: expected with --probe alone, found without; add --probe or leave"),
+        (["train", "text", "source=x", "output="], "for 'output' that string should have at least 1 character, found"),
+        (["verify", ""], "error: DIR: expected a path, found an empty one; see if its shell variable is set\n"),
+        (["report", ""], "error: DIR: expected a path, found an empty one; "),
+        (["forget", "", "--key=x"], "error: DIR: expected a path, found an empty one; "),
+        (["inspect", ""], "error: PATH: expected a path, found an empty one; "),
         (["plan", "--", "--runner=FlinkRunner"], "--runner: expected none, since a plan is of this machine, found "),
     ],
 )  # fmt: skip

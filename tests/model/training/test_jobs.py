@@ -318,7 +318,7 @@ def test_a_run_with_ids_of_a_text_tokenizer_is_not_that_of_another(tokens, text_
 @pytest.mark.parametrize("config", [TrainTextConfig, partial(TrainPriorConfig, schedule=SHORT)])
 def test_a_seed_below_zero_is_refused(config):
     with pytest.raises(ValidationError, match="seed\n  Input should be greater than or equal to 0"):
-        config(source="", output="", seed=-1)
+        config(source="", output="x", seed=-1)
 
 
 def test_a_row_that_is_told_from_no_other_is_refused():
@@ -474,6 +474,6 @@ def test_captions_cut_below_what_a_network_reads_are_refused(tokens, tmp_path, j
 
 
 def test_captions_are_read_as_far_as_a_network_reads(tokens):
-    config = TrainPriorConfig(output="", source=tokens, schedule=SHORT)
+    config = TrainPriorConfig(output="x", source=tokens, schedule=SHORT)
     assert cut_text(config, 256).length == 256
     assert cut_text(config, None).length == 128

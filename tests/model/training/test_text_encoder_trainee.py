@@ -45,7 +45,9 @@ class WithoutOthers(Ranks):
 
 def make(rows: Rows, ranks: Ranks, batch_size: int, held_out: Rows | None = None) -> TextEncoderTrainee:
     torch.manual_seed(0)
-    config = TrainTextEncoderConfig(source="", output="", batch_size=batch_size, schedule=Schedule(num_steps=1, lr=1.0))
+    config = TrainTextEncoderConfig(
+        source="", output="x", batch_size=batch_size, schedule=Schedule(num_steps=1, lr=1.0)
+    )
     return TextEncoderTrainee(config, MaskedText(SHAPE), rows, held_out, ranks)
 
 
