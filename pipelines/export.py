@@ -234,6 +234,8 @@ def metadata_json(tokens: TokenDirectory, kind: Format) -> bytes:
     made = tokens.manifest.model_dump(mode="json")
     for name in ("places", "examples"):
         made["details"].pop(name, None)
+    if isinstance(reading := made["details"].get("tokenizer"), dict):
+        reading.pop("config", None)
     if isinstance(source := made["config"].get("source"), dict):  # of imported tokens
         made["config"]["source"] = {"kind": source.get("kind")}
     content = {"metadata": tokens.metadata.model_dump(mode="json"), "manifest": made, "manifest_sha256": tokens.digest}

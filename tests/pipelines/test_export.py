@@ -228,6 +228,16 @@ def test_places_that_imported_tokens_came_from_are_left_out(tmp_path):
     assert json.loads(content)["manifest"]["config"] == {"source": {"kind": "rar"}}
 
 
+def test_where_the_config_of_a_published_tokenizer_lay_is_left_out(tmp_path):
+    path = Path(make_directory(tmp_path / "tokens", [3]), "manifest.json")
+    made = json.loads(path.read_text())
+    made["details"]["tokenizer"] = {"config": "/home/me/model.yaml", "kind": "taming"}
+    path.write_text(json.dumps(made))
+    content = metadata_json(open_token_directory(str(tmp_path / "tokens")), "webdataset")
+    assert b"/home/me" not in content
+    assert json.loads(content)["manifest"]["details"]["tokenizer"] == {"kind": "taming"}
+
+
 def test_the_card_names_the_tokenizer_and_the_person_who_publishes(tmp_path, tokens, export):
     output = export(tokens, tmp_path / "out", "huggingface", card={"title": 'My "tokens"', "license": "cc-by-4.0"})
     card = Path(output, "README.md").read_text()
