@@ -92,7 +92,7 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
         funnels=_read_each(read_funnel, stages.of("filter")),
         tokenizers=_read_each(read_tokenizer, [*stages.of("train_tokenizer"), *stages.of("train_dvae")])
         + _read_each(read_palette, stages.of("train_palette")),
-        token_shards=_read_each(read_tokens, stages.of("tokenize")),
+        token_shards=_read_each(read_tokens, [*stages.of("tokenize"), *stages.of("import_tokens")]),
         priors=_read_each(read_prior, stages.of("train_prior")),
         samples=_read_each(lambda stage: read_samples(stage, evaluations), stages.of("sample")),
         curves=_read_each(read_curves, list(filter(has_curves, evaluations))),

@@ -9,7 +9,7 @@ from parti_data.storage import is_file, join, list_directory, read_bytes, read_r
 
 FLOW = (
     "filter", "shard", "train_text", "train_tokenizer", "train_dvae", "train_palette", "train_upsampler",
-    "tokenize", "train_text_encoder", "train_contrastive", "train_prior", "sample", "evaluate",
+    "tokenize", "import_tokens", "train_text_encoder", "train_contrastive", "train_prior", "sample", "evaluate",
 )  # fmt: skip
 """The stages in the order in which data passes them."""
 

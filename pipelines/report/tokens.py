@@ -40,11 +40,13 @@ class TokenShards(NamedTuple):
 
 
 def read_tokens(stage: FinishedStage) -> TokenShards:
-    """Return a finished tokenize stage; raises ShardError where a shard of it is gone or broken."""
+    """Return a finished tokenize or import_tokens stage; raises ShardError where a shard of it is gone or broken."""
     names = [shard.name for shard in stage.manifest.shards]
     paths = [join(stage.path, name) for name in names]
     if not paths:
-        raise ShardError(f"{stage.path}: expected token shards, found none; run tokenize into a new directory")
+        raise ShardError(
+            f"{stage.path}: expected token shards, found none; run {stage.manifest.stage} into a new directory"
+        )
     metadata, _ = read_metadata(paths[0])
     rows = sum(shard.rows for shard in stage.manifest.shards)
     counted = count_codes(islice(row_groups(paths), _SAMPLED_GROUPS), metadata.codebook_size)

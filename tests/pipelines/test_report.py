@@ -104,8 +104,8 @@ def make_palette(path: Path) -> None:
     begun.finish([], {"pictures": 12}, {"psnr_db": 36.5, "code_usage": 1.0, "shape": shape})
 
 
-def make_tokens(path: Path, largest: int = 3, pairs: int = 40) -> None:
-    begun = directory(path, "tokenize")
+def make_tokens(path: Path, largest: int = 3, pairs: int = 40, stage: str = "tokenize") -> None:
+    begun = directory(path, stage)
     metadata = ShardMetadata(
         image_tokenizer="a", image_tokenizer_name="vit_vqgan", codebook_size=CODES, grid_side=GRID, image_side=8,
         resize_recipe="resize_center", resize_library="pillow", precision="float32", text_tokenizer="b",
@@ -579,6 +579,13 @@ def test_a_broken_file_costs_only_its_own_section(run, file, content, problem):
 def test_tokens_without_a_shard_are_shown_as_a_problem(tmp_path):
     directory(tmp_path / "tokens", "tokenize").finish([], {"rows": 0})
     assert "expected token shards, found none" in read_page(tmp_path)
+
+
+def test_imported_tokens_have_their_section_and_stand_before_what_is_trained_on_them(tmp_path):
+    make_prior(tmp_path / "a_prior")
+    make_tokens(tmp_path / "tokens", stage="import_tokens")
+    assert re.findall(r"<h2>(.+?) <small>", read_page(tmp_path)) == ["Token shards", "Prior"]
+    assert [stage.name for stage in find_stages(str(tmp_path)).finished] == ["tokens", "a_prior"]
 
 
 @pytest.mark.parametrize("pairs", [10, 40])
