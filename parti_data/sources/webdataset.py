@@ -99,8 +99,8 @@ def read_pair(file: BinaryIO, location: Location, key: str, members: Members, ma
     """Return a pair of an open tar; an image over the limit is cut off there."""
     has_image = members.image() is not None
     image = _read_range(file, location.offset, min(location.size, max_image_bytes + 1)) if has_image else None
-    stated = _read_json(file, members)
-    return RawPair(key, location, image, _read_captions(file, members, stated), to_fields(stated))
+    stated = read_json(file, members)
+    return RawPair(key, location, image, read_captions(file, members, stated), to_fields(stated))
 
 
 def index_members(file: BinaryIO, path: str) -> dict[str, Members]:
@@ -183,11 +183,6 @@ def read_member(file: BinaryIO, members: Members, extension: str, most_bytes: in
     return None if place is None else _read_range(file, place[0], min(place[1], most_bytes))
 
 
-def member_captions(file: BinaryIO, members: Members) -> list[str]:
-    """Return the captions among the members of one key."""
-    return _read_captions(file, members, _read_json(file, members))
-
-
 def _shorten(name: str) -> str:
     return name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
 
@@ -204,7 +199,7 @@ def _read_range(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _read_json(file: BinaryIO, members: Members) -> dict[str, Any]:
+def read_json(file: BinaryIO, members: Members) -> dict[str, Any]:
     """Return the .json member; nothing where there is none, or no object in it."""
     place = members.ranges.get("json")
     if not place or place[1] > MAX_CAPTION_BYTES:
@@ -216,7 +211,7 @@ def _read_json(file: BinaryIO, members: Members) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_captions(file: BinaryIO, members: Members, fields: dict[str, Any]) -> list[str]:
+def read_captions(file: BinaryIO, members: Members, fields: dict[str, Any]) -> list[str]:
     """Return the json's `captions`, else the .txt member, else the json's `caption`."""
     several = fields.get("captions")
     if isinstance(several, list) and several:

@@ -7,7 +7,7 @@ pickle (.pyd, .pth) is not read.
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice, pairwise
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pydantic import PositiveInt
 
@@ -15,7 +15,7 @@ from parti_data.config import Place, StrictModel
 from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import SourceSplit
 from parti_data.sources.unpacked_tar import TAR_ENDINGS, open_tar
-from parti_data.sources.webdataset import index_members, member_captions, read_member
+from parti_data.sources.webdataset import Members, index_members, read_captions, read_json, read_member
 from parti_data.token_sources.npy_tokens import read_npy_tokens
 from parti_data.token_sources.tokenized import (
     MAX_IMAGE_BYTES,
@@ -66,5 +66,12 @@ class NpyTarsSource(StrictModel):
             for key, members in islice(samples.items(), part.first, part.end or None):
                 content = read_member(file, members, self.tokens_member, MAX_IMAGE_BYTES + 1)
                 missing = Fault(NO_TOKENS, f"no member .{self.tokens_member}")
-                captions = member_captions(file, members) or Fault(NO_CAPTION, "no member .txt or .json with a caption")
+                captions = _captions_of(file, members)
                 yield TokenizedImage(key, missing if content is None else read_npy_tokens(content), captions)
+
+
+def _captions_of(file: BinaryIO, members: Members) -> list[str] | Fault | None:
+    stated = read_json(file, members)
+    if stated.get("captions") == [""]:  # as our export writes an image of a source without captions
+        return None
+    return read_captions(file, members, stated) or Fault(NO_CAPTION, "no member .txt or .json with a caption")

@@ -119,7 +119,7 @@ def test_a_disk_that_fails_is_told_in_one_line_and_never_taken_for_a_broken_file
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(webdataset, "_read_json", fail)
+        patch.setattr(webdataset, "read_json", fail)
         with pytest.raises(SourceError, match=r"\d.tar: expected to read it to its end, found Input/output error; "):
             run(make("out", on_bad_split=policy))
     run(make("out", on_bad_split=policy))

@@ -29,6 +29,7 @@ from parti_data.token_directory import open_token_directory
 from parti_data.token_shard import ShardMetadata, order_hash, read_metadata, read_row_group
 from parti_data.token_sources.import_counts import ImportCounts
 from pipelines.command_line import main
+from pipelines.export import ExportConfig, export_tokens
 from pipelines.gather_tokens import drop_repeated, gather_shard
 from pipelines.import_tokens import ImportTokensConfig, import_tokens
 from pipelines.read_tokens import Importing, ReadPlan, read_counts, read_slice
@@ -204,6 +205,17 @@ def test_views_are_rows_of_one_key_and_the_mirrored_ones_are_told(tmp_path, make
             assert (row["captions"], row["text_ids"]) == ([""], [[END]])
     assert not rows
     assert verify(f"{tmp_path}/out")
+
+
+def test_what_is_exported_without_captions_is_imported_again(tmp_path, make_import, beam_options):
+    source = {"path": write_llamagen_classes(tmp_path / "llamagen", TOKENS[:9, None], [0] * 9)}
+    import_tokens(make_import(tmp_path / "first", "llamagen", source), beam_options())
+    exporting = {"source": f"{tmp_path}/first", "output": f"{tmp_path}/tars", "format": "webdataset"}
+    export_tokens(ExportConfig.model_validate(exporting), beam_options())
+    manifest = import_tokens(make_import(tmp_path / "again", "npy_tars", {"path": f"{tmp_path}/tars"}), beam_options())
+    assert manifest.counts == {"read": 9, "dropped": 0, "repeated": 0, "rows": 9}
+    first, again = ({row["key"]: row["captions"] for row in read_rows(tmp_path / name)} for name in ("first", "again"))
+    assert first == again == {key_of(tokens): [""] for tokens in TOKENS[:9]}
 
 
 def test_names_that_are_no_text_are_spelled_out(tmp_path, make_import, beam_options):
