@@ -51,6 +51,7 @@ def _names_of(stated: Any) -> list[str]:
     names = [name for name in named if isinstance(name, str)]
     if len(names) < len(named):
         raise ValueError("something that is no text among them")
+    "".join(names).encode()  # half a surrogate pair, which JSON can escape, cannot be written
     return names
 
 

@@ -25,4 +25,7 @@ def read_npy_tokens(content: bytes) -> np.ndarray | Fault:
     if header.num_bytes != len(rest):
         return Fault(UNREADABLE, f"an array of {header.num_bytes} bytes in {len(rest)}")
     order = "F" if header.fortran_order else "C"
-    return np.frombuffer(rest, header.dtype).reshape(header.shape, order=order)
+    try:
+        return np.frombuffer(rest, header.dtype).reshape(header.shape, order=order)
+    except ValueError:  # one side is 0, so that no size refuses the others
+        return Fault(UNREADABLE, f"an array of shape {str(header.shape)[:_SHOWN_CHARS]}")

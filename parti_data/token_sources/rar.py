@@ -87,16 +87,18 @@ class RarSource(StrictModel):
         if not isinstance(codes, list):
             return Fault(NO_TOKENS, f"no list under {self.tokens_key!r}")
         try:
-            if _has_text(codes):  # as an array each of them would be as wide as the longest
-                return Fault(NOT_INTEGERS, "a list with text in it")
+            if _has_text_or_booleans(codes):  # as an array all would be as wide as the longest text, or integers
+                return Fault(NOT_INTEGERS, "a list with text or booleans in it")
             return np.array(codes, None if codes else np.int64)
         except (ValueError, RecursionError):
             return Fault(NOT_INTEGERS, "a list that is no array")
 
 
-def _has_text(codes: list) -> bool:
+def _has_text_or_booleans(codes: list) -> bool:
     kinds = set(map(type, codes))
-    return str in kinds or (list in kinds and any(_has_text(part) for part in codes if isinstance(part, list)))
+    if kinds & {str, bool}:
+        return True
+    return list in kinds and any(_has_text_or_booleans(part) for part in codes if isinstance(part, list))
 
 
 class _Stretch:

@@ -37,6 +37,7 @@ def test_a_name_may_hold_what_looks_like_the_end_of_a_line(tmp_path):
         (b'{"1": "tench"}', "found an object whose keys are not 0 to 0"),
         (b'["tench", 3]', "found something that is no text among them"),
         (b'[["n0"], []]', "found something that is no text among them"),
+        (b'["\\ud800"]', r"found 'utf-8' codec can't encode character '\ud800'"),
         (b"\xff", "found 'utf-8' codec"),
         (b"[" * 100_000, "found maximum recursion depth"),
         (b" " * (5 << 20), "found more than 4194304 bytes"),

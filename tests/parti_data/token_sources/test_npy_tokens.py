@@ -24,6 +24,7 @@ def test_arrays_of_any_integers_come_back(dtype, order):
         (npy_bytes(np.arange(9)) + b"x", "unreadable", "an array of 72 bytes in 73"),
         (npy_claiming("(1000000000000,)"), "unreadable", "an array of 8000000000000 bytes in 0"),
         (npy_claiming("(0, 1000000000000)", b"x"), "unreadable", "an array of 0 bytes in 1"),
+        (npy_claiming(f"(0, {10**17}, 100)"), "unreadable", f"an array of shape (0, {10**17}, 100)"),
         (npy_bytes(np.array([{}], object)), "unreadable", "no array of numbers but \"{'descr': '|O'"),
         (b"\x80\x04N.", "unreadable", r"no array of numbers but '\\x80"),
         (b"<html>", "unreadable", "no array of numbers but '<html>'"),

@@ -64,9 +64,10 @@ HOSTILE = {
     b'{"tokens": [1, 2.5]}': Fault("not_integers", "tokens of type float64"),
     b'{"tokens": [1, [2]]}': Fault("not_integers", "a list that is no array"),
     b'{"tokens": ["' + b"1" * 2_000_000 + b'"' + b', ""' * 500_000 + b"]}": Fault(
-        "not_integers", "a list with text in it"
+        "not_integers", "a list with text or booleans in it"
     ),
-    b'{"tokens": [[1], ["2"]]}': Fault("not_integers", "a list with text in it"),
+    b'{"tokens": [[1], ["2"]]}': Fault("not_integers", "a list with text or booleans in it"),
+    b'{"tokens": [[1], [true]]}': Fault("not_integers", "a list with text or booleans in it"),
     b'{"tokens": ' + b"[" * 700 + b"]" * 700 + b"}": Fault("not_integers", "a list that is no array"),
     b'{"tokens": {"1": 2}}': Fault("no_tokens", "no list under 'tokens'"),
     b'{"class_id": 3}': Fault("no_tokens", "no list under 'tokens'"),
