@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import ImageLimits, image_key
-from parti_data.manifest import read_manifest
+from parti_data.manifest import MANIFEST, Manifest, read_manifest
 from parti_data.sources import Source
 from parti_data.sources.pairs import Location
 from parti_data.sources.unpacked_tar import is_compressed
-from parti_data.sources.webdataset import WebDatasetSource
 from parti_data.storage import file_version, is_local, join, open_file, publish
 
 KEPT, MERGED, DROPPED = "kept", "merged", "dropped"
@@ -279,6 +278,16 @@ class ImageReader:
         return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
 
 
+class _Told(BaseModel):
+    """What a manifest of `filter` or `shard` tells of its pairs."""
+
+    kept: list[NonNegativeInt]
+    """Rows of each file of the ledger."""
+    source: Source
+    limits: ImageLimits = Field(default_factory=ImageLimits)
+    """As filter let images be decoded: whoever decodes them again must see the same pixels."""
+
+
 class PairDirectory(ImageReader):
     """The kept pairs of a finished `filter` or `shard` directory, in ledger order."""
 
@@ -286,18 +295,12 @@ class PairDirectory(ImageReader):
         self.path = path
         self.manifest = read_manifest(path, ("filter", "shard"))
         self._files = [shard for shard in self.manifest.shards if shard.name.startswith("ledger-")]
-        self._kept: list[int] = self.manifest.details["kept"]
-        told = self.manifest.details if self.manifest.stage == "shard" else self.manifest.config
-        # as filter let images be decoded: whoever decodes them again must see the same pixels
-        super().__init__(self._open_source(), ImageLimits.model_validate(told.get("limits", {})))
+        told = _read_told(path, self.manifest)
+        self._kept = told.kept
+        super().__init__(told.source, told.limits)
 
     def __str__(self) -> str:
         return self.path
-
-    def _open_source(self) -> Any:
-        if self.manifest.stage == "shard":
-            return WebDatasetSource(kind="webdataset", path=self.path)
-        return TypeAdapter(Source).validate_python(self.manifest.config["source"])
 
     def __len__(self) -> int:
         """Return the number of kept pairs."""
@@ -332,6 +335,20 @@ class PairDirectory(ImageReader):
     def _resolve(self, row: LedgerRow) -> LedgerRow:
         """Return the row with the path of its shard, which the ledger of `shard` states relative to the directory."""
         return row._replace(path=join(self.path, row.path)) if self.manifest.stage == "shard" else row
+
+
+def _read_told(path: str, manifest: Manifest) -> _Told:
+    values = manifest.config | manifest.details
+    if manifest.stage == "shard":
+        values["source"] = {"kind": "webdataset", "path": path}
+    try:
+        return _Told.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ShardError(
+            f"{join(path, MANIFEST)}: expected what {manifest.stage} tells of its pairs, found for "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}; run {manifest.stage} into a new directory"
+        ) from None
 
 
 def _finish(fetched: tuple[LedgerRow, Future[bytes]]) -> tuple[LedgerRow, bytes]:

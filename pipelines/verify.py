@@ -70,12 +70,13 @@ def find_file_fault(directory: str, file: ShardRecord) -> str:
 
 def check_ledger(directory: str, manifest: Manifest) -> Iterator[str]:
     """Yield where the ledger's outcomes do not add up to the manifest's counts."""
-    outcomes = Counter(row.outcome for row in PairDirectory(directory).ledger())
+    pairs = PairDirectory(directory)
+    outcomes = Counter(row.outcome for row in pairs.ledger())
     for outcome in OUTCOMES:
         if outcomes[outcome] != manifest.counts.get(outcome, 0):
             yield f"{directory}: expected {manifest.counts.get(outcome, 0)} rows {outcome}, found {outcomes[outcome]}"
-    if outcomes[KEPT] != sum(manifest.details["kept"]):
-        yield f"{directory}: expected {sum(manifest.details['kept'])} kept rows by file, found {outcomes[KEPT]}"
+    if outcomes[KEPT] != len(pairs):
+        yield f"{directory}: expected {len(pairs)} kept rows by file, found {outcomes[KEPT]}"
 
 
 def _check_tokens(directory: TokenDirectory, broken: set[str], sample: int) -> Findings:

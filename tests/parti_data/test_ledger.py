@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from spoiled_tokens import edit_manifest
 
 from parti_data import ledger
 from parti_data.errors import ShardError, SourceError
@@ -197,6 +198,23 @@ def test_a_sharded_directory_may_be_moved(sharded, tmp_path):
 def test_tokens_are_no_pairs(tokens):
     with pytest.raises(ShardError, match="expected the output of filter or shard, found that of tokenize"):
         PairDirectory(tokens)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "found"),
+    [
+        ("filtered", lambda manifest: manifest["details"].pop("kept"), "kept: Field required"),
+        ("filtered", lambda manifest: manifest["details"].update(kept=[-1]), "kept.0: Input should be greater than or"),
+        ("filtered", lambda manifest: manifest["config"].pop("source"), "source: Field required"),
+        ("filtered", lambda manifest: manifest["config"].update(limits=None), "limits: Input should be a valid"),
+        ("sharded", lambda manifest: manifest["details"].update(kept=7), "kept: Input should be a valid list"),
+    ],
+)
+def test_a_manifest_that_does_not_tell_of_its_pairs_is_refused(request, tmp_path, stage, change, found):
+    directory = shutil.copytree(request.getfixturevalue(stage), tmp_path / "pairs")
+    edit_manifest(directory, change)
+    with pytest.raises(ShardError, match=r"manifest.json: expected what \w+ tells of its pairs, found for " + found):
+        PairDirectory(str(directory))
 
 
 def test_the_manifest_lists_the_ledger_that_is_read(filtered):
