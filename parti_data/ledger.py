@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from parti_data.errors import ShardError, SourceError
 from parti_data.images import ImageLimits, image_key
-from parti_data.manifest import MANIFEST, Manifest, read_manifest
+from parti_data.manifest import check_told, read_manifest
 from parti_data.sources import Source
 from parti_data.sources.pairs import Location
 from parti_data.sources.unpacked_tar import is_compressed
@@ -278,7 +278,7 @@ class ImageReader:
         return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
 
 
-class _Told(BaseModel):
+class _ToldOfPairs(BaseModel):
     """What a manifest of `filter` or `shard` tells of its pairs."""
 
     kept: list[NonNegativeInt]
@@ -295,7 +295,10 @@ class PairDirectory(ImageReader):
         self.path = path
         self.manifest = read_manifest(path, ("filter", "shard"))
         self._files = [shard for shard in self.manifest.shards if shard.name.startswith("ledger-")]
-        told = _read_told(path, self.manifest)
+        values = self.manifest.config | self.manifest.details
+        if self.manifest.stage == "shard":
+            values["source"] = {"kind": "webdataset", "path": path}
+        told = check_told(path, self.manifest.stage, values, _ToldOfPairs)
         self._kept = told.kept
         super().__init__(told.source, told.limits)
 
@@ -335,20 +338,6 @@ class PairDirectory(ImageReader):
     def _resolve(self, row: LedgerRow) -> LedgerRow:
         """Return the row with the path of its shard, which the ledger of `shard` states relative to the directory."""
         return row._replace(path=join(self.path, row.path)) if self.manifest.stage == "shard" else row
-
-
-def _read_told(path: str, manifest: Manifest) -> _Told:
-    values = manifest.config | manifest.details
-    if manifest.stage == "shard":
-        values["source"] = {"kind": "webdataset", "path": path}
-    try:
-        return _Told.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ShardError(
-            f"{join(path, MANIFEST)}: expected what {manifest.stage} tells of its pairs, found for "
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}; run {manifest.stage} into a new directory"
-        ) from None
 
 
 def _finish(fetched: tuple[LedgerRow, Future[bytes]]) -> tuple[LedgerRow, bytes]:

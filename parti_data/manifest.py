@@ -9,7 +9,7 @@ import json
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
@@ -40,6 +40,7 @@ def _refuse_outside(name: str) -> str:
     return name
 
 
+Told = TypeVar("Told", bound=BaseModel)
 NameInside = Annotated[str, AfterValidator(_refuse_outside)]
 """A path from a directory on; who wrote it may be anyone, so never one that leads out of it."""
 
@@ -198,6 +199,18 @@ def read_manifest(path: str, stages: tuple[str, ...] = ()) -> Manifest:
     if stages and manifest.stage not in stages:
         raise ShardError(f"{path}: expected the output of {' or '.join(stages)}, found that of {manifest.stage}")
     return manifest
+
+
+def check_told(path: str, stage: str, values: dict[str, Any], told: type[Told]) -> Told:
+    """Return what the manifest of a directory tells, as a model of it; raises ShardError where it tells another."""
+    try:
+        return told.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ShardError(
+            f"{join(path, MANIFEST)}: expected a manifest as {stage} writes it, found for "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}; run {stage} into a new directory"
+        ) from None
 
 
 def _refuse_forgetting(path: str) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 
 from parti_data.errors import ConfigError, PartiError, StorageError
 from parti_data.images import decode
-from parti_data.ledger import NEAR_DUPLICATE, OUTCOMES, LedgerRow, PairDirectory
+from parti_data.ledger import DROPPED, KEPT, MERGED, NEAR_DUPLICATE, OUTCOMES, LedgerRow, PairDirectory
 from pipelines.report.pictures import Picture, embed
 from pipelines.report.stages import FinishedStage
+from pipelines.report.told import ToldOfPairs, read_told
 
 _EXAMPLES = 6
 _MAX_ROWS = 20_000
@@ -83,15 +84,16 @@ class _Fetcher:
 
 def read_funnel(stage: FinishedStage) -> Funnel:
     """Return the funnel of a finished filter stage; where the source has gone, without pictures."""
-    counts, reasons = stage.manifest.counts, stage.manifest.details["reasons"]
-    read = counts["read"]
+    told = read_told(stage, ToldOfPairs)
+    read, reasons = told.read, told.reasons
+    counts = {KEPT: told.kept, MERGED: told.merged, DROPPED: told.dropped}
     pairs = PairDirectory(stage.path)
     fetcher = _Fetcher(pairs)
     examples = {name: [fetcher.example(row) for row in rows] for name, rows in find_examples(pairs, reasons).items()}
     return Funnel(
         stage.name,
         read,
-        [Ending(outcome, "", counts[outcome], _share(counts[outcome], read), []) for outcome in OUTCOMES],
+        [Ending(outcome, "", count, _share(count, read), []) for outcome, count in counts.items()],
         [
             Ending(*_split(name), count, _share(count, read), examples.get(name, []))
             for name, count in sorted(reasons.items(), key=_place)

@@ -1,8 +1,9 @@
 """The page: every finished stage read, then all of it drawn by one template, written as one file."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model.evaluation.templates import open_templates
 from parti_data import charts, figures
@@ -14,6 +15,14 @@ from pipelines.report.samples import read_samples
 from pipelines.report.stages import FinishedStage, FoundStages, directory_name, find_stages
 from pipelines.report.times import read_times
 from pipelines.report.tokens import read_tokens
+from pipelines.report.told import (
+    ToldOfEvaluation,
+    ToldOfPairs,
+    ToldOfPrior,
+    ToldOfSamples,
+    ToldOfTokenizer,
+    read_told,
+)
 from pipelines.report.training import read_palette, read_prior, read_tokenizer
 
 PAGE = "report.html"
@@ -31,6 +40,15 @@ _SHARES = {
 """The same, of what are shares of all."""
 _IMAGE_TOKENIZERS = ("train_tokenizer", "train_dvae", "train_palette")
 """Stages that tell the same figures of theirs."""
+
+
+class Summary(BaseModel):
+    """What the demo measures of all stages together, and the page shows."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    seconds: float | None = None
+    peak_memory_bytes: float | None = None
 
 
 class Tile(NamedTuple):
@@ -61,21 +79,20 @@ def write_report(directory: str) -> str:
     return path
 
 
-def read_summary(directory: str) -> dict[str, Any]:
+def read_summary(directory: str) -> Summary:
     """Return the demo's figures, none where there is no summary; raises ShardError for a broken one."""
     path = join(directory, SUMMARY)
     if not is_file(path):
-        return {}
+        return Summary()
     try:
-        summary = json.loads(read_bytes(path))
-    except ValueError:
-        summary = None
-    if not isinstance(summary, dict):
-        raise ShardError(f"{path}: expected a JSON object, found something else; remove it or run the demo again")
-    return summary
+        return Summary.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise ShardError(
+            f"{path}: expected the demo's figures, found {error.errors()[0]['msg']}; remove it or run the demo again"
+        ) from None
 
 
-def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
+def render(title: str, stages: FoundStages, summary: Summary) -> str:
     """Return the page as HTML."""
     environment = open_templates("pipelines.report")
     environment.filters |= {
@@ -101,63 +118,64 @@ def render(title: str, stages: FoundStages, summary: dict[str, Any]) -> str:
     )
 
 
-def make_tiles(stages: FoundStages, summary: dict[str, Any]) -> list[Tile]:
+def make_tiles(stages: FoundStages, summary: Summary) -> list[Tile]:
     """Return the key figures in the order of the flow, time and memory last."""
     tiles = []
     for stage in stages.finished:
         kind = stage.manifest.stage
         alike = _IMAGE_TOKENIZERS if kind in _IMAGE_TOKENIZERS else (kind,)
         is_alone = sum(len(stages.of(one)) for one in alike) == 1
-        tiles += [
-            tile if is_alone else tile._replace(note=f"{tile.note}, {stage.name}") for tile in _stage_tiles(stage)
-        ]
-    if "seconds" in summary:
-        tiles.append(Tile("time", figures.say_seconds(summary["seconds"]), "all steps together"))
-    if "peak_memory_bytes" in summary:
-        tiles.append(Tile("peak memory", figures.say_bytes(summary["peak_memory_bytes"]), "all processes together"))
+        tiles += [tile if is_alone else tile._replace(note=f"{tile.note}, {stage.name}") for tile in _try_tiles(stage)]
+    if summary.seconds is not None:
+        tiles.append(Tile("time", figures.say_seconds(summary.seconds), "all steps together"))
+    if summary.peak_memory_bytes is not None:
+        tiles.append(Tile("peak memory", figures.say_bytes(summary.peak_memory_bytes), "all processes together"))
     return tiles
 
 
+def _try_tiles(stage: FinishedStage) -> list[Tile]:
+    try:
+        return _stage_tiles(stage)
+    except ShardError as error:
+        return [Tile(stage.name, "–", str(error))]
+
+
 def _stage_tiles(stage: FinishedStage) -> list[Tile]:
-    counts, details = stage.manifest.counts, stage.manifest.details
     match stage.manifest.stage:
         case "filter":
-            share = counts["kept"] / counts["read"] if counts["read"] else 0.0
+            pairs = read_told(stage, ToldOfPairs)
+            share = pairs.kept / pairs.read if pairs.read else 0.0
             return [
-                Tile(
-                    "pairs kept",
-                    figures.say_count(counts["kept"]),
-                    f"of {figures.say_count(counts['read'])} read",
-                    share,
-                )
+                Tile("pairs kept", figures.say_count(pairs.kept), f"of {figures.say_count(pairs.read)} read", share)
             ]
         case kind if kind in _IMAGE_TOKENIZERS:
-            usage = details["code_usage"]
+            tokenizer = read_told(stage, ToldOfTokenizer)
+            usage = tokenizer.code_usage
             return [
-                Tile("PSNR", f"{details['psnr_db']:.1f} dB", "of the reconstructions"),
+                Tile("PSNR", f"{tokenizer.psnr_db:.1f} dB", "of the reconstructions"),
                 Tile("codes in use", figures.say_share(usage), "of the image tokenizer", usage),
             ]
         case "train_prior":
-            return [Tile("parameters", figures.say_count(details["parameters"]), "of the prior")]
+            return [Tile("parameters", figures.say_count(read_told(stage, ToldOfPrior).parameters), "of the prior")]
         case "sample":
-            prompts = counts["prompts"]
-            note = f"for {figures.say_count(prompts)} prompts" if prompts else "without prompts"
-            return [Tile("images sampled", figures.say_count(counts["images"]), note)]
+            samples = read_told(stage, ToldOfSamples)
+            note = f"for {figures.say_count(samples.prompts)} prompts" if samples.prompts else "without prompts"
+            return [Tile("images sampled", figures.say_count(samples.images), note)]
         case "evaluate":
-            right, measured = details.get("accuracy", {}), details.get("figures", {})
+            told = read_told(stage, ToldOfEvaluation)
             return [
                 *(
                     Tile(f"right: {category}", figures.say_share(share), "by the judge", share)
-                    for category, share in right.items()
+                    for category, share in told.accuracy.items()
                 ),
                 *(
                     Tile(_FIGURES[name], figures.say_figure(value), "by the evaluation")
-                    for name, value in measured.items()
+                    for name, value in told.figures.items()
                     if name in _FIGURES
                 ),
                 *(
                     Tile(_SHARES[name], figures.say_share(value), "by the evaluation", value)
-                    for name, value in measured.items()
+                    for name, value in told.figures.items()
                     if name in _SHARES
                 ),
             ]

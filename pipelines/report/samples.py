@@ -12,6 +12,7 @@ from parti_data.small_tables import read_rows
 from parti_data.storage import join
 from pipelines.report.pictures import Picture, embed, try_picture
 from pipelines.report.stages import FinishedStage
+from pipelines.report.told import ToldOfEvaluation, read_told
 
 TABLE = "samples.parquet"
 VERDICTS = "verdicts.parquet"
@@ -66,7 +67,7 @@ def read_samples(stage: FinishedStage, evaluations: list[FinishedStage]) -> Samp
     verdicts = read_rows(join(evaluation.path, VERDICTS), "evaluate", _JUDGED) if evaluation else []
     by_picture = {verdict["picture"]: verdict for verdict in verdicts}
     listed = {shard.name for shard in stage.manifest.shards}
-    accuracy = evaluation.manifest.details["accuracy"] if evaluation else {}
+    accuracy = read_told(evaluation, ToldOfEvaluation).accuracy if evaluation else {}
     by_category: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_category.setdefault(row["category"] or _NO_CATEGORY, []).append(row)

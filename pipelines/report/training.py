@@ -14,6 +14,7 @@ from parti_data.figures import say_count, say_figure, say_share
 from parti_data.storage import join
 from pipelines.report.pictures import Picture, embed, read_picture
 from pipelines.report.stages import FinishedStage, read_stage_file
+from pipelines.report.told import TokenizerShape, ToldOfPrior, ToldOfTokenizer, read_told
 
 STEPS = "metrics.jsonl"
 """As the training loop calls it, whose module would import torch."""
@@ -62,7 +63,7 @@ class TrainedTokenizer(NamedTuple):
     code_usage: float
     measured_on: str
     """What both were measured on; empty in manifests that do not say."""
-    shape: dict[str, Any]
+    shape: TokenizerShape
     reconstructions: list[Picture]
     drawn_steps: list[int]
     curves: list[Chart]
@@ -85,14 +86,14 @@ class TrainedPrior(NamedTuple):
 def read_tokenizer(stage: FinishedStage) -> TrainedTokenizer:
     """Return a finished train_tokenizer or train_dvae stage; raises ShardError where a file of it is gone or broken."""
     metrics = read_steps(stage)
-    details = stage.manifest.details
+    told = read_told(stage, ToldOfTokenizer)
     losses, measured = _names(metrics)
     return TrainedTokenizer(
         stage.name,
-        details["psnr_db"],
-        details["code_usage"],
-        _MEASURED_ON.get(details.get("measured_on", ""), ""),
-        details["shape"],
+        told.psnr_db,
+        told.code_usage,
+        _MEASURED_ON.get(told.measured_on, ""),
+        told.shape,
         split_reconstructions(stage),
         drawn_steps(stage),
         _draw_each(metrics, [name for name in losses if name not in _LINEAR], "log")
@@ -110,15 +111,15 @@ def read_palette(stage: FinishedStage) -> TrainedTokenizer:
 def read_prior(stage: FinishedStage) -> TrainedPrior:
     """Return a finished train_prior stage; raises ShardError where its metrics are gone or broken."""
     metrics = read_steps(stage)
-    details = stage.manifest.details
+    told = read_told(stage, ToldOfPrior)
     loss, held_out = find_series(metrics, "total"), find_series(metrics, "held_out_loss")
-    guess, rows = math.log(details["shape"]["codebook_size"]), stage.manifest.counts["rows"]
+    guess, rows = math.log(told.shape.codebook_size), told.rows
     chart = draw_curves(
         "loss, nats a token", [Series("training", loss), Series("held out", held_out)], reference=("even guess", guess)
     )
-    figures = [("parameters", say_count(details["parameters"])), ("training rows", say_count(rows))]
+    figures = [("parameters", say_count(told.parameters)), ("training rows", say_count(rows))]
     if loss and rows:
-        epochs = loss[-1][0] * stage.manifest.config["batch_size"] / rows
+        epochs = loss[-1][0] * told.batch_size / rows
         figures += [("epochs", say_figure(epochs)), ("loss, nats a token", say_figure(loss[-1][1]))]
     if held_out:
         step, lowest = min(held_out, key=lambda point: point[1])
@@ -127,20 +128,19 @@ def read_prior(stage: FinishedStage) -> TrainedPrior:
     return TrainedPrior(
         stage.name,
         figures,
-        _say_losses(stage) if held_out else "",
+        _say_losses(told) if held_out else "",
         [chart] if chart else [],
         _draw_each(metrics, _PROGRESS, "linear"),
     )
 
 
-def _say_losses(stage: FinishedStage) -> str:
+def _say_losses(told: ToldOfPrior) -> str:
     """Return what the training loss and the held-out loss of a prior are of: not of the same network."""
-    config, details = stage.manifest.config, stage.manifest.details
-    dropout = ", with dropout" if details["shape"]["dropout"] else ""
-    texts = f", {say_share(1 - config['text_drop'])} of them with their text" if config["text_drop"] else ""
-    weights = "the average of the weights" if details.get("weights") == "average" else "the weights"
+    dropout = ", with dropout" if told.shape.dropout else ""
+    texts = f", {say_share(1 - told.text_drop)} of them with their text" if told.text_drop else ""
+    weights = "the average of the weights" if told.weights == "average" else "the weights"
     return (
-        f"The training loss is that of the {say_count(config['batch_size'])} rows of a step{dropout}{texts}; the "
+        f"The training loss is that of the {say_count(told.batch_size)} rows of a step{dropout}{texts}; the "
         f"held-out loss that of all held-out rows, with their text and without dropout, by {weights}."
     )
 

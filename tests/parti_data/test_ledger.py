@@ -213,7 +213,7 @@ def test_tokens_are_no_pairs(tokens):
 def test_a_manifest_that_does_not_tell_of_its_pairs_is_refused(request, tmp_path, stage, change, found):
     directory = shutil.copytree(request.getfixturevalue(stage), tmp_path / "pairs")
     edit_manifest(directory, change)
-    with pytest.raises(ShardError, match=r"manifest.json: expected what \w+ tells of its pairs, found for " + found):
+    with pytest.raises(ShardError, match=r"manifest.json: expected a manifest as \w+ writes it, found for " + found):
         PairDirectory(str(directory))
 
 

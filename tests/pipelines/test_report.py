@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from spoiled_tokens import write_anyhow
+from spoiled_tokens import edit_manifest, write_anyhow
 
 from parti_data.charts import BOTTOM, TOP, Axes, Series, draw_code_usage, draw_curves, thin
 from parti_data.errors import ShardError, StorageError
@@ -533,9 +533,12 @@ def test_the_summary_adds_time_and_memory(run):
 
 
 def test_a_broken_summary_is_refused(run):
-    (run / "summary.json").write_text("[")
-    with pytest.raises(ShardError, match=r"summary\.json: expected a JSON object, found something else; remove it"):
-        write_report(str(run))
+    for content, found in (("[", "Invalid JSON"), ('{"seconds": "1"}', "Input should be a valid number")):
+        (run / "summary.json").write_text(content)
+        with pytest.raises(
+            ShardError, match=rf"summary\.json: expected the demo's figures, found {found}.*; remove it"
+        ):
+            write_report(str(run))
 
 
 def test_a_directory_without_stages_is_refused(tmp_path):
@@ -574,6 +577,28 @@ def test_a_broken_file_costs_only_its_own_section(run, file, content, problem):
     page = read_page(run)
     assert page.count("This stage cannot be shown.") == 1
     assert problem in page
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "found"),
+    [
+        ("pairs", lambda manifest: manifest["counts"].clear(), "read: Field required"),
+        ("pairs", lambda manifest: manifest["details"].pop("reasons"), "reasons: Field required"),
+        ("pairs", lambda manifest: manifest["details"].update(reasons={"lost": 1}), "reasons.lost.[key]: String sh"),
+        ("pairs", lambda manifest: manifest["details"].pop("kept"), "kept: Field required"),
+        ("tokenizer", lambda manifest: manifest["details"].update(shape=None), "shape: Input should be a valid dict"),
+        ("prior", lambda manifest: manifest["config"].clear(), "batch_size: Field required"),
+        ("samples", lambda manifest: manifest["counts"].clear(), "prompts: Field required"),
+        ("evaluation", lambda manifest: manifest["details"].update(accuracy=[1]), "accuracy: Input should be a valid"),
+    ],
+)
+def test_a_damaged_manifest_costs_only_its_own_place(run, stage, change, found):
+    edit_manifest(run / stage, change)
+    page = read_page(run)
+    assert f"{run}/{stage}/manifest.json: expected a manifest as " in page
+    assert f" writes it, found for {found}" in page
+    assert page.count("This stage cannot be shown.") <= 1
+    assert len(re.findall(r"<h2>(.+?) <small>", page)) == 5
 
 
 def test_tokens_without_a_shard_are_shown_as_a_problem(tmp_path):

@@ -192,7 +192,7 @@ def test_kept_rows_in_another_file_than_stated_are_found(filtered, tmp_path):
 def test_a_ledger_of_which_the_manifest_does_not_tell_is_refused(filtered, tmp_path):
     directory = Path(shutil.copytree(filtered, tmp_path / "pairs"))
     edit_manifest(directory, lambda manifest: manifest["details"].pop("kept"))
-    with pytest.raises(ShardError, match=r"manifest.json: expected what filter tells of its pairs, found for kept"):
+    with pytest.raises(ShardError, match=r"manifest.json: expected a manifest as filter writes it, found for kept"):
         verify(str(directory))
 
 
