@@ -18,9 +18,6 @@ from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.parquet_rows import ParquetRows, to_value
 from parti_data.token_sources.tokenized import NO_CAPTION, NO_TOKENS, Fault, Listing, TokenizedImage, TokenSlice
 
-_BATCH_ROWS = 64
-"""Of codes that are as long as they should be, 128 KiB; a hostile file may have far longer ones in few bytes."""
-
 
 class DalleMiniSource(StrictModel):
     """Parquet files at a path, in a directory or of a glob."""
@@ -54,7 +51,7 @@ class DalleMiniSource(StrictModel):
         with closing(ParquetRows(part.path)) as file:
             self._require_columns(file)
             columns = [self.caption_column, self.encoding_column]
-            for batch in file.batches(columns, part.first, _BATCH_ROWS):
+            for batch in file.batches(columns, part.first):
                 if batch.first >= part.end:
                     return
                 captions, encodings = (batch.columns.column(name) for name in columns)

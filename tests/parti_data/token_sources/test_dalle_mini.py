@@ -94,6 +94,18 @@ def test_a_torn_file_is_refused(tmp_path):
         source(tmp_path).slices(10)
 
 
+def test_a_few_long_rows_are_held_at_a_time(tmp_path):
+    codes = pa.array(np.zeros(64 << 18, np.int64))
+    encodings = pa.ListArray.from_arrays(pa.array(np.arange(65, dtype=np.int32) << 18), codes)
+    pq.write_table(pa.table({"caption": ["a"] * 64, "encoding": encodings}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 1 << 14
+    found, before = source(tmp_path), pa.total_allocated_bytes()
+    (part,) = found.slices(1000).slices
+    held = [pa.total_allocated_bytes() - before for _ in found.read(part)]
+    assert len(held) == 64
+    assert max(held) < 32 << 20  # two MiB a row, of 128
+
+
 def test_more_rows_than_bytes_are_refused(tmp_path):
     encodings = pa.array([[]] * 500_000, pa.list_(pa.int64()))
     pq.write_table(pa.table({"caption": ["a"] * 500_000, "encoding": encodings}), tmp_path / "a.parquet")
