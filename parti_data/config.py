@@ -11,6 +11,7 @@ from parti_data.errors import ConfigError
 
 Place = Annotated[str, Field(min_length=1)]
 """A path or an fsspec URL, never empty, as a shell variable that is not set leaves it: its files would lie in `/`."""
+_SHOWN_CHARS = 40
 
 
 class StrictModel(BaseModel):
@@ -50,7 +51,7 @@ def read_toml(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"{path}: expected a TOML file, found none ({error.strerror}); check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: expected TOML, found {error}; mend that line") from None
 
 
@@ -69,6 +70,10 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         values[key] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         values[key] = text
+    except RecursionError:
+        raise ConfigError(
+            f"{override[:_SHOWN_CHARS]}…: expected TOML or a text, found lists nested too deep to read; mend it"
+        ) from None
 
 
 def _refuse_other_bytes(override: str) -> None:

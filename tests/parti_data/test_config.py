@@ -80,6 +80,7 @@ def test_a_config_cannot_be_changed():
         ("effort", "effort: expected key=value, found no '='; write for example output=runs/mine"),
         ("=1", "=1: expected key=value, found no '='"),
         ("output=a\udcff", r"output=a\\udcff: expected UTF-8, found other bytes; write it in UTF-8$"),
+        (f"effort={'[' * 5000}", r"^effort=\[{33}…: expected TOML or a text, found lists nested too deep to read"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_refused_with_its_key_and_value(override, message):
@@ -97,7 +98,7 @@ def test_a_missing_file_is_refused(tmp_path):
         Outer.load(f"{tmp_path}/none.toml", [])
 
 
-@pytest.mark.parametrize("content", [b"output = \n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"output = \n", b"\xff\xfe", b"output = " + b"[" * 5000])
 def test_a_file_that_is_not_toml_is_refused(tmp_path, content):
     path = tmp_path / "a.toml"
     path.write_bytes(content)
