@@ -34,7 +34,9 @@ _CHANGED = ("mtime", "LastModified", "last_modified", "updated", "created")
 _STOPPED: dict[str, ShardError] = {}
 _BEGINNING = threading.RLock()
 """Held while a file is begun. A signal's handler may take it from the very thread that holds it."""
-_NOT_WRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS)
+_NOT_WRITABLE = (
+    errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP
+)  # fmt: skip
 
 
 def open_filesystem(path: str) -> tuple[Any, str]:

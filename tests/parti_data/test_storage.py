@@ -56,6 +56,13 @@ def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path):
         storage.publish_bytes(f"{tmp_path}/file/new", b"x")
 
 
+@pytest.mark.parametrize("place", ["/proc", "long" * 100])
+def test_a_place_that_no_directory_can_be_made_in_is_refused(tmp_path, place):
+    path = tmp_path / place / "new.png"  # /proc stays what it is
+    with pytest.raises(ShardError, match=rf"^{path.parent}: expected a directory that can be written, found "):
+        storage.publish_bytes(str(path), b"x")
+
+
 def test_a_directory_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
