@@ -299,6 +299,11 @@ class PairDirectory(ImageReader):
         if self.manifest.stage == "shard":
             values["source"] = {"kind": "webdataset", "path": path}
         told = check_told(path, self.manifest.stage, values, _ToldOfPairs)
+        if len(told.kept) != len(self._files):
+            raise ShardError(
+                f"{path}: expected the kept rows of {len(self._files)} ledgers, found of {len(told.kept)}; run "
+                f"{self.manifest.stage} into a new directory"
+            )
         self._kept = told.kept
         super().__init__(told.source, told.limits)
 

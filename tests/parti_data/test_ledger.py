@@ -217,6 +217,13 @@ def test_a_manifest_that_does_not_tell_of_its_pairs_is_refused(request, tmp_path
         PairDirectory(str(directory))
 
 
+def test_a_manifest_that_tells_of_other_ledgers_is_refused(filtered, tmp_path):
+    directory = shutil.copytree(filtered, tmp_path / "pairs")
+    edit_manifest(directory, lambda manifest: manifest["details"]["kept"].append(0))
+    with pytest.raises(ShardError, match="pairs: expected the kept rows of 3 ledgers, found of 4; run filter into a"):
+        PairDirectory(str(directory))
+
+
 def test_the_manifest_lists_the_ledger_that_is_read(filtered):
     names = [shard.name for shard in read_manifest(filtered).shards]
     ledgers = [f"ledger-0000{number}-of-00003.parquet" for number in range(3)]
