@@ -51,8 +51,10 @@ def read_toml(path: str) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text())
     except OSError as error:
         raise ConfigError(f"{path}: expected a TOML file, found none ({error.strerror}); check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML, found {error}; mend that line") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: expected TOML, found lists nested too deep to read; mend it") from None
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -278,7 +278,7 @@ class ImageReader:
         return not (is_local(path) or is_compressed(path) or self._source.kind == "parquet")
 
 
-class _ToldOfPairs(BaseModel):
+class _PairsManifest(BaseModel):
     """What a manifest of `filter` or `shard` tells of its pairs."""
 
     kept: list[NonNegativeInt]
@@ -298,7 +298,7 @@ class PairDirectory(ImageReader):
         values = self.manifest.config | self.manifest.details
         if self.manifest.stage == "shard":
             values["source"] = {"kind": "webdataset", "path": path}
-        told = check_told(path, self.manifest.stage, values, _ToldOfPairs)
+        told = check_told(path, self.manifest.stage, values, _PairsManifest)
         if len(told.kept) != len(self._files):
             raise ShardError(
                 f"{path}: expected the kept rows of {len(self._files)} ledgers, found of {len(told.kept)}; run "

@@ -17,7 +17,6 @@ from model.tokenizers.tokenizer import fingerprint
 from model.tokenizers.vit_vqgan import KIND, ViTVQGAN, ViTVQGANShape
 from model.weights import make_module, read_weights, write_weights
 from parti_data.errors import ConfigError, TokenizerError
-from parti_data.storage import is_file
 
 OwnNetwork = ViTVQGAN | DVAE
 _MOST_LAYERS, _MOST_POSITIONS = 256, 1 << 16
@@ -37,8 +36,6 @@ def save_tokenizer(network: OwnNetwork, path: str) -> str:
 
 def read_own_tokenizer(path: str) -> OwnNetwork:
     """Return the network in a file that `save_tokenizer` wrote; raises TokenizerError."""
-    if not is_file(path):
-        raise TokenizerError(f"{path}: expected a tokenizer's file, found none; make one with parti train tokenizer")
     try:
         header, weights = read_weights(path)
         _refuse_nonfinite(weights)

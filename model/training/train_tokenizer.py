@@ -25,7 +25,7 @@ from model.training.tokenizer_trainee import TokenizerTrainee
 from parti_data.errors import ConfigError
 from parti_data.manifest import Manifest, StageDirectory, read_manifest
 from parti_data.progress import print_line
-from parti_data.storage import sha256_file
+from parti_data.storage import is_file, sha256_file
 
 __all__ = ["CodebookCare", "TrainTokenizerConfig", "train_tokenizer"]
 
@@ -83,6 +83,11 @@ def make_network(config: TrainTokenizerConfig, shape: ViTVQGANShape) -> ViTVQGAN
                 "saved in"
             )
         return ViTVQGAN(shape)
+    if not is_file(config.start_from):
+        raise ConfigError(
+            f"start_from: expected the file of a tokenizer, found none at {config.start_from}; give the one that "
+            "it was saved in"
+        )
     start = read_own_tokenizer(config.start_from)
     if not isinstance(start, ViTVQGAN):
         raise ConfigError(f"start_from: expected a ViT-VQGAN, found {start.spec.name}; name another file")

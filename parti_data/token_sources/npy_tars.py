@@ -72,6 +72,6 @@ class NpyTarsSource(StrictModel):
 
 def _captions_of(file: BinaryIO, members: Members) -> list[str] | Fault | None:
     stated = read_json(file, members)
-    if stated.get("captions") == [""]:  # as our export writes an image of a source without captions
-        return None
+    if stated.get("captions") == [""] and not read_member(file, members, "txt", 1):
+        return None  # as our export writes an image of a source without captions
     return read_captions(file, members, stated) or Fault(NO_CAPTION, "no member .txt or .json with a caption")

@@ -69,12 +69,10 @@ class Chain(NamedTuple):
         found = {name: [one for one in self.stages if digest in one.known_by()] for name, digest in known}
         return {name: stages[0] for name, stages in found.items() if stages and stages[0].path != stage.path}
 
-    def unknown_inputs(self, stage: Stage) -> list[str]:
-        """Return the names of its inputs that are the output of no stage here, and of which it has no index either."""
-        known, own = self.inputs_of(stage), stage.row_files()
-        return [
-            name for name, index in INDEXES.items() if name in stage.manifest.inputs.keys() - known and index not in own
-        ]
+    def has_unknown_source(self, stage: Stage) -> bool:
+        """Whether it has rows of a source that is the output of no stage here, and that it has no index of either."""
+        inputs, own = stage.manifest.inputs, stage.row_files()
+        return "source" in inputs.keys() - self.inputs_of(stage) and INDEXES["source"] not in own
 
     def after(self, paths: set[str], kinds: tuple[str, ...] = ()) -> list[Stage]:
         """Return the stages that read the output of those at the paths, or of what reads it, of any kind or of some."""
@@ -91,8 +89,7 @@ class Chain(NamedTuple):
 def find_chain(directory: str) -> Chain:
     """Return the stages of a directory and its direct subdirectories.
 
-    Raises ShardError where none is finished, one is not that may hold rows, or one was made before its source was
-    judged again.
+    Raises ShardError where none is finished, or one is not that may hold rows.
     """
     places = [(_last(directory), directory)]
     places += [(name, join(directory, name)) for name in list_directory(directory) if name != FORGETTING_FOLDER]
@@ -108,20 +105,7 @@ def find_chain(directory: str) -> Chain:
             f"{directory}: expected a directory of finished stages, or one of them, found none; give the directory "
             "that filter, shard or tokenize wrote, or the one above it"
         )
-    chain = Chain(directory, _in_order(Chain(directory, stages, unfinished)), unfinished)
-    _refuse_outdated(chain)
-    return chain
-
-
-def _refuse_outdated(chain: Chain) -> None:
-    """Raise ShardError where rows may come from a filter here as it was before: nothing tells captions of those."""
-    filters = [stage.name for stage in chain.stages if stage.kind == "filter"]
-    for stage in chain.stages if filters else []:
-        if stage.kind in ("shard", "tokenize") and chain.unknown_inputs(stage):
-            raise ShardError(
-                f"{stage.path}: expected what was made of {' or '.join(filters)} as it is now, found it made of "
-                "another, perhaps of that before --rejudge or --retry-reason; make it anew or remove it, then forget"
-            )
+    return Chain(directory, _in_order(Chain(directory, stages, unfinished)), unfinished)
 
 
 def _in_order(chain: Chain) -> list[Stage]:

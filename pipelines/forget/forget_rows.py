@@ -176,11 +176,27 @@ def warnings(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
             yield f"not unlearned: {stage.name} was trained on rows that are forgotten; train it anew in a new output"
         elif stage.kind not in HOLDING:
             yield f"left as it is: {stage.name}, {stage.kind} of what was made with the rows; remove it or make it anew"
-    for stage in chain.stages if changes else []:
-        if stage.kind in _MODELS and chain.unknown_inputs(stage):
-            yield f"left as it is: {stage.name}, trained on what is not here, perhaps on the rows; train it anew"
+    if changes:
+        yield from _unknown(chain, {stage.path for stage in [*by_themselves, *after]})
     for name in chain.unfinished:
         yield f"left as it is: {name}, which is not finished and may have seen the rows; remove it or begin it anew"
+
+
+def _unknown(chain: Chain, told: set[str]) -> Iterator[str]:
+    """Yield the stages whose source is none of these, perhaps one of them as it was, but for those that are told of."""
+    for stage in chain.stages:
+        if stage.path in told or not chain.has_unknown_source(stage):
+            continue
+        if stage.kind in _MODELS:
+            yield (
+                f"not sure of {stage.name}: its source is none of these stages alone, perhaps one before --rejudge or "
+                "a mixture; if it saw the rows, train it anew, for it may have learned and drawn them"
+            )
+        elif stage.kind in ("shard", "tokenize") and any(one.kind == "filter" for one in chain.stages):
+            yield (
+                f"not sure of {stage.name}: its source is none of these stages, perhaps one before --rejudge; if so, "
+                "make it anew, for its rows may have captions of forgotten images that looked like theirs"
+            )
 
 
 def _outside(chain: Chain, changes: list[StageChange]) -> Iterator[str]:
@@ -284,9 +300,11 @@ def _reports(chain: Chain, changes: list[StageChange]) -> list[str]:
 
 
 def _say_swapped(swapped: Swapped) -> str:
+    gone = ", ".join(swapped.gone)
+    passed = f"; passed over as it is not here any more, if it was moved forget there too: {gone}" if gone else ""
     return (
         f"{_say(swapped.num_files, 'file')} replaced, {_say(swapped.num_untouched, 'file')} untouched, with the "
-        "digests from before"
+        f"digests from before{passed}"
     )
 
 

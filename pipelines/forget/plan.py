@@ -206,11 +206,9 @@ def _may_be_drawn(chain: Chain, stage: Stage, found: Found) -> bool:
     """Whether a training's pictures may show a forgotten image.
 
     Of those that it was measured on the first few are drawn. Of a held-out set, which may share images with what was
-    trained on and leaves those out, any one counts; of what is not here, as it was then, any image that goes.
+    trained on and leaves those out, any one counts.
     """
     name = "held_out" if "held_out" in stage.manifest.inputs else "source"
-    if name in chain.unknown_inputs(stage):
-        return bool(found.rows)
     inputs = chain.inputs_of(stage)
     measured = Place(inputs[name].path, "") if name in inputs else Place(stage.path, INDEXES[name])
     ledgers = inputs[name].row_files() if name in inputs else [measured.name]

@@ -62,6 +62,8 @@ class Swapped(NamedTuple):
     """With the digests from before."""
     reports: list[str]
     """Folders whose pages went."""
+    gone: list[str]
+    """Stages that were passed over."""
 
 
 def read_pledge(directory: str) -> Pledge | None:
@@ -86,7 +88,7 @@ def make_pledge(directory: str, pledge: Pledge) -> None:
 def fulfil(directory: str, pledge: Pledge) -> Swapped:
     """Put all new files in their places, from wherever an earlier run was stopped.
 
-    A stage that was removed meanwhile is passed over. Raises ShardError where a file that nobody touched has another
+    A stage that is not there any more is passed over. Raises ShardError where a file that nobody touched has another
     digest than before.
     """
     each = [(stage, join(directory, stage.name) if stage.name else directory) for stage in pledge.stages]
@@ -113,7 +115,8 @@ def fulfil(directory: str, pledge: Pledge) -> Swapped:
         remove(join(path, FORGETTING_FOLDER))
     remove(join(directory, PLEDGE))
     num_files = sum(len(stage.files) for stage, _ in places)
-    return Swapped(num_files, len(records) - num_files, pledge.reports)
+    gone = [stage.name for stage in pledge.stages if stage not in [here for here, _ in places]]
+    return Swapped(num_files, len(records) - num_files, pledge.reports, gone)
 
 
 def _records(path: str) -> list[ShardRecord]:

@@ -9,7 +9,7 @@ from pipelines.report.stages import FinishedStage
 
 
 class ToldOfPairs(BaseModel):
-    """By filter."""
+    """What filter tells."""
 
     read: NonNegativeInt
     kept: NonNegativeInt
@@ -20,7 +20,7 @@ class ToldOfPairs(BaseModel):
 
 
 class TokenizerShape(BaseModel):
-    """Of an image tokenizer."""
+    """What the page shows of an image tokenizer's shape."""
 
     codebook_size: PositiveInt
     image_side: PositiveInt
@@ -28,7 +28,7 @@ class TokenizerShape(BaseModel):
 
 
 class ToldOfTokenizer(BaseModel):
-    """By train_tokenizer, train_dvae and train_palette."""
+    """What train_tokenizer, train_dvae and train_palette tell."""
 
     psnr_db: float
     code_usage: float
@@ -37,14 +37,14 @@ class ToldOfTokenizer(BaseModel):
 
 
 class PriorShape(BaseModel):
-    """Of a prior."""
+    """What the page shows of a prior's shape."""
 
     codebook_size: PositiveInt
     dropout: float = 0.0
 
 
 class ToldOfPrior(BaseModel):
-    """By train_prior."""
+    """What train_prior tells."""
 
     rows: NonNegativeInt
     parameters: NonNegativeInt
@@ -55,14 +55,14 @@ class ToldOfPrior(BaseModel):
 
 
 class ToldOfSamples(BaseModel):
-    """By sample."""
+    """What sample tells."""
 
     prompts: NonNegativeInt
     images: NonNegativeInt
 
 
 class ToldOfEvaluation(BaseModel):
-    """By evaluate."""
+    """What evaluate tells."""
 
     accuracy: dict[str, float] = Field(default_factory=dict)
     """By category of prompts."""

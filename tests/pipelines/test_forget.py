@@ -324,7 +324,7 @@ def test_models_are_told_and_left_as_they_are(runs, kept, contents):
         forget(str(runs), by_key(row.key), lines.append)
         unlearned = {line.split()[2] for line in lines if line.startswith("not unlearned: ")}
         assert unlearned == {"text_encoder", "contrastive", "prior"}
-        assert "left as it is: old_text, trained on what is not here, perhaps on the rows; train it anew" in lines
+        assert [line.partition(":")[0] for line in lines if line.startswith("not sure")] == ["not sure of old_text"]
         told = [line for line in lines if "prior" in line or "samples" in line or "left as it is: text" in line]
         assert told == [
             "not unlearned: prior was trained on rows that are forgotten; train it anew in a new output",

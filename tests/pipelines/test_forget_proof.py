@@ -264,7 +264,7 @@ def test_pictures_of_a_training_on_filtered_pairs_turn_grey_and_its_manifest_nam
     assert "not unlearned: tokenizer was trained on rows that are forgotten; train it anew in a new output" in lines
 
 
-def test_pictures_of_what_is_not_here_any_more_turn_grey(trained, filtered, plain_png):
+def test_a_training_on_what_is_not_here_is_told_and_left_as_it_is(trained, filtered, plain_png):
     import shutil
 
     path = trained("tokenizer", {"source": "of before it was judged again"}, {}, [])
@@ -272,8 +272,8 @@ def test_pictures_of_what_is_not_here_any_more_turn_grey(trained, filtered, plai
     key = next(one.key for one in read_ledger(f"{filtered}/ledger-00000-of-00003.parquet") if one.outcome == "kept")
     lines: list[str] = []
     forget(str(path.parent), read_names([key], [], [], []), lines.append)
-    assert (path / "reconstructions.png").read_bytes() == plain_png(200)
-    assert "left as it is: tokenizer, trained on what is not here, perhaps on the rows; train it anew" in lines
+    assert (path / "reconstructions.png").read_bytes() == plain_png(7)
+    assert [line for line in lines if line.startswith("not sure of tokenizer: its source is none of these stages")]
 
 
 def test_a_held_out_image_is_taken_for_drawn(trained, plain_png):

@@ -18,7 +18,7 @@ from model.training.ranks import Ranks
 from model.training.tokenizer_config import NEVER
 from model.training.tokenizer_trainee import TokenizerTrainee
 from model.training.train_tokenizer import TrainTokenizerConfig, train_tokenizer
-from parti_data.errors import CheckpointError, ConfigError, TokenizerError
+from parti_data.errors import CheckpointError, ConfigError
 from parti_data.held_out import is_held_out
 from parti_data.images import to_png
 from parti_data.manifest import read_manifest
@@ -254,7 +254,7 @@ def test_a_new_decoder_learns_while_every_token_stays(configure):
 def test_no_file_to_start_from_is_told(configure, tmp_path, train):
     for path in (tmp_path, tmp_path / "missing.safetensors"):
         config = configure("out", start_from=str(path), train=train)
-        with pytest.raises(TokenizerError, match=f"^{path}: expected a tokenizer's file, found none; make one with"):
+        with pytest.raises(ConfigError, match=f"^start_from: expected the file of a tokenizer, found none at {path};"):
             train_tokenizer(config)
         assert not Path(config.output).exists()
 
