@@ -14,6 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
@@ -54,13 +55,10 @@ def parse_options(arguments: list[str]) -> PipelineOptions:
         _refuse_unknown(arguments, options)
     if name and runner:
         refuse_unreachable(options, runner)
-        try:
-            make_pipeline(options)
-        except ValueError as error:
-            found = "; ".join(line for line in str(error).splitlines()[1:] if line) or str(error)
+        if missing := PipelineOptionsValidator(options, runner).validate():
             raise ConfigError(
-                f"--runner={name}: expected all that it needs, found: {found} Add what is missing"
-            ) from None
+                f"--runner={name}: expected all that it needs, found: {'; '.join(missing)} Add what is missing"
+            )
     return options
 
 
