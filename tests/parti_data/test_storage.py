@@ -63,6 +63,11 @@ def test_a_place_that_no_directory_can_be_made_in_is_refused(tmp_path, place):
         storage.publish_bytes(str(path), b"x")
 
 
+def test_a_file_does_not_take_the_place_of_a_directory(tmp_path):
+    with pytest.raises(ShardError, match=rf"^{tmp_path}: expected a name for a file, found a directory; choose"):
+        storage.publish_bytes(str(tmp_path), b"content")
+
+
 def test_a_directory_that_may_not_be_written_is_refused(tmp_path, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
