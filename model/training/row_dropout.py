@@ -57,21 +57,28 @@ class RowDropout(nn.Module):
         keys = _mix(self._rows.keys ^ (self.first_call + self.calls))
         self.calls += 1
         numbers = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * self.stride
-        return x * _kept(numbers, keys, self.p).view(x.shape) * (1 / (1 - self.p))
+        kept = _kept(numbers, keys, self.p).view(x.shape)
+        return x * kept.to(x.dtype) * (1 / (1 - self.p))  # converted once, for both passes
 
 
 def _kept(numbers: Tensor, keys: Tensor, p: float) -> Tensor:
-    """Return bool (B, N), False in a share p, for distinct numbers (N) and the keys (B) of rows."""
-    threshold = round((p - 0.5) * 2**32)
-    return _mix(numbers[None] ^ keys[:, None]) >= threshold
+    """Return bool (B, N), False in a share p to 2^-16, for distinct numbers (N) and the keys (B) of rows."""
+    threshold = round((p - 0.5) * 2**16) * 2**16
+    return _mix_upper(numbers[None] ^ keys[:, None]) >= threshold
 
 
 def _mix(numbers: Tensor) -> Tensor:
-    """Return int32 whose upper bits look random, for distinct int32."""
-    numbers = numbers * _FIRST
-    numbers = numbers ^ ((numbers >> 15) & _LAST_17)  # & as >> copies the sign
-    numbers = numbers * _SECOND
+    """Return int32 that look random, for distinct int32; what is given is written over."""
+    numbers = _mix_upper(numbers)
     return numbers ^ ((numbers >> 16) & _LAST_16)
+
+
+def _mix_upper(numbers: Tensor) -> Tensor:
+    """Return int32 whose upper 16 bits are those of `_mix`; what is given is written over."""
+    numbers *= _FIRST
+    numbers ^= (numbers >> 15).bitwise_and_(_LAST_17)  # & as >> copies the sign
+    numbers *= _SECOND
+    return numbers
 
 
 def drop_by_row(network: nn.Module, rows: RowKeys) -> None:
