@@ -1,7 +1,8 @@
 """How a prior decodes: on which device, in which precision, and a position after the other over caches.
 
 On a GPU the kernels of a step are so short that starting them one by one takes longer than they do. So a step is
-captured as a CUDA graph, once for each length to which the caches are read, and replayed.
+captured as a CUDA graph, once for each length to which the caches are read, and replayed; where the mask has what is
+read gathered, once for all.
 """
 
 from typing import Any, Literal, Self
@@ -10,6 +11,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from model.attention import CausalMask
 from model.priors.prior import Prior
 from parti_data.config import StrictModel
 
@@ -55,6 +57,9 @@ class Decoding:
         self._caches = model.make_caches(len(condition))
         with self._precision():
             self._context: Any = model.begin(condition, self._caches)
+        masks = [module for module in model.modules() if isinstance(module, CausalMask)]
+        is_gathered = bool(masks) and all(mask.neighbours is not None for mask in masks)
+        self._span = model.shape.num_tokens if is_gathered else _SPAN
         self._last, self._position = condition.new_zeros(len(condition)), condition.new_zeros(1)
         self._end = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -72,7 +77,7 @@ class Decoding:
         """
         self._last.copy_(last)
         self._position.fill_(position)
-        end = self._model.num_before + _SPAN * (position // _SPAN + 1)
+        end = self._model.num_before + self._span * (position // self._span + 1)
         if self._device.type != "cuda":
             return self._run(end)
         if self._graph is None or end != self._end:

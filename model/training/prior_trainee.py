@@ -11,6 +11,7 @@ from model.training.prior_config import TrainPriorConfig
 from model.training.ranks import Ranks
 from model.training.row_trainee import RowTrainee
 from model.training.sharding import shard
+from model.training.step_parts import to_device
 from model.training.throughput import Work, count_work
 from model.training.token_batches import StepBatches, as_tensors, on_device
 from parti_data.token_dataset import TokenDataset
@@ -51,7 +52,7 @@ class PriorTrainee(RowTrainee[Prior]):
         batch = self._batches.get(step)
         mine, rows = self._take(step, part)
         luck = np.random.default_rng([self._seed, step, _TEXT_DROP]).random(self.batch_size)[rows]
-        dropped = torch.from_numpy(luck < self._text_drop).to(self._ranks.device)
+        dropped = to_device(luck < self._text_drop, self._ranks.device)
         return self.model.losses(drop_condition(self.model, batch.condition[mine], dropped), batch.image_tokens[mine])
 
     @torch.no_grad()

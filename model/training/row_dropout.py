@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.training.step_parts import to_device
 from parti_data.keyed_random import draw
 
 _STEP_WEYL = -1640531527  # 0x9E3779B9, as int32
@@ -30,7 +31,7 @@ class RowKeys:
     def take(self, stream: np.uint64, rows: np.ndarray, device: torch.device) -> None:
         """Make the keys of rows by their numbers in a stream."""
         keys = (draw(rows, stream) >> np.uint64(32)).astype(np.uint32).view(np.int32)
-        self.keys = torch.from_numpy(keys).to(device)
+        self.keys = to_device(keys, device)
 
 
 class RowDropout(nn.Module):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 
-def to_device(pictures: np.ndarray, device: torch.device) -> Tensor:
-    """Return uint8 pictures where the networks are; to a GPU they are copied while it works."""
-    tensor = torch.from_numpy(pictures)
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array where the networks are; to a GPU it is copied while it works."""
+    tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,7 +81,7 @@ class Rows(NamedTuple):
     image_tokens: Tensor
     """int64 (N, I)."""
 
-    def take(self, rows: np.ndarray | slice) -> "Rows":
+    def take(self, rows: Tensor | slice) -> "Rows":
         """Return some of them."""
         return Rows(self.text_ids[rows], self.image_tokens[rows])
 
@@ -92,10 +93,9 @@ def main() -> None:
         print(f"noble_on_gpu: {torch.cuda.get_device_name()}, torch {torch.__version__}")
     torch._dynamo.config.recompile_limit = 64  # blocks of both kinds, of encoder and decoder, in training or not
     started = time.monotonic()
-    rows, held_out = (
-        Rows(*(tensor.to(device) for tensor in draw_rows(split, count)))
-        for split, count in (("train", settings.num_steps * settings.batch_size), ("new_prompts", HELD_OUT))
-    )
+    wanted: dict[Split, int] = {"train": settings.num_steps * settings.batch_size, "new_prompts": HELD_OUT}
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        rows, held_out = (draw_rows(pool, split, count, device) for split, count in wanted.items())
     print(f"noble_on_gpu: {len(rows.text_ids)} scenes drawn in {time.monotonic() - started:.0f} s", flush=True)
     kinds = {"plain": None, settings.preset: replace(NobleShape.PRESETS[settings.preset], rank=settings.rank)}
     runs: dict[str, list[Run]] = {kind: [] for kind in kinds}
@@ -120,12 +120,10 @@ def read_settings() -> Settings:
     return Settings(**vars(parser.parse_args()))
 
 
-def draw_rows(split: Split, count: int) -> Rows:
-    """Return the first scenes of a split, drawn in many processes."""
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        drawn = pool.starmap(draw_row, ((split, index) for index in range(count)), chunksize=256)
-    texts, images = zip(*drawn, strict=True)
-    return Rows(torch.from_numpy(np.stack(texts)), torch.from_numpy(np.stack(images)))
+def draw_rows(pool: Pool, split: Split, count: int, device: torch.device) -> Rows:
+    """Return the first scenes of a split."""
+    drawn = pool.starmap(draw_row, ((split, index) for index in range(count)), chunksize=256)
+    return Rows(*(torch.from_numpy(np.stack(column)).to(device) for column in zip(*drawn, strict=True)))
 
 
 def draw_row(split: Split, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +159,7 @@ def train(settings: Settings, noble: NobleShape | None, seed: int, rows: Rows, h
 
 def batches(rows: Rows, settings: Settings, seed: int) -> Iterator[Rows]:
     """Yield every row once, in the seed's order."""
-    order = np.random.default_rng(seed).permutation(len(rows.text_ids))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows.text_ids))).to(rows.text_ids.device)
     for start in range(0, len(order), settings.batch_size):
         yield rows.take(order[start : start + settings.batch_size])
 
