@@ -66,7 +66,6 @@ ROW_GROUP_ROWS = 4096
 CODES_A_TOKEN = 512
 """Codes a token of a row up to which a dictionary is smaller: then each code occurs 8 times and more in a row group."""
 _METADATA_KEY = b"parti"
-_NOTE_KEY = b"parti_note"
 _BLOCK_BYTES = 1 << 18
 """Read ahead of an object store: a row group is a few ranges, each asked for whole, and what follows is another's."""
 BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -212,8 +211,8 @@ def token_encoding(metadata: ShardMetadata) -> Literal["RLE_DICTIONARY", "DELTA_
     return "RLE_DICTIONARY" if is_small else "DELTA_BINARY_PACKED"
 
 
-def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata, note: str = "") -> None:
-    """Write each table as a row group of one file, whole or not at all; a note stands in its footer.
+def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata) -> None:
+    """Write each table as a row group of one file, whole or not at all.
 
     Raises ShardError, before anything is written, with the key of the first row that is not as the metadata say.
     """
@@ -224,8 +223,6 @@ def write_tables(path: str, tables: list[pa.Table], metadata: ShardMetadata, not
     with publish(path) as file, pq.ParquetWriter(file, schema, **_writing(metadata)) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=max(len(table), 1))
-        if note:
-            writer.add_key_value_metadata({_NOTE_KEY: note})
 
 
 def _writing(metadata: ShardMetadata) -> dict[str, Any]:
@@ -293,15 +290,6 @@ def _parse_metadata(path: str, content: bytes | None) -> ShardMetadata:
 def say_broken(error: Exception) -> str:
     """Return what pyarrow says of a broken file, in one line."""
     return " ".join(str(error).split())[:200]
-
-
-def read_note(path: str) -> str:
-    """Return the note in a file's footer, empty where there is none; raises ShardError."""
-    try:
-        with open_file(path) as file:
-            return (pq.ParquetFile(file).metadata.metadata or {}).get(_NOTE_KEY, b"").decode()
-    except BROKEN as error:
-        raise ShardError(f"{path}: expected a token shard, found {say_broken(error)}; run tokenize again") from None
 
 
 def read_row_group(path: str, group: int, columns: list[str] | None = None) -> pa.Table:

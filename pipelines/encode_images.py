@@ -1,4 +1,4 @@
-"""Encode: a slice of kept pairs in, one fragment out, with a row group of token rows for each final shard.
+"""Encode: a slice of kept pairs in, one fragment out, with a batch of token rows for each final shard.
 
 Rows go to shards by the hash of key and seed. The encoder runs on one thread a worker, in batches of one size in one
 order, so a fragment's bytes depend on nothing but the slice and the tokenizers; another thread loads pictures for it.
@@ -136,7 +136,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
 
 def sheet_path(output: str, number: int) -> str:
     """Return the path of a slice's contact sheet."""
-    return fragment_path(output, number).removesuffix(".parquet") + ".png"
+    return fragment_path(output, number).removesuffix(".arrow") + ".png"
 
 
 def open_tokenizers(

@@ -1,4 +1,4 @@
-"""Gather: final shard s takes row group s of every fragment, in the order of the hash, and becomes one token shard."""
+"""Gather: final shard s takes batch s of every fragment, in the order of the hash, and becomes one token shard."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from parti_data.metrics import WRITTEN_BYTES
 from parti_data.quality import TokenQuality, measure_shard
 from parti_data.step_times import count, timed
 from parti_data.storage import file_size, is_file, join
-from parti_data.token_shard import order_hash, read_row_group, write_token_shard
+from parti_data.token_shard import order_hash, write_token_shard
 from parti_data.watch import Watched, watch
 from pipelines.run_metrics import reported_steps, run_recorded
 from pipelines.runner import make_pipeline
-from pipelines.token_fragments import FRAGMENTS, Gathering, fragment_name, fragment_path
+from pipelines.token_fragments import FRAGMENTS, Gathering, fragment_name, fragment_path, read_fragment
 
 
 class GatheredShard(NamedTuple):
@@ -81,7 +81,7 @@ def gather_shard(number: int, gathering: Gathering) -> GatheredShard:
     with reported_steps(), timed("gather"):
         if not is_file(path):
             fragments = [fragment_path(gathering.output, fragment) for fragment in range(gathering.num_fragments)]
-            table = pa.concat_tables([read_row_group(fragment, number) for fragment in fragments])
+            table = pa.concat_tables([read_fragment(fragment, number) for fragment in fragments])
             table = drop_repeated(table) if gathering.may_repeat else table
             write_token_shard(path, order_rows(table, gathering.seed), gathering.metadata)
             count(WRITTEN_BYTES, file_size(path))

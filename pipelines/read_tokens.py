@@ -17,12 +17,19 @@ from parti_data.metrics import ROWS
 from parti_data.step_times import count, timed, timed_each
 from parti_data.storage import is_file
 from parti_data.text import TextTokenizer
-from parti_data.token_shard import TokenRow, read_note
+from parti_data.token_shard import TokenRow
 from parti_data.token_sources.import_counts import ImportCounts
 from parti_data.token_sources.token_grid import TokenGrid, to_views, tokens_key
 from parti_data.token_sources.tokenized import NO_CAPTION, Fault, ReadsTokens, TokenizedImage, TokenSlice, writable_name
 from pipelines.run_metrics import reported_steps
-from pipelines.token_fragments import Gathering, fragment_path, refuse_other_tokenizer, spread_rows, write_fragment
+from pipelines.token_fragments import (
+    Gathering,
+    fragment_path,
+    read_note,
+    refuse_other_tokenizer,
+    spread_rows,
+    write_fragment,
+)  # fmt: skip
 
 _CAPTIONS_KEPT = 4096
 """Ids of so many captions are kept: names of classes come again and again."""

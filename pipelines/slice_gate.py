@@ -33,8 +33,9 @@ from parti_data.quality import (
 from parti_data.reference_picture import reference_picture
 from parti_data.step_times import timed
 from parti_data.storage import publish_bytes
-from parti_data.token_shard import TokenRow, order_hash, read_note
+from parti_data.token_shard import TokenRow, order_hash
 from parti_data.views import Cut, Views, load_views
+from pipelines.token_fragments import read_note
 
 COMPARED = 16
 """Pictures that are encoded as the record is, too."""

@@ -1,17 +1,25 @@
-"""Fragments of token shards: what a slice of the input leaves to gather, a row group of rows for each final shard.
+"""Fragments of token shards: what a slice of the input leaves to gather, a batch of rows for each final shard.
 
-Rows go to shards by the hash of key, view and seed, so that rows with the same key and view meet in one shard.
+Rows go to shards by the hash of key, view and seed, so that rows with the same key and view meet in one shard. The file
+is Arrow's: each shard is gathered from all fragments, and where they are of 3,000 shards, opening a Parquet file, whose
+footer tells of every column of every row group, took 22 ms, opening one of Arrow's 1.5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from parti_data.errors import TokenizerError
-from parti_data.storage import join
-from parti_data.token_shard import ShardMetadata, TokenRow, order_hash, to_table, write_tables
+import pyarrow as pa
+
+from parti_data.errors import ShardError, TokenizerError
+from parti_data.storage import join, open_file, publish
+from parti_data.token_shard import BROKEN, ShardMetadata, TokenRow, order_hash, say_broken, to_table, token_schema
 
 FRAGMENTS = "encoded"
 """The subdirectory of fragments; it goes when the stage is finished."""
+_NOTE_KEY = b"note"
+_BLOCK_BYTES = 1 << 18
+"""Read ahead of an object store: the footer is a range and a batch another."""
 
 
 class Gathering(NamedTuple):
@@ -28,7 +36,7 @@ class Gathering(NamedTuple):
 
 def fragment_name(number: int) -> str:
     """Return the name of a slice's fragment."""
-    return f"slice-{number:05d}.parquet"
+    return f"slice-{number:05d}.arrow"
 
 
 def fragment_path(output: str, number: int) -> str:
@@ -50,8 +58,39 @@ def spread_rows(rows: Iterable[TokenRow], num_shards: int, seed: int) -> list[li
 
 
 def write_fragment(path: str, shards: list[list[TokenRow]], metadata: ShardMetadata, note: str) -> None:
-    """Write the rows of each final shard as a row group, with a note in the footer."""
-    write_tables(path, [to_table(shard, metadata) for shard in shards], metadata, note)
+    """Write the rows of each final shard as a batch, and a note."""
+    schema = token_schema(metadata)
+    noted = schema.with_metadata({**schema.metadata, _NOTE_KEY: note.encode()})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with publish(path) as file, pa.ipc.new_file(file, noted, options=options) as writer:
+        for shard in shards:
+            columns = [column.combine_chunks() for column in to_table(shard, metadata).columns]
+            writer.write_batch(pa.record_batch(columns, schema=noted))
+
+
+def read_fragment(path: str, shard: int) -> pa.Table:
+    """Return the rows of a final shard; raises ShardError."""
+    with _opened(path) as fragment:
+        table = pa.Table.from_batches([fragment.get_batch(shard)])
+    kept = {key: value for key, value in table.schema.metadata.items() if key != _NOTE_KEY}
+    return table.replace_schema_metadata(kept)
+
+
+def read_note(path: str) -> str:
+    """Return the note of a fragment; raises ShardError."""
+    with _opened(path) as fragment:
+        return fragment.schema.metadata[_NOTE_KEY].decode()
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    try:
+        with open_file(path, block_size=_BLOCK_BYTES) as file:
+            yield pa.ipc.open_file(file)
+    except BROKEN as error:
+        raise ShardError(
+            f"{path}: expected a fragment, found {say_broken(error)}; remove it and run the same command again"
+        ) from None
 
 
 def refuse_other_tokenizer(path: str, expected: str, found: str) -> None:

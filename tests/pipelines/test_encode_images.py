@@ -12,10 +12,11 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.quality import QualityFloors
 from parti_data.storage import is_file
-from parti_data.token_shard import ShardMetadata, read_metadata
+from parti_data.token_shard import ShardMetadata, order_hash, token_schema
 from pipelines import encode_images
 from pipelines.encode_images import EncodePlan, Encoding, encode_rows, encode_slice, fragment_path, open_tokenizers
 from pipelines.slice_gate import read_quality
+from pipelines.token_fragments import read_fragment
 
 
 @pytest.fixture
@@ -25,11 +26,13 @@ def encoding(tokens, filtered, image_file, text_file, tmp_path) -> Encoding:
     return Encoding(filtered, image_file, text_file, metadata, 3, 0, str(tmp_path), quality=floors)
 
 
-def test_a_fragment_has_a_row_group_for_each_shard(encoding):
+def test_a_fragment_has_rows_for_each_shard_as_it_will_hold_them(encoding):
     assert encode_slice(EncodePlan(4, 10, 40), encoding) == 4
-    metadata, groups = read_metadata(fragment_path(encoding.output, 4))
-    assert metadata == encoding.metadata
-    assert (len(groups), sum(groups)) == (3, 30)
+    tables = [read_fragment(fragment_path(encoding.output, 4), shard) for shard in range(3)]
+    assert all(table.schema.equals(token_schema(encoding.metadata), check_metadata=True) for table in tables)
+    shards = [[order_hash(key, 0, encoding.seed) % 3 for key in table.column("key").to_pylist()] for table in tables]
+    assert [set(found) for found in shards] == [{0}, {1}, {2}]
+    assert sum(len(found) for found in shards) == 30
 
 
 def test_a_fragment_that_is_there_is_not_made_again(encoding, contents):

@@ -20,10 +20,11 @@ from parti_data.ledger import PairDirectory
 from parti_data.manifest import read_manifest
 from parti_data.quality import RunQuality, SliceQuality
 from parti_data.sources import WebDatasetSource
-from parti_data.token_shard import order_hash
+from parti_data.token_shard import order_hash, read_metadata
 from pipelines import encode_images
 from pipelines.filter import FilterConfig, filter_pairs
 from pipelines.slice_gate import read_quality
+from pipelines.token_fragments import write_fragment
 from pipelines.tokenize import tokenize_pairs
 
 FLOOR_DB = 14.0
@@ -150,7 +151,7 @@ def quality(directory: object) -> RunQuality:
 
 
 def names(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*.p*")}
+    return {str(path.relative_to(directory)) for kind in ("*.arrow", "*.p*") for path in directory.rglob(kind)}
 
 
 def test_the_right_tokenizer_passes_with_room_and_what_was_measured_is_kept(make, tmp_path, beam_options):
@@ -241,7 +242,7 @@ def test_a_run_that_breaks_in_its_middle_keeps_what_was_finished_and_goes_on(
         patch.setattr(encode_images, "PICTURES_LOADED", 1)
         tokenize_pairs(make(tmp_path / "out"), beam_options())
     left = names(tmp_path / "out")
-    (fragment,) = [name for name in left if name.endswith(".parquet")]
+    (fragment,) = [name for name in left if name.endswith(".arrow")]
     assert len(left) == 3  # and two sheets
     modified = (tmp_path / "out" / fragment).stat().st_mtime_ns
     with pytest.raises(TokenizerError, match="red and blue look swapped"):  # nothing has been mended
@@ -296,7 +297,7 @@ def test_rows_that_are_all_alike_stop_the_run_and_are_not_encoded_again(
 
 
 def finished(directory: Path) -> int:
-    (fragment,) = (directory / "out/encoded").glob("*.parquet")
+    (fragment,) = (directory / "out/encoded").glob("*.arrow")
     return int(fragment.stem.rpartition("-")[2])
 
 
@@ -340,12 +341,16 @@ def test_without_a_sample_nothing_is_decoded(make, tmp_path, beam_options, monke
     assert {one.psnr_db for one in quality(tmp_path).slices} == {None}
 
 
-def test_a_fragment_without_its_measures_is_refused(tokens):
-    shard = read_manifest(tokens).shards[0].name
+def test_a_fragment_without_its_measures_is_refused(tokens, tmp_path):
+    shard = f"{tokens}/{read_manifest(tokens).shards[0].name}"
+    path = str(tmp_path / "slice.arrow")
+    write_fragment(path, [], read_metadata(shard)[0], "")
     with pytest.raises(
         ShardError, match=r"expected what was measured of it, found Invalid JSON.*; remove it to make it"
     ):
-        read_quality(f"{tokens}/{shard}")
+        read_quality(path)
+    with pytest.raises(ShardError, match=r"parquet: expected a fragment, found .*; remove it and run the same command"):
+        read_quality(shard)
 
 
 def test_measures_survive_the_note(tokens):
