@@ -60,7 +60,8 @@ def open_file(path: str, **options: Any) -> BinaryIO:
     if is_disk(filesystem):
         return filesystem.open(name, "rb", **options)
     with reading(path):
-        return name_failures(filesystem.open(name, "rb", **{"block_size": 16 * _BLOCK_BYTES, **options}), path)
+        ahead = {"block_size": 16 * _BLOCK_BYTES, "cache_type": "readahead"}  # gcsfs would fetch small pieces
+        return name_failures(filesystem.open(name, "rb", **{**ahead, **options}), path)
 
 
 def open_scattered(path: str) -> BinaryIO:

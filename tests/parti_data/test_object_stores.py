@@ -1,9 +1,11 @@
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -84,6 +86,30 @@ def test_scattered_reads_give_the_bytes_that_are_there(store):
         for place in (18_000_000, 0, 5_000_000, 12):
             file.seek(place)
             assert file.read(1000) == written[place : place + 1000]
+
+
+def reads_of(store) -> list[str]:
+    return [request for request in store.requests if request.startswith("GET") and "/file" in request]
+
+
+def test_a_file_that_is_read_bit_by_bit_is_fetched_16_mib_at_a_time(store):
+    path, written = f"{store.new_bucket()}/file", content(20 << 20)
+    storage.publish_bytes(path, written)
+    with storage.open_file(path) as file:
+        store.requests.clear()
+        assert b"".join(iter(lambda: file.read(10_000), b"")) == written
+    assert len(reads_of(store)) == {"s3": 2, "gs": 4}[store.protocol]  # gcsfs fetches large ranges in parts at once
+
+
+def test_gcs_that_fails_in_the_middle_of_a_file_is_told(gcs_server, monkeypatch):
+    path = f"{gcs_server.new_bucket()}/file"
+    storage.publish_bytes(path, content(20 << 20))
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda _: asyncio.sleep(0)))  # between its tries
+    with storage.open_file(path) as file:
+        file.read(10_000)
+        gcs_server.fault = lambda request: "503 Slow Down"
+        with pytest.raises(StorageError, match=r"/file: expected to read it, found HttpError \(.*\); check the"):
+            file.read()
 
 
 def test_a_bucket_that_is_not_there_is_refused(store):

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -20,9 +21,9 @@ class LocalStore:
     def __init__(self, protocol: str, options: dict):
         self.protocol, self.options, self._bucket = protocol, options, ""
         self.requests: list[str] = []
-        """"GET /bucket/key?query" of every request for the newest bucket; of S3 only."""
+        """"GET /bucket/key?query" of every request for the newest bucket; of GCS its API's path."""
         self.fault: Callable[[str], str | None] = lambda request: None
-        """Told each of them; a status such as "503 Slow Down" is answered instead of what was asked; of S3 only."""
+        """Told each of them; a status such as "503 Slow Down" is answered instead of what was asked."""
 
     def new_bucket(self) -> str:
         """Make an empty bucket, and forget requests and faults; return its URL."""
@@ -49,16 +50,20 @@ class LocalStore:
         """Return the variables that point another process here."""
         return dict(os.environ) | {f"FSSPEC_{self.protocol}_{name}".upper(): it for name, it in self.options.items()}
 
+    def hear(self, request: str) -> str | None:
+        """Note a request for the newest bucket; return the status to answer instead of what it asks, if any."""
+        if self._bucket not in request.split("?")[0].split("/"):  # parts of an upload that failed come late
+            return None
+        self.requests.append(request)
+        return self.fault(request)
+
     def watch(self, application: Callable) -> Callable:
         """Return a WSGI application that answers as this one but for faults."""
 
         def answer(environ, start_response):
             query = environ["QUERY_STRING"]
             request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}" + (f"?{query}" if query else "")
-            if environ["PATH_INFO"].split("/")[1] != self._bucket:  # parts of an upload that failed come late
-                return application(environ, start_response)
-            self.requests.append(request)
-            if status := self.fault(request):
+            if status := self.hear(request):
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 body = f"<Error><Code>{status[4:].replace(' ', '')}</Code><Message>made up</Message></Error>".encode()
                 body = b"" if request.startswith("HEAD") else body
@@ -67,6 +72,21 @@ class LocalStore:
             return application(environ, start_response)
 
         return answer
+
+    def watch_handler(self, handler: type) -> type:
+        """Return a handler of `http.server` that answers as this one but for faults."""
+
+        hear = self.hear
+
+        class Watched(handler):
+            def parse_request(self) -> bool:
+                is_whole = super().parse_request()
+                status = hear(f"{self.command} {self.path}") if is_whole else None
+                if status:
+                    self.send_error(int(status[:3]), status[4:])
+                return is_whole and not status
+
+        return Watched
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +112,15 @@ def gcs_server() -> Iterator[LocalStore]:
 
     server = create_server("127.0.0.1", 0, in_memory=True)
     server.start()
-    server._api._httpd.handle_error = lambda *_: None  # a client that hangs up is no error
-    options = {"endpoint_url": f"http://127.0.0.1:{server._api._httpd.server_port}", "token": "anon"}
+    httpd = server._api._httpd
+    httpd.handle_error = lambda *_: None  # a client that hangs up is no error
+    options = {"endpoint_url": f"http://127.0.0.1:{httpd.server_port}", "token": "anon"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fsspec.config.conf, "gs", options)
-        yield LocalStore("gs", options)
+        store = LocalStore("gs", options)
+        handler = httpd.RequestHandlerClass
+        httpd.RequestHandlerClass = partial(store.watch_handler(handler.func), *handler.args)
+        yield store
     server.stop()
 
 
