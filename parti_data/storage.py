@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from parti_data.errors import ConfigError, ShardError, StorageError
 from parti_data.object_stores import name_failures, reading, upload, writing
 from parti_data.object_stores import read_range as read_object_range
+from parti_data.threads import map_in_threads
 
 _TEMPORARY = ".tmp-"
 _ASIDE = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{32}}$")
@@ -216,13 +218,17 @@ def expand(pattern: str) -> list[str]:
     What is on a disk under the very name is meant by it, even where the name would be a glob; a store is not asked.
     """
     filesystem, name = open_filesystem(pattern)
-    is_glob = any(character in name for character in "*?[")
-    if is_glob and not (is_disk(filesystem) and _kind(pattern)):
+    if is_glob(name) and not (is_disk(filesystem) and _kind(pattern)):
         with reading(pattern):
             found = filesystem.glob(name)
     else:
         found = [name] if _kind(pattern) else []
     return sorted(filesystem.unstrip_protocol(path) if "://" in pattern else path for path in found)
+
+
+def is_glob(path: str) -> bool:
+    """Whether a path is a pattern of several, or looks like one."""
+    return any(character in path for character in "*?[")
 
 
 def absolute(path: str) -> str:
@@ -382,6 +388,16 @@ def remove(path: str) -> None:
     if is_disk(filesystem):
         if filesystem.exists(name):
             filesystem.rm(name, recursive=True)
-    elif _kind(path):
+    elif kind := _kind(path):
         with writing(path), suppress(FileNotFoundError):  # another was faster
-            filesystem.rm(name, recursive=True)
+            if kind == "file":
+                filesystem.rm_file(name)
+            elif is_glob(name):  # the clients would remove what it matches
+                list(map_in_threads(partial(_remove_object, filesystem), filesystem.find(name)))
+            else:
+                filesystem.rm(name, recursive=True)
+
+
+def _remove_object(filesystem: Any, name: str) -> None:
+    with suppress(FileNotFoundError):
+        filesystem.rm_file(name)

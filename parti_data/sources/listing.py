@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from parti_data.errors import SourceError
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import digest_json, expand, file_marker, is_directory, is_local, join
+from parti_data.storage import digest_json, expand, file_marker, is_directory, is_glob, is_local, join
 
 _MARKERS_AT_ONCE = 16
 
@@ -16,7 +16,7 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
     Of a directory, and of a glob that does not end in one of the `endings`, the files in it with these endings.
     """
     names_files = path.endswith(endings) and not _is_folder(path)
-    folder = glob.escape(path) if _is_glob(path) and _is_folder(path) else path
+    folder = glob.escape(path) if is_glob(path) and _is_folder(path) else path
     patterns = [path] if names_files else [join(folder, f"*{ending}") for ending in endings]
     files = sorted({file for pattern in patterns for file in expand(pattern)})
     if not files:
@@ -30,7 +30,7 @@ def list_splits(path: str, endings: tuple[str, ...], what: str) -> list[SourceSp
 
 def _is_folder(path: str) -> bool:
     """Whether it is there as a folder, whose name may look like a glob; of a glob in a store that is not asked."""
-    return (is_local(path) or not _is_glob(path)) and is_directory(path)
+    return (is_local(path) or not is_glob(path)) and is_directory(path)
 
 
 def _is_unicode(name: str) -> bool:
@@ -46,7 +46,7 @@ def digest_splits(splits: list[SourceSplit]) -> str:
 def fixed_folder(path: str) -> str:
     """Return the deepest folder that all files lie in which a file's path or a glob can name."""
     folder = folder_of(path)
-    while _is_glob(folder):
+    while is_glob(folder):
         folder = folder_of(folder)
     return folder
 
@@ -55,7 +55,3 @@ def folder_of(path: str) -> str:
     """Return the folder of a file's path, empty where it names none."""
     folder = path.rpartition("/")[0]
     return folder + "/" if folder.endswith(":/") or (not folder and path.startswith("/")) else folder
-
-
-def _is_glob(path: str) -> bool:
-    return any(character in path for character in "*?[")

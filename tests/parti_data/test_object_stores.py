@@ -60,6 +60,38 @@ def test_files_and_directories_are_told_apart_and_listed_and_removed(store):
     assert storage.expand(f"{bucket}/*") == [f"{bucket}/d"]
 
 
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
+def test_what_is_removed_is_what_has_the_name_and_not_what_it_matches(s3, name):
+    bucket = s3.new_bucket()
+    for run in ("run1", name):
+        for file in ("deep/down/a", "manifest.json", "part[1]"):
+            storage.publish_bytes(f"{bucket}/{run}/{file}", b"x")
+    storage.remove(f"{bucket}/{name}/manifest.json")
+    assert sorted(s3.contents(f"{bucket}/{name}")) == ["deep/down/a", "part[1]"]
+    storage.remove(f"{bucket}/{name}")
+    assert sorted(s3.contents(bucket)) == ["run1/deep/down/a", "run1/manifest.json", "run1/part[1]"]
+    storage.remove(f"{bucket}/run1")
+    assert s3.contents(bucket) == {}
+
+
+def test_an_object_that_another_removes_first_does_not_end_a_removal(store, monkeypatch):
+    bucket = store.new_bucket()
+    for name in ("a[1]/1", "a[1]/2", "b"):
+        storage.publish_bytes(f"{bucket}/{name}", b"x")
+    filesystem = type(fsspec.filesystem(store.protocol))
+    rm_file = filesystem.rm_file
+
+    def remove_late(self, path):
+        rm_file(self, path)
+        if not path.endswith("2"):
+            raise FileNotFoundError(path)
+
+    monkeypatch.setattr(filesystem, "rm_file", remove_late)
+    for name in ("a[1]", "b"):
+        storage.remove(f"{bucket}/{name}")
+    assert store.contents(bucket) == {}
+
+
 def test_a_range_is_what_there_is_of_it(store):
     path = f"{store.new_bucket()}/file"
     storage.publish_bytes(path, bytes(range(100)))
