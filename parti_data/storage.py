@@ -318,7 +318,7 @@ def _refuse_stopped(path: str) -> None:
 
 @contextmanager
 def _publish_local(path: Path) -> Iterator[BinaryIO]:
-    if path.is_dir():
+    if os.path.isdir(path):  # whatever the length of its name
         raise ShardError(f"{path}: expected a name for a file, found a directory; choose another")
     aside = path.with_name(f"{path.name}{_TEMPORARY}{uuid.uuid4().hex}")
     opened = _open_aside(aside)
