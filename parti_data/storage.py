@@ -42,7 +42,12 @@ _NOT_WRITABLE = (
 
 
 def open_filesystem(path: str) -> tuple[Any, str]:
-    """Return a path's filesystem and its name there; raises ConfigError for a protocol that cannot be opened."""
+    """Return a path's filesystem and its name there; raises ConfigError for a protocol that cannot be opened.
+
+    What is no URL lies on this machine's disks, even where fsspec would take `a::b` for a chain of URLs.
+    """
+    if "://" not in path:
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
     try:
         return fsspec.url_to_fs(path, use_listings_cache=False)  # others write there too
     except (ImportError, ValueError) as error:

@@ -9,8 +9,8 @@ from parti_data.errors import SourceError
 from parti_data.sources.pairs import Location
 from parti_data.storage import absolute, is_local, read_range, regular_file_size
 
-_LEADS_ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:|.*(://|::|\0)", re.DOTALL)
-"""A name that starts at the root, at a home or at a drive, or that is a URL, a chain of them, or holds a NUL."""
+_LEADS_ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:|.*(://|\0)", re.DOTALL)
+"""A name that starts at the root, at a home or at a drive, or that is a URL or holds a NUL."""
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _MISSING_CODES = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
@@ -53,6 +53,8 @@ class ImageFolder:
     def _path(self, name: str) -> str | None:
         """Return the path that a name stands for, by the name alone; None where it leads out of the folder."""
         if not name or _LEADS_ELSEWHERE.match(name) or ".." in re.split(r"[/\\]", name) or not _is_unicode(name):
+            return None
+        if "::" in name and "://" in self.root:  # would chain URLs
             return None
         return f"{self.root}/{posixpath.normpath(name)}"
 

@@ -117,6 +117,18 @@ def test_a_protocol_that_cannot_be_opened_is_refused():
         storage.read_bytes("nope://x/y")
 
 
+def test_a_path_with_two_colons_is_no_chain_of_urls(tmp_path, contents, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a::b.tar", "run::1/x", "memory::c"):
+        storage.publish_bytes(name, name.encode())
+    assert contents(tmp_path) == {name: name.encode() for name in ("a::b.tar", "memory::c", "run::1/x")}
+    assert storage.read_bytes(f"{tmp_path}/run::1/x") == b"run::1/x"
+    assert storage.expand(f"{tmp_path}/*.tar") == [storage.absolute("a::b.tar")] == [f"{tmp_path}/a::b.tar"]
+    assert storage.file_size("a::b.tar") == 8
+    storage.publish_bytes("d", b"d")
+    assert storage.read_bytes(f"simplecache::file://{tmp_path}/d") == b"d"  # this is one
+
+
 @pytest.mark.parametrize("pattern", ["{0}/*.tar", "{0}/[ab].tar", "{0}/?.tar"])
 def test_a_glob_names_its_files_in_order(tmp_path, pattern):
     for name in ("b.tar", "a.tar", "c.txt"):
