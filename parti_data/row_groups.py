@@ -139,7 +139,7 @@ class RowGroupReader:
         )
         self._free = list(range(memory.num_slots))
         self._held: dict[tuple[int, int, int], _Held] = {}
-        self._broken: dict[int, ShardError] = {}
+        self._broken: dict[int, str] = {}
         self._checked: set[int] = set()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="row-groups")
 
@@ -210,8 +210,8 @@ class RowGroupReader:
             try:
                 return PartTexts(self._read_twice(_Job(group, epoch, to)), rows)
             except ShardError as error:
-                self._broken[shard] = error
-        raise self._broken[shard]
+                self._broken[shard] = str(error)  # each raise would add to the error what its frames hold
+        raise ShardError(self._broken[shard])
 
     def _read_twice(self, job: _Job) -> pa.RecordBatch:
         """Read a row group and return its texts; where it is damaged, from a copy that is hashed or fetched anew."""

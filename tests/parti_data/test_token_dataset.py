@@ -9,6 +9,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from random import Random
+from traceback import walk_tb
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pytest
 from parti_data import ShardReading, TextReading, TokenBatch, TokenDataset, row_order
 from parti_data.errors import ShardError, StorageError
 from parti_data.manifest import Beginning, begin, record_shard, shard_name
+from parti_data.row_groups import RowGroupReader
 from parti_data.shard_files import ShardFiles
 from parti_data.storage import join
 from parti_data.text import END, PAD
@@ -436,6 +438,24 @@ def test_other_rows_take_the_places_of_a_bad_shard_s_and_are_counted(tmp_path, m
     assert dataset.skipped_rows == sum(key not in good for batch in whole for key in batch.keys) > 0
     assert list(dataset.skipped) == [join(path, name)]
     assert "expected SHA-256" in dataset.skipped[join(path, name)]
+
+
+def test_the_traceback_of_a_bad_shard_does_not_grow(tmp_path, monkeypatch):
+    path = write_dataset(f"{tmp_path}/d", [METADATA, METADATA])
+    spoil(path, 1)
+    get, lengths = RowGroupReader.get, []
+
+    def watched(*args):
+        try:
+            return get(*args)
+        except ShardError as error:
+            lengths.append(len(list(walk_tb(error.__traceback__))))
+            raise
+
+    monkeypatch.setattr(RowGroupReader, "get", watched)
+    take(TokenDataset(path, 16, reading=ShardReading(on_bad_shard="skip")), 50)
+    assert len(lengths) > 50
+    assert set(lengths) == {lengths[0]}
 
 
 def as_written_by_others(table: pa.Table, column: str) -> pa.Table:
