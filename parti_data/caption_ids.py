@@ -102,12 +102,12 @@ def cut_padding(lines: np.ndarray, text: TextReading) -> np.ndarray:
 def choose_captions(counts: np.ndarray, luck: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
     """Return which of its captions each row takes, int64 (B,); `luck` in [0, 1) decides by the weights.
 
-    A row whose captions have no weight at all takes each of them as often.
+    A row whose captions have no weight at all takes each of them as often; one that has none is given 0.
     """
     if not weights:
         return (luck * counts).astype(np.int64)
-    chosen = np.empty(len(counts), np.int64)
-    for count in np.unique(counts).tolist():
+    chosen = np.zeros(len(counts), np.int64)
+    for count in np.unique(counts[counts > 0]).tolist():
         given = np.array([*weights[:count], *weights[-1:] * (count - len(weights))], np.float64)
         ends = np.cumsum(given if given.any() else np.ones(count))
         rows = counts == count

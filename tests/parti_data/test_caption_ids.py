@@ -11,9 +11,9 @@ IDS = [[[5, 6, 2], [7, 2]], [], [[8, 9, 10, 11, 12, 2]]]
 CAPTIONS = [["a", "b"], [], ["c"]]
 
 
-def choose(length: int, epoch: int = 0, captions: list = CAPTIONS, ids: list = IDS):
+def choose(length: int, epoch: int = 0, captions: list = CAPTIONS, ids: list = IDS, weights: tuple = ()):
     lists = pa.array(ids, pa.list_(pa.list_(pa.uint16())))
-    choice = CaptionChoice(TextReading(length=length), 7)
+    choice = CaptionChoice(TextReading(length=length, caption_weights=weights), 7)
     return choice.choose(pa.array(captions, pa.list_(pa.string())), lists, epoch, 100)
 
 
@@ -30,8 +30,10 @@ def test_a_caption_stands_with_its_ids_and_a_row_without_one_has_an_empty_one():
     assert seen == {"a", "b"}
 
 
-def test_rows_without_any_caption_have_empty_ones():
-    found = choose(3, captions=[[], []], ids=[[], []])
+@pytest.mark.parametrize("weights", [(), (1, 2), (0,)])
+def test_rows_without_any_caption_have_empty_ones(weights):
+    assert choose(8, weights=weights).captions.tolist()[1:] == ["", "c"]
+    found = choose(3, captions=[[], []], ids=[[], []], weights=weights)
     assert found.captions.tolist() == ["", ""]
     assert found.lines.tolist() == [[1, END, 0, 0]] * 2
 
