@@ -82,8 +82,8 @@ def feature_lines(metadata: ShardMetadata) -> list[str]:
 def _front_matter(text: CardText, shards: ExportedShards) -> str:
     lines = [
         "---",
-        f"pretty_name: {json.dumps(text.title)}",
-        *([f"license: {json.dumps(text.license)}"] if text.license else []),
+        f"pretty_name: {json.dumps(text.title, ensure_ascii=False)}",
+        *([f"license: {json.dumps(text.license, ensure_ascii=False)}"] if text.license else []),
         "task_categories:",
         "- text-to-image",
         "size_categories:",

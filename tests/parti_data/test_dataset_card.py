@@ -26,12 +26,11 @@ def test_sizes_are_called_as_the_hub_calls_them(num_rows, expected):
     assert size_category(num_rows) == expected
 
 
-def test_front_matter_is_yaml_whatever_the_title():
-    text = 'A: "title"\n---\n# x'
-    card = write_card(CardText(text, ""), ExportedShards(METADATA, 5, 100, 50, "e"))
+@pytest.mark.parametrize("text", ['A: "title"\n---\n# x', "Émoji 🎨"])
+def test_front_matter_is_yaml_whatever_the_title(text):
+    card = write_card(CardText(text, text), ExportedShards(METADATA, 5, 100, 50, "e"))
     front = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
-    assert front["pretty_name"] == text
-    assert "license" not in front
+    assert front["pretty_name"] == front["license"] == text
     types = {feature.pop("name"): feature for feature in front["dataset_info"]["features"]}
     assert types["image_tokens"] == {"sequence": "uint32", "length": 32}
     assert types["text_ids"] == {"sequence": {"sequence": "uint32"}}
@@ -40,4 +39,5 @@ def test_front_matter_is_yaml_whatever_the_title():
 def test_names_of_strangers_stay_in_their_cell():
     card = write_card(CardText("t", ""), ExportedShards(METADATA, 5, 100, 50, "e"))
     assert "| image tokenizer | vqgan \\| &lt;b> x |" in card
+    assert "license" not in card
     assert "| grid | 4 x 4, 2 tokens a position, which stand together |" in card
