@@ -9,7 +9,7 @@ COPY model /parti/model
 COPY pipelines /parti/pipelines
 COPY configs /parti/configs
 
-# The usual torch holds CUDA: where there is no GPU, --build-arg PIP_OPTIONS="--extra-index-url=…" with torch's index of
-# builds for the CPU saves several GB.
+# PyPI's torch brings several GB of CUDA packages; without a GPU spare them by
+# --build-arg PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PIP_OPTIONS=
 RUN pip install --no-cache-dir $PIP_OPTIONS --constraint /parti/constraints.txt '/parti[pipelines,model,opencv,openvino,gcs,s3]'

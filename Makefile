@@ -1,5 +1,8 @@
 # `make demo` and `make test` set everything up by themselves: a virtual environment in .venv, versions from constraints.txt.
 PYTHON ?= python3
+# PyPI's torch brings several GB of CUDA packages; without a GPU spare them by
+# make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -7,11 +10,9 @@ READY := .venv/.ready
 
 setup: $(READY)
 
-# torch first and by its pinned version: a bare `torch` would fetch several GB of CUDA packages.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt) --constraint constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
 demo: setup

@@ -57,3 +57,11 @@ def test_the_readme_names_the_image_and_the_client_as_they_are(dockerfile):
     assert f"parti-worker:{version}" in readme
     assert f"parti-worker:{version}" in dockerfile
     assert f"dist/parti-{version}-py3-none-any.whl" in readme
+
+
+def test_torch_s_index_for_the_cpu_reaches_pip_wherever_it_is_set(dockerfile):
+    option = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(option in text for text in (dockerfile, makefile, (ROOT / "README.md").read_text()))
+    assert re.search(r"pip install .*\$PIP_OPTIONS ", dockerfile)
+    assert re.search(r"pip install .*\$\(PIP_OPTIONS\) ", makefile)
