@@ -1,3 +1,4 @@
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_pixels_fed_in_another_range_than_trained_on_are_not_taken_for_a_mixup()
     paths = [path for path in (ROOT / "configs/tokenize").glob("*.toml") if 'pixel_range = "unit"' in path.read_text()]
     assert paths
     assert not any(load(path).quality.refuse_mixups for path in paths)  # type: ignore[attr-defined]
+
+
+def test_the_readme_gives_fewer_rows_of_a_picture_than_the_demo_s_images_have():
+    rows = re.findall(r"configs/demo/complete.toml .*completion.rows=(\d+)", (ROOT / "README.md").read_text())
+    shape = load(ROOT / "configs/demo/tokenizer.toml").architecture  # type: ignore[attr-defined]
+    assert rows
+    assert int(rows[0]) < shape["image_side"] // shape["patch_side"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
