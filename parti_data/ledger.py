@@ -52,6 +52,7 @@ LEDGER_SCHEMA = pa.schema(
 )
 MEASURED_SCHEMA = LEDGER_SCHEMA.append(pa.field("thumbnail", pa.binary()))
 """Of the files of measures that ledgers are made of."""
+_BEGINNING = b"parti_beginning"
 ROW_GROUP_ROWS = 4096
 _SLICE_BLOCK_BYTES = 4 << 20
 FETCHES_AT_ONCE = 16
@@ -118,6 +119,17 @@ def write_ledger(path: str, rows: Iterable[LedgerRow], schema: pa.Schema = LEDGE
     """Write a ledger file whole or not at all; return how many rows it has."""
     tables = (pa.Table.from_pylist([_to_record(row) for row in batch], schema) for batch in _batches(rows))
     return write_ledger_tables(path, tables, schema)
+
+
+def ledger_schema(beginning: str) -> pa.Schema:
+    """Return the schema of a ledger that says what its directory was begun with, by that digest."""
+    return LEDGER_SCHEMA.with_metadata({_BEGINNING: beginning})
+
+
+def read_beginning_digest(path: str) -> str:
+    """Return what a ledger says its directory was begun with; empty where it does not say."""
+    with _ledger_errors(path), open_file(path) as file:
+        return (pq.read_schema(file).metadata or {}).get(_BEGINNING, b"").decode()
 
 
 def write_ledger_tables(path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> int:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from parti_data.errors import ShardError
 from parti_data.storage import (
+    digest_json,
     file_size,
     is_file,
     join,
@@ -61,6 +62,11 @@ class Beginning(BaseModel):
     config: dict[str, Any]
     inputs: dict[str, str]
     """The digest of each input: of its manifest, or of its list of files."""
+
+    @property
+    def digest(self) -> str:
+        """What files say that depend on all of it, so that those of another beginning are told from them."""
+        return digest_json([self.stage, self.config, self.inputs])
 
 
 class Manifest(Beginning):

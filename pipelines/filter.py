@@ -5,6 +5,7 @@ Two pipelines: one measures every pair, whatever the rules; the other judges the
 
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal, Self
 
 import apache_beam as beam
@@ -13,10 +14,10 @@ from pydantic import Field, model_validator
 
 from parti_data.benchmarks import Benchmark, read_benchmarks
 from parti_data.config import StageConfig
-from parti_data.errors import SourceError
+from parti_data.errors import ShardError, SourceError
 from parti_data.held_out import FOR_TRAINING, HELD_OUT
 from parti_data.images import ImageLimits
-from parti_data.ledger import DROPPED, FORGOTTEN, KEPT
+from parti_data.ledger import DROPPED, FORGOTTEN, KEPT, read_beginning_digest
 from parti_data.manifest import Beginning, Manifest, StageDirectory, begin, record_shard, reopen, shard_name
 from parti_data.rules import Rules
 from parti_data.sources import ParquetSource, Source, SyntheticSource, WebDatasetSource
@@ -43,6 +44,7 @@ JUDGING = ("config.rules", "config.duplicates", "config.benchmarks", "inputs.ben
 """What a rejudged directory may change."""
 _WANTED = (FORGOTTEN, HELD_OUT, FOR_TRAINING)
 """Why rows are dropped of which nothing is wrong."""
+_THREADS = 16
 
 
 class FilterConfig(StageConfig):
@@ -103,7 +105,7 @@ def filter_pairs(
     if retry:
         print(end_retry(config.output, splits, retry))
     remove_parts(config.output)  # of runs that were stopped between a fragment and its parts
-    judging = Judging(config.rules, config.output, benchmarks)
+    judging = Judging(config.rules, config.output, benchmarks, beginning.digest)
     judge(begun, config, judging, len(splits), options)
     return begun.finished()
 
@@ -179,8 +181,12 @@ def judge(
 
 
 def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: FilterConfig) -> Manifest:
-    """Write what benchmarks removed, and the manifest; raises SourceError where too much was dropped."""
+    """Write what benchmarks removed, and the manifest.
+
+    Raises ShardError where another job has written into the directory, SourceError where too much was dropped.
+    """
     files = sorted((LedgerFile(*file) for file in files), key=lambda file: file.shard.name)
+    refuse_other_ledgers(directory, [file.shard.name for file in files])
     reasons: Counter[str] = Counter()
     totals: Counter[str] = Counter()
     for file in files:
@@ -210,6 +216,18 @@ def finish(directory: StageDirectory, files: Iterable[LedgerFile], config: Filte
         publish_bytes(join(directory.path, AUDIT), "".join(f"{line}\n" for line in removed).encode())
         records.append(record_shard(directory.path, AUDIT, len(removed)))
     return directory.finish(records, counts, details)
+
+
+def refuse_other_ledgers(directory: StageDirectory, names: list[str]) -> None:
+    """Raise ShardError where a ledger is not of the beginning that it was written under."""
+    paths = [join(directory.path, name) for name in names]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, found in zip(paths, pool.map(read_beginning_digest, paths), strict=True):
+            if found != directory.beginning.digest:
+                raise ShardError(
+                    f"{path}: expected the ledger that this run wrote, found one by the rules of an earlier run, whose "
+                    "job goes on; cancel that on its engine, then run the same command again"
+                )
 
 
 def refuse_dropped(path: str, dropped: Counter[str], read: int, allowed: float) -> None:

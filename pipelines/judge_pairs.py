@@ -28,6 +28,8 @@ class Judging:
     output: str
     benchmarks: BenchmarkHashes = field(default_factory=BenchmarkHashes)
     """What no kept pair may hold."""
+    beginning: str = ""
+    """The digest of what the directory was begun with, which its ledgers hold."""
 
 
 @dataclass(eq=False)

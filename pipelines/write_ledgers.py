@@ -20,6 +20,8 @@ from parti_data.ledger import (
     NEAR_DUPLICATE,
     LedgerRow,
     amounts,
+    ledger_schema,
+    read_beginning_digest,
     read_ledger,
     say_ending,
     write_ledger,
@@ -74,15 +76,19 @@ class WriteLedgers(beam.PTransform):
 
 
 def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num_splits: int) -> LedgerFile:
-    """Write the ledger of a (split, merges) unless it is there, and return its record and counts."""
+    """Write the ledger of a (split, merges) unless it is there, and return its record and counts.
+
+    One of another beginning, which a job left that was not cancelled, is not taken for it.
+    """
     split, merges = group
     name = shard_name("ledger", split, num_splits, "parquet")
     path = join(judging.output, name)
-    is_new = not is_file(path)
+    is_new = not is_file(path) or read_beginning_digest(path) != judging.beginning
     if is_new:
         by_row = {merge.row: merge for merge in map(_as_merge, merges)}
         with timed("write"):
-            write_ledger(path, apply_merges(judged_rows(split, judging), by_row))
+            rows = apply_merges(judged_rows(split, judging), by_row)
+            write_ledger(path, rows, ledger_schema(judging.beginning))
         count(WRITTEN_BYTES, file_size(path))
     counts: Counter[str] = Counter()
     totals: Counter[str] = Counter()

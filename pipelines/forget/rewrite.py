@@ -100,7 +100,7 @@ def _schema(path: str) -> pa.Schema:
         found = pq.read_schema(file)
     for schema in (LEDGER_SCHEMA, MEASURED_SCHEMA):
         if found == schema:
-            return schema
+            return schema.with_metadata(found.metadata)
     raise ShardError(f"{path}: expected the columns of a ledger, found {', '.join(found.names)}; run its stage again")
 
 

@@ -1,4 +1,6 @@
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -6,14 +8,14 @@ from pydantic import ValidationError
 from parti_data.errors import ShardError, SourceError
 from parti_data.held_out import HeldOut
 from parti_data.images import ImageLimits
-from parti_data.ledger import OUTCOMES, PairDirectory, read_ledger
-from parti_data.manifest import MANIFEST, read_manifest
+from parti_data.ledger import OUTCOMES, PairDirectory, read_ledger, write_ledger
+from parti_data.manifest import MANIFEST, Manifest, read_manifest, reopen
 from parti_data.rules import Rules, ScoreRange
 from parti_data.sources import SyntheticSource, WebDatasetSource
 from parti_data.sources.synthetic import SPOILS
 from parti_data.storage import list_directory
 from pipelines.duplicates import Duplicates
-from pipelines.filter import FilterConfig, filter_pairs
+from pipelines.filter import FilterConfig, filter_pairs, finish
 
 EXPECTED = {
     "truncated": ("dropped", "image_undecodable"),
@@ -272,6 +274,65 @@ def test_rejudging_ends_as_a_run_with_those_rules_from_the_start_and_reads_no_im
         assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
         assert filter_pairs(first, beam_options(), rejudge=True) == before
     assert fresh.counts["kept"] < before.counts["kept"]
+
+
+LEDGER = "ledger-00001-of-00003.parquet"
+
+
+@pytest.fixture
+def judged_twice(synthetic, tmp_path, beam_options) -> tuple[FilterConfig, Path]:
+    """A config with stricter rules, whose output was begun with others, and the ledger of those that comes late."""
+    first = FilterConfig(output=f"{tmp_path}/out", source=synthetic, max_dropped_fraction=1)
+    filter_pairs(first, beam_options())
+    late = (tmp_path / "out" / LEDGER).rename(tmp_path / LEDGER)
+    return first.model_copy(update={"rules": Rules(min_side_px=1000)}), late
+
+
+def test_a_ledger_by_earlier_rules_that_a_job_left_behind_is_not_taken(
+    judged_twice, tmp_path, beam_options, contents, monkeypatch
+):
+    config, late = judged_twice
+    filter_pairs(config.model_copy(update={"output": f"{tmp_path}/fresh"}), beam_options())
+
+    def reopen_too_early(*arguments, **others) -> None:
+        reopen(*arguments, **others)
+        shutil.copy(late, tmp_path / "out" / LEDGER)
+
+    monkeypatch.setattr("pipelines.filter.reopen", reopen_too_early)
+    filter_pairs(config, beam_options(), rejudge=True)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_a_ledger_that_a_job_by_earlier_rules_puts_over_a_new_one_is_told_before_the_end(
+    judged_twice, tmp_path, beam_options, monkeypatch
+):
+    config, late = judged_twice
+
+    def finish_too_late(*arguments) -> Manifest:
+        shutil.copy(late, tmp_path / "out" / LEDGER)
+        return finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.filter.finish", finish_too_late)
+        with pytest.raises(
+            ShardError, match=f"/{LEDGER}: expected the ledger that this run wrote, found one by the rules of an earl"
+        ):
+            filter_pairs(config, beam_options(), rejudge=True)
+    assert filter_pairs(config, beam_options()).counts["kept"] == 0
+
+
+def test_a_directory_whose_ledgers_do_not_say_their_beginning_is_read_and_judged_again(
+    filtered, tmp_path, synthetic, beam_options
+):
+    path = shutil.copytree(filtered, tmp_path / "out")
+    rows = list(PairDirectory(filtered).ledger())
+    for ledger in path.glob("ledger-*"):
+        write_ledger(str(ledger), list(read_ledger(str(ledger))))
+    assert list(PairDirectory(str(path)).ledger()) == rows
+    config = FilterConfig(output=str(path), source=synthetic)
+    assert filter_pairs(config, beam_options()) == read_manifest(filtered)
+    (path / MANIFEST).unlink()
+    assert filter_pairs(config, beam_options()) == read_manifest(filtered)
 
 
 def test_rejudging_refuses_what_would_need_the_images_again(synthetic, tmp_path, beam_options, contents):
