@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import apache_beam as beam
@@ -30,6 +30,7 @@ from pipelines.engines import (
     submission_error,
     without_step,
 )
+from pipelines.stopping import JobElsewhere, job_elsewhere
 
 _THREADS = "--direct_running_mode=in_memory"
 _WORKER_GONE = ("Channel closed prematurely", "Worker subprocess exited")
@@ -126,9 +127,9 @@ def run(pipeline: beam.Pipeline) -> Any:
     expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
     submitted = False
     try:
-        with _said_once():
+        with _said_once(), job_elsewhere() if is_remote(runner) else nullcontext(JobElsewhere()) as job:
             result = pipeline.run()
-            submitted = True
+            submitted, job.cancel = True, result.cancel
             result.wait_until_finish()
         return result
     except PartiError as error:

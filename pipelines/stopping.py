@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run at once, in one line: what is finished is kept, what is half written is removed.
 
+A job on an engine beyond this machine is cancelled there; where that fails, the line says that it may go on.
 The handler ends the process itself: an exception would pass through an engine's threads, which wrap it or wait.
 """
 
@@ -7,8 +8,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 from parti_data.claim import give_back_leases
@@ -17,6 +19,28 @@ from parti_data.storage import begin_no_file, is_local, sweep
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 """A bar that is being drawn hides it."""
+_CANCELLED_WITHIN_S = 10.0
+
+
+@dataclass
+class JobElsewhere:
+    """A job on an engine beyond this machine, which does not end with this process."""
+
+    cancel: Callable[[], object] | None = None
+    """None as long as it may not have been submitted yet."""
+
+
+_JOBS: list[JobElsewhere] = []
+
+
+@contextmanager
+def job_elsewhere() -> Iterator[JobElsewhere]:
+    """While the block runs, which is to fill in what cancels the job, whoever stops this process cancels it."""
+    _JOBS.append(job := JobElsewhere())
+    try:
+        yield job
+    finally:
+        _JOBS.remove(job)
 
 
 @contextmanager
@@ -32,8 +56,8 @@ def stop_in_one_line(directory: str) -> Iterator[None]:
         threading.excepthook = lambda _: None  # threads that find their files gone have nothing to tell
         begin_no_file()
         _sweep_all(directory)
+        line = f"{_cancel_jobs()} run the same command again to go on, what is finished is kept\n"
         give_back_leases()
-        line = "stopped; run the same command again to go on, what is finished is kept\n"
         os.write(2, ((_SHOW_CURSOR if sys.stderr.isatty() else "") + line).encode())  # print is not to be called twice
         os._exit(128 + number)
 
@@ -43,6 +67,27 @@ def stop_in_one_line(directory: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cancel_jobs() -> str:
+    """Return how the line begins, after the jobs elsewhere were told to end, each in a thread: this one may hold locks.
+
+    Raises nothing, whatever an engine's client does.
+    """
+    uncancelled = list(_JOBS)
+
+    def cancel(job: JobElsewhere) -> None:
+        if job.cancel:
+            job.cancel()
+            uncancelled.remove(job)
+
+    for job in _JOBS:
+        thread = threading.Thread(target=cancel, args=(job,), daemon=True)
+        thread.start()
+        thread.join(_CANCELLED_WITHIN_S)
+    if uncancelled:
+        return "stopped, but the job may go on: cancel it on its engine first, then"
+    return "stopped, and its engine was told to cancel the job;" if _JOBS else "stopped;"
 
 
 def _sweep_all(directory: str) -> None:

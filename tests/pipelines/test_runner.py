@@ -5,9 +5,11 @@ import sys
 import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from parti_data import errors
 from parti_data.errors import ConfigError, EngineError, PartiError
+from pipelines import stopping
 from pipelines.engines import last_raised, refuse_local_paths
 from pipelines.runner import make_pipeline, parse_options, run
 
@@ -241,3 +243,29 @@ def test_a_pipeline_that_ends_well_says_nothing(capsys):
     _ = pipeline | beam.Create([1]) | beam.Map(str)
     run(pipeline)
     assert capsys.readouterr().out == ""
+
+
+class StubJob:
+    """A pipeline on an engine, and its result, which looks at what a stop would cancel while it is waited for."""
+
+    def __init__(self, runner):
+        self.runner, self.cancelled_by_a_stop = runner, []
+
+    def run(self) -> "StubJob":
+        self.cancelled_by_a_stop += [job.cancel for job in stopping._JOBS]
+        return self
+
+    def wait_until_finish(self) -> None:
+        self.cancelled_by_a_stop += [job.cancel for job in stopping._JOBS]
+
+    def cancel(self) -> None:
+        """Never called here."""
+
+
+def test_a_job_elsewhere_is_cancelled_by_a_stop_once_it_is_submitted_and_none_here():
+    job = StubJob(PortableRunner())
+    run(job)
+    assert job.cancelled_by_a_stop == [None, job.cancel]
+    here = StubJob(make_pipeline(parse_options([])).runner)
+    run(here)
+    assert here.cancelled_by_a_stop == stopping._JOBS == []
