@@ -81,6 +81,7 @@ class ImportTokensConfig(StageConfig):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
         {"image_tokenizer", "tokenizer", "text_tokenizer", "max_dropped_fraction"}
     )
+    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ("text_tokenizer",)
 
     @model_validator(mode="after")
     def _refuse_two_makers_and_none(self) -> Self:

@@ -62,10 +62,16 @@ def run_stage(
 ) -> Manifest:
     """Run a stage on the engine that Beam's options name, and return its manifest."""
     options, config = load("pipelines.runner").parse_options(context.obj), read_config(model, arguments)
-    source = getattr(config.source, "path", config.source)
-    paths = {"output": config.output} | ({"source": source} if isinstance(source, str) else {})  # scenes have no path
-    load("pipelines.engines").refuse_local_paths(options, paths)
+    load("pipelines.engines").refuse_local_paths(options, _opened_by_workers(config))
     return _run(stage, config, options, *others)
+
+
+def _opened_by_workers(config: Any) -> dict[str, str]:
+    """Return the paths that workers read or write, by what they are of."""
+    source, root = getattr(config.source, "path", config.source), getattr(config.source, "root", "")
+    paths = {"output": config.output} | ({"source": source} if isinstance(source, str) else {})  # scenes have no path
+    paths |= {"source.root": root} if root else {}
+    return paths | {name: getattr(config, name) for name in config.OPENED_BY_WORKERS}
 
 
 def run_job(

@@ -13,7 +13,7 @@ import ijson
 from parti_data.config import Place, StrictModel
 from parti_data.errors import SourceError
 from parti_data.sources.columns import to_captions, to_fields, to_text
-from parti_data.sources.image_folder import ImageFolder
+from parti_data.sources.image_folder import ImageFolder, refuse_no_folder
 from parti_data.sources.listing import digest_splits, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit
 from parti_data.storage import open_file
@@ -32,7 +32,8 @@ class CocoSource(StrictModel):
     """The folder that images are read below, such as train2017."""
 
     def splits(self) -> list[SourceSplit]:
-        """Return a split for each file, in name order; raises SourceError where there is none."""
+        """Return a split for each file, in name order; raises SourceError where there is none, or no root."""
+        refuse_no_folder(self.root)
         return list_splits(self.path, (".json",), "JSON files of COCO captions")
 
     def digest(self, splits: list[SourceSplit] | None = None) -> str:

@@ -7,12 +7,18 @@ import re
 
 from parti_data.errors import SourceError
 from parti_data.sources.pairs import Location
-from parti_data.storage import absolute, is_local, read_range, regular_file_size
+from parti_data.storage import absolute, is_directory, is_local, read_range, regular_file_size
 
 _LEADS_ELSEWHERE = re.compile(r"[/\\~]|[A-Za-z]:|.*(://|\0)", re.DOTALL)
 """A name that starts at the root, at a home or at a drive, or that is a URL or holds a NUL."""
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _MISSING_CODES = (errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+
+
+def refuse_no_folder(root: str) -> None:
+    """Raise SourceError where there is no such folder: all of its images would be missing."""
+    if not is_directory(root) and not root.startswith(("http://", "https://")):  # a web server tells of no folders
+        raise SourceError(f"{root}: expected the folder of the images, found none; check source.root")
 
 
 class ImageFolder:

@@ -20,7 +20,7 @@ from parti_data.sources.columns import (
     to_captions,
     to_fields,
 )  # fmt: skip
-from parti_data.sources.image_folder import ImageFolder
+from parti_data.sources.image_folder import ImageFolder, refuse_no_folder
 from parti_data.sources.listing import digest_splits, fixed_folder, folder_of, list_splits
 from parti_data.sources.pairs import Location, RawPair, SourceSplit, choose_rows
 from parti_data.sources.parquet_rows import ParquetRows, is_scalar, is_text, to_value
@@ -49,7 +49,9 @@ class TableSource(StrictModel):
     """The names of the columns of csv and tsv files that have no line that says them."""
 
     def splits(self) -> list[SourceSplit]:
-        """Return a split for each table, in name order; raises SourceError where there is none."""
+        """Return a split for each table, in name order; raises SourceError where there is none, or no root."""
+        if self.root:
+            refuse_no_folder(self.root)
         return list_splits(self.path, ENDINGS, f"tables ({', '.join(ENDINGS)})")
 
     def digest(self, splits: list[SourceSplit] | None = None) -> str:

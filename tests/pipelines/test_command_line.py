@@ -90,13 +90,20 @@ def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, conte
 
 
 @pytest.mark.parametrize(
-    ("stage", "source"), [("shard", ["source=runs/x"]), ("filter", ["source.kind=webdataset", "source.path=runs/x"])]
+    ("stage", "name", "others"),
+    [
+        ("shard", "source", ["source=runs/x"]),
+        ("filter", "source", ["source.kind=webdataset", "source.path=runs/x"]),
+        ("filter", "source.root", ["source.kind=coco", "source.path=memory://a", "source.root=runs/x"]),
+        ("tokenize", "image_tokenizer", ["source=memory://a", "image_tokenizer=runs/x", "text_tokenizer=memory://a"]),
+        ("tokenize", "text_tokenizer", ["source=memory://a", "image_tokenizer=memory://a", "text_tokenizer=runs/x"]),
+    ],
 )
-def test_a_source_on_this_machine_is_refused_for_dataflow(parti, monkeypatch, stage, source):
+def test_what_workers_open_on_this_machine_is_refused_for_dataflow(parti, monkeypatch, stage, name, others):
     options = PipelineOptions(["--runner=DataflowRunner"])
     monkeypatch.setattr(runner, "parse_options", lambda _: options)  # without asking Google
-    code, _, err = parti(stage, *source, "output=memory://bucket/x", "--", "--runner=DataflowRunner")
-    expected = "error: source: expected a path that Dataflow's workers reach, found 'runs/x'; give a gs:// one\n"
+    code, _, err = parti(stage, *others, "output=memory://bucket/x", "--", "--runner=DataflowRunner")
+    expected = f"error: {name}: expected a path that Dataflow's workers reach, found 'runs/x'; give a gs:// one\n"
     assert (code, err) == (2, expected)
 
 

@@ -134,6 +134,14 @@ def test_each_file_is_a_split(write, tmp_path):
     assert source(root).digest() != before
 
 
+@pytest.mark.parametrize("place", ["{tmp_path}", "memory://coco-without-images"])
+def test_a_root_that_is_no_folder_is_refused(tmp_path, place):
+    place = place.format(tmp_path=tmp_path)
+    publish_bytes(f"{place}/captions.json", json.dumps(CONTENT).encode())
+    with pytest.raises(SourceError, match=f"^{place}/images: expected the folder of the images, found none; check sou"):
+        source(place).splits()
+
+
 def test_files_behind_a_url_are_read():
     publish_bytes("memory://coco/captions.json", json.dumps(CONTENT).encode())
     publish_bytes("memory://coco/images/a.png", b"abc")

@@ -147,6 +147,13 @@ def test_images_may_lie_below_another_folder(write, tmp_path):
         source(path).fetch(pairs[0].location)
 
 
+def test_a_root_that_is_no_folder_is_refused(write, tmp_path):
+    path = write("x.csv", "file_name,text\na.png,one\n")
+    for root in (f"{tmp_path}/none", path):
+        with pytest.raises(SourceError, match=f"^{root}: expected the folder of the images, found none; check source."):
+            source(path, root=root).splits()
+
+
 def test_tables_of_a_directory_or_a_glob_are_splits_with_their_own_folders(write, tmp_path):
     for number in (1, 0):
         write(f"t{number}/i.png", f"image {number}")
