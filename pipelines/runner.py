@@ -7,6 +7,7 @@ another engine. Its workers are threads; the image work that takes the time rele
 import io
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -108,13 +109,20 @@ def local_workers(options: PipelineOptions) -> int:
 
 
 def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
-    """Return a pipeline on the engine that the options name, the local one by default."""
-    if options.view_as(StandardOptions).runner:
-        return beam.Pipeline(options=options)
+    """Return a pipeline on the engine that the options name, the local one by default.
+
+    Its folder in /tmp, for transforms in other languages, is removed at once: a run that is stopped would leave it.
+    """
+    runner = None if options.view_as(StandardOptions).runner else _local_runner(options)
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    shutil.rmtree(pipeline.local_tempdir)
+    return pipeline
+
+
+def _local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
     settings = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=settings)
-    runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
-    return beam.Pipeline(runner=runner, options=options)
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
 
 
 def run(pipeline: beam.Pipeline) -> Any:

@@ -246,7 +246,10 @@ def begin_long_run():
 
     def begin(output: Path, *options: str) -> subprocess.Popen:
         command = [*PARTI, "filter", f"output={output}", *LONG, "--", *options]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"TMPDIR": str(output.parent)},
+        )  # fmt: skip
         begun.append(process)
         until = time.monotonic() + 120
         while not [name for name in list_directory(f"{output}/measured") if re.match(r"split-.*\.tmp-", name)]:
@@ -271,6 +274,7 @@ def test_a_run_that_is_stopped_says_so_in_one_line_and_goes_on_later(
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
     assert err == "stopped; run the same command again to go on, what is finished is kept\n"
+    assert list_directory(str(tmp_path)) == ["out"]  # nothing of Beam's where temporary files go
     left = contents(tmp_path / "out")
     assert MANIFEST not in left
     assert not [name for name in left if ".tmp-" in name]

@@ -22,6 +22,13 @@ def test_without_a_runner_the_workers_are_threads_one_for_each_core():
     assert type(make_pipeline(options).runner).__name__ == "FnApiRunner"
 
 
+@pytest.mark.parametrize("arguments", [[], ["--runner=FnApiRunner"], ["--runner=PortableRunner"]])
+def test_a_pipeline_that_is_never_run_leaves_no_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    make_pipeline(PipelineOptions(arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_options_that_are_given_beat_the_defaults():
     options = parse_options(["--direct_num_workers=3", "--direct_running_mode=multi_threading"])
     assert options.view_as(DirectOptions).direct_running_mode == "multi_threading"
