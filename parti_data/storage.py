@@ -154,11 +154,20 @@ def file_sizes(paths: list[str]) -> list[int]:
 
 def listed_sizes(directory: str) -> dict[str, int]:
     """Return the sizes in bytes of what is in a directory, by name; nothing where there is no directory."""
+    return {name: int(info["size"] or 0) for name, info in _listed(directory).items()}
+
+
+def listed_versions(directory: str) -> dict[str, tuple[int | str, ...]]:
+    """Return what `file_version` tells of what is in a directory, by name; nothing where there is no directory."""
+    return {name: _version(info) for name, info in _listed(directory).items()}
+
+
+def _listed(directory: str) -> dict[str, dict[str, Any]]:
     if not is_directory(directory):
         return {}
     filesystem, name = open_filesystem(directory)
     with reading(directory):
-        return {Path(entry["name"]).name: int(entry["size"] or 0) for entry in filesystem.ls(name, detail=True)}
+        return {Path(entry["name"]).name: entry for entry in filesystem.ls(name, detail=True)}
 
 
 class Entry(NamedTuple):
@@ -203,7 +212,10 @@ def file_marker(path: str) -> list[int | str]:
 
 def file_version(path: str) -> tuple[int | str, ...]:
     """Return what tells this state of the file from an earlier one: its marker and when it was last changed."""
-    info = _info(path)
+    return _version(_info(path))
+
+
+def _version(info: dict[str, Any]) -> tuple[int | str, ...]:
     return (*_marker(info), *(str(info[key]) for key in _CHANGED if info.get(key)))
 
 

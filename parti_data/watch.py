@@ -21,7 +21,7 @@ from parti_data.figures import say_bytes, say_count, say_figure, say_seconds, sa
 from parti_data.metrics import IMAGE_BYTES, ROWS
 from parti_data.progress import LINE_EVERY_S, print_line
 from parti_data.step_times import counted_here
-from parti_data.storage import join, list_directory, open_file
+from parti_data.storage import join, list_directory, listed_versions, open_file
 
 _LOOK_EVERY_S = 0.5
 _LEAST_REST = 10
@@ -45,6 +45,8 @@ class Watched:
     directory: str
     weights: dict[str, int]
     unit: Unit
+    replaced: bool = False
+    """Whether all of them shall be new, also those that are there: most of their rows are not read for it."""
 
 
 class State(NamedTuple):
@@ -68,6 +70,7 @@ class Watcher:
     """The rows of each file that was finished since then."""
 
     def __post_init__(self):
+        self._old = listed_versions(self.watched.directory) if self.watched.replaced else {}
         self._before = self._names()
         self._counted = {name: counted_here(name) for name in (ROWS, IMAGE_BYTES)}
 
@@ -75,8 +78,7 @@ class Watcher:
         """Return how far the work is."""
         names = self._names()
         for name in names - self._before - self.finished.keys():
-            path = join(self.watched.directory, name)
-            self.finished[name] = _num_rows(path) if name.endswith(_PARQUET) else self.watched.weights[name]
+            self.finished[name] = self._rows(name)
         rows = max(sum(self.finished.values()), self._counted_here(ROWS))
         seconds = max(now - self.started, 1e-9)
         total = max(sum(self.watched.weights.values()), 1)
@@ -96,7 +98,16 @@ class Watcher:
         )
 
     def _names(self) -> set[str]:
-        return set(list_directory(self.watched.directory)) & self.watched.weights.keys()
+        if not self.watched.replaced:
+            return set(list_directory(self.watched.directory)) & self.watched.weights.keys()
+        found = listed_versions(self.watched.directory)
+        return {name for name in found.keys() & self.watched.weights.keys() if found[name] != self._old.get(name)}
+
+    def _rows(self, name: str) -> int:
+        if self.watched.replaced:
+            return 0
+        path = join(self.watched.directory, name)
+        return _num_rows(path) if name.endswith(_PARQUET) else self.watched.weights[name]
 
     def _weight(self, names: dict[str, int] | set[str]) -> float:
         return float(sum(self.watched.weights[name] for name in names))

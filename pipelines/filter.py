@@ -31,7 +31,7 @@ from pipelines.judge_pairs import JudgePairs, Judging
 from pipelines.measure_again import MeasureAgain
 from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
-from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
+from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, find_written, remember_splits
 from pipelines.run_metrics import run_recorded
 from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import LedgerFile, SkippedSplit, WriteLedgers
@@ -130,18 +130,23 @@ def measure(config: FilterConfig, splits: list[SourceSplit], options: PipelineOp
         | "GatherCaptions" >> beam.GroupByKey()
         | "WriteRepeated" >> beam.MapTuple(lambda _, captions: write_repeated(config.output, captions))
     )
-    with watch(_measure_watch(config, splits)):
+    with watch(_measure_watch(config, splits, retry)):
         run_recorded(pipeline, "measure", config.output)
 
 
-def _measure_watch(config: FilterConfig, splits: list[SourceSplit]) -> Watched:
-    """Return the fragments with the size of their splits: rows where they are told, else the bytes of their files."""
+def _measure_watch(config: FilterConfig, splits: list[SourceSplit], retry: Retry | None) -> Watched:
+    """Return the fragments with the size of their splits: rows where they are told, else the bytes of their files.
+
+    Of a retry those that it writes.
+    """
+    splits = find_written(config.output, splits, retry) if retry else splits
     names = [_last(fragment_path(config.output, split.number)) for split in splits]
     is_counted = all(split.count for split in splits)
     sizes = [split.count if is_counted else int(split.marker[0]) for split in splits]
     holds_images = isinstance(config.source, WebDatasetSource | ParquetSource)
-    unit = "rows" if is_counted else "image_bytes" if holds_images else "size"
-    return Watched("measure", join(config.output, FRAGMENTS), dict(zip(names, sizes, strict=True)), unit)
+    unit = "size" if retry else "rows" if is_counted else "image_bytes" if holds_images else "size"
+    weights = dict(zip(names, sizes, strict=True))
+    return Watched("measure", join(config.output, FRAGMENTS), weights, unit, replaced=retry is not None)
 
 
 def _judge_watch(output: str, num_splits: int) -> Watched:

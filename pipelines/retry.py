@@ -143,6 +143,16 @@ def count_rows(output: str, splits: list[SourceSplit], reasons: list[str]) -> li
         return list(pool.map(count, splits))
 
 
+def find_written(output: str, splits: list[SourceSplit], retry: Retry) -> list[SourceSplit]:
+    """Return the splits whose fragments a retry writes: anew, or for the first time."""
+    counts = count_rows(output, splits, retry.reasons)
+    return [
+        split
+        for split, count in zip(splits, counts, strict=True)
+        if count.num_rows or split.number in retry.changed or not is_file(fragment_path(output, split.number))
+    ]
+
+
 def remember_splits(output: str, splits: list[SourceSplit]) -> None:
     """Write down which files there are, and how large, where that is not written yet."""
     if not is_file(join(output, SPLITS)):

@@ -54,6 +54,19 @@ def test_what_was_finished_before_tells_no_speed(watcher, finish):
     assert watching.look(150.0) == State(2, 0.6, 100, 2.0, None, 200.0)
 
 
+def test_files_that_shall_be_replaced_count_once_they_are_new(finish, tmp_path):
+    for name in "ab":
+        finish(f"{name}.parquet", 100)
+    watched = Watched("measure", str(tmp_path), {"a.parquet": 300, "b.parquet": 100, "c.parquet": 600}, "size", True)
+    watching = Watcher(watched, 100.0)
+    assert watching.look(110.0) == State(0, 0.0, 0, None, None, None)
+    finish("a.parquet", 100)
+    assert watching.look(130.0) == State(1, 0.3, 0, None, None, 70.0)
+    for name in "bc":
+        finish(f"{name}.parquet", 100)
+    assert watching.look(140.0) == State(3, 1.0, 0, None, None, None)
+
+
 def test_a_footer_is_read_once(watcher, finish, monkeypatch):
     watching = watcher(a=10, b=10)
     finish("a.parquet", 10)

@@ -1,6 +1,8 @@
 import ast
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from parti_data.manifest import MANIFEST
 from parti_data.rules import Rules
 from parti_data.sources import CocoSource, TableSource, WebDatasetSource, image_folder, table
 from parti_data.storage import open_file, read_range
+from parti_data.watch import Watched, Watcher
 from pipelines import measure_pairs, merge_duplicates
 from pipelines.command_line import main
 from pipelines.filter import FilterConfig, filter_pairs
@@ -344,6 +347,23 @@ def test_coco_images_that_have_arrived_are_read(tmp_path, run, contents, plain_p
     run(configs[1])
     assert reasons(configs[0].output) == ["image_missing", "kept", "kept"]
     assert contents(configs[0].output) == contents(configs[1].output)
+
+
+def test_progress_of_a_retry_is_of_the_fragments_that_it_writes(make, run, arrive, monkeypatch):
+    config, seen = make("out"), []
+    run(config)
+    arrive()
+
+    @contextmanager
+    def look_at_both_ends(watched: Watched) -> Iterator[None]:
+        watcher = Watcher(watched, 0.0)
+        seen.append(watcher.look(1.0)[:2])
+        yield
+        seen.append(watcher.look(2.0)[:2])
+
+    monkeypatch.setattr("pipelines.filter.watch", look_at_both_ends)
+    run(config, False, MISSING)
+    assert seen[:2] == [(0, 0.0), (2, 1.0)]  # the images of the first table are all there
 
 
 def test_every_reason_that_a_row_is_dropped_for_is_known():
