@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import Any, NamedTuple
 
 QUIET_ERROR, BUSY_ERROR = 0.25, 1.0
@@ -106,16 +106,18 @@ def cut(items: Sequence[Any], least: int = 10, most_parts: int = 8) -> list[Sequ
 def measure_speedup(work: Callable[[Any], object], items: Sequence[Any], workers: int) -> float:
     """Return how many times faster so many threads do the work than one does: Python's lock may leave little of it.
 
-    Each way is tried twice with as many items as take `_TRIED_S`, the faster time counts.
+    Each way is tried twice with as many items as take `_TRIED_S`, the faster time counts. Threads get equally many;
+    some do items over again where there are not enough.
     """
-    if workers < 2 or len(items) < workers:
+    if workers < 2:
         return 1.0
     items = items[: max(_num_within(work, items), workers)]
-    parts = [items[number::workers] for number in range(workers)]
+    dealt = list(islice(cycle(items), -(-len(items) // workers) * workers))
+    parts = [dealt[number::workers] for number in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         together = _seconds(lambda: list(pool.map(lambda part: [work(item) for item in part], parts)))
     alone = _seconds(lambda: [work(item) for item in items])
-    return min(max(alone / together, 1.0), float(workers))
+    return min(max(alone / len(items) * len(dealt) / together, 1.0), float(workers))
 
 
 def _num_within(work: Callable[[Any], object], items: Sequence[Any]) -> int:

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -89,4 +90,8 @@ def test_threads_are_tried_with_no_more_items_than_take_a_moment(monkeypatch):
 
 def test_one_worker_is_as_fast_as_one():
     assert measure_speedup(str, [1, 2, 3], 1) == 1.0
-    assert measure_speedup(str, [1], 2) == 1.0
+
+
+@pytest.mark.parametrize("num_items", [1, 3, 10])
+def test_work_that_does_not_hold_threads_up_is_faster_by_their_number_however_few_items_there_are(num_items):
+    assert 6 < measure_speedup(lambda _: time.sleep(0.05), list(range(num_items)), 8) <= 8
