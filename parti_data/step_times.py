@@ -10,9 +10,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
+
+
+class EndedEarlyError(Exception):
+    """Another thread has failed, and this one need not go on; never the first error, so never told."""
 
 
 class StepTimes(NamedTuple):
@@ -31,6 +36,7 @@ class _Thread:
         self.ever: Counter[str] = Counter()
         self.running: list[str] = []
         self.since_ns = 0
+        self.errors: list[Exception] = []
 
 
 class _Mine(threading.local):
@@ -54,6 +60,8 @@ class timed:  # noqa: N801  # read as a word: with timed("decode")
 
     def __enter__(self) -> None:
         self._thread = thread = _mine.thread
+        if thread.errors:
+            raise EndedEarlyError
         now = time.perf_counter_ns()
         if thread.running:
             thread.busy_ns[thread.running[-1]] += now - thread.since_ns
@@ -65,6 +73,22 @@ class timed:  # noqa: N801  # read as a word: with timed("decode")
         now = time.perf_counter_ns()
         thread.busy_ns[thread.running.pop()] += now - thread.since_ns
         thread.since_ns = now
+
+
+@contextmanager
+def ends_with(errors: list[Exception]) -> Iterator[None]:
+    """While the block runs, this thread begins no step once there are errors; its own is added to them."""
+    thread = _mine.thread
+    before, thread.errors = thread.errors, errors
+    try:
+        if errors:
+            raise EndedEarlyError
+        yield
+    except Exception as error:
+        errors.append(error)
+        raise
+    finally:
+        thread.errors = before
 
 
 class paused:  # noqa: N801

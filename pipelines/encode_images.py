@@ -107,6 +107,7 @@ class EncodeImages(beam.PTransform):
         return plans | "EncodeSlice" >> beam.Map(encode_slice, encoding=self.encoding)
 
 
+@reported_steps()
 def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
     """Write the slice's fragment unless it is there; raises TokenizerError where its tokens are no good."""
     path, sheet = (place(encoding.output, plan.number) for place in (fragment_path, sheet_path))
@@ -121,7 +122,7 @@ def encode_slice(plan: EncodePlan, encoding: Encoding) -> int:
         gate = SliceGate(plan.number, plan.first, pairs, image_tokenizer, encoding.quality, sheet)
         if plan.number == 0 and encoding.execution != RECORD:
             gate.compared = encoding.views
-        with reported_steps(), timed("write"):
+        with timed("write"):
             kept = pairs.kept(plan.first, plan.last)
             encoded = encode_rows(
                 pairs, kept, image_tokenizer, text_tokenizer, encoding.views, encoding.decode_processes

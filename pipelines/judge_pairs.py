@@ -15,7 +15,7 @@ from parti_data.rules import Rules, judge_row
 from parti_data.step_times import timed
 from pipelines.candidates import Packing, deal_out, pack
 from pipelines.fragments import fragment_path, read_repeated
-from pipelines.run_metrics import report_steps
+from pipelines.run_metrics import reported_steps
 
 _ROWS_A_BATCH = 4096
 
@@ -47,9 +47,8 @@ class JudgePairs(beam.PTransform):
 def judge_split(split: int, judging: Judging, packing: Packing) -> Iterator[tuple[int, tuple[int, bytes]]]:
     """Yield what the rules keep of a split, packed, by bucket."""
     rows = enumerate(judged_rows(split, judging))
-    with timed("pack"):
+    with reported_steps(), timed("pack"):
         packed = pack(((place, row) for place, row in rows if row.outcome == KEPT), packing)
-    report_steps()
     yield from deal_out(split, packed, packing)
 
 

@@ -15,6 +15,7 @@ from apache_beam.runners.runner import PipelineRunner
 from parti_data.metrics import PipelineRun, StageMetrics, peak_memory, read_metrics, write_metrics
 from parti_data.step_times import StepTimes, take_steps
 from pipelines.engines import is_remote, remote_errors
+from pipelines.first_error import ends_others
 from pipelines.runner import run
 
 _NAMESPACE = "parti"
@@ -23,9 +24,13 @@ _BUSY, _COUNT = "busy_us.", "count."
 
 @contextmanager
 def reported_steps() -> Iterator[None]:
-    """Report to Beam, at the end of the block, what this thread's steps took and counted in it."""
+    """Report to Beam, at the end of the block, what this thread's steps took and counted in it.
+
+    On this machine an error in the block ends those of all workers at their next step.
+    """
     take_steps()  # of one that failed, or that nobody asked for
-    yield
+    with ends_others():
+        yield
     report_steps()
 
 

@@ -31,6 +31,7 @@ from pipelines.engines import (
     submission_error,
     without_step,
 )
+from pipelines.first_error import tells_first_error
 from pipelines.stopping import JobElsewhere, job_elsewhere
 
 _THREADS = "--direct_running_mode=in_memory"
@@ -128,14 +129,17 @@ def _local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
 def run(pipeline: beam.Pipeline) -> Any:
     """Run to the end and return Beam's result.
 
-    An error of ours comes out as it was raised in the worker, without Beam's frame around it. What else goes wrong on
+    An error of ours comes out as it was raised in the worker, without Beam's frame around it; on this machine the first
+    one, soon: the other workers end at their next step. What else goes wrong on
     an engine beyond this machine comes out as one EngineError.
     """
     runner = pipeline.runner
     expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
     submitted = False
     try:
-        with _said_once(), job_elsewhere() if is_remote(runner) else nullcontext(JobElsewhere()) as job:
+        elsewhere = job_elsewhere() if is_remote(runner) else nullcontext(JobElsewhere())
+        here = tells_first_error() if isinstance(runner, fn_runner.FnApiRunner) else nullcontext()
+        with _said_once(), elsewhere as job, here:
             result = pipeline.run()
             submitted, job.cancel = True, result.cancel
             result.wait_until_finish()

@@ -71,13 +71,14 @@ def plan_shards(num_pairs: int, pairs_per_shard: int) -> list[ShardPlan]:
     return [ShardPlan(number, total, bounds[number], bounds[number + 1]) for number in range(total)]
 
 
+@reported_steps()
 def write_shard(plan: ShardPlan, source: str, input_digest: str, output: str) -> tuple[ShardRecord, ShardRecord]:
     """Write a tar and then its ledger, unless both are there; bytes are a function of the plan and the source."""
     tar = shard_name("pairs", plan.number, plan.total, "tar")
     ledger = shard_name("ledger", plan.number, plan.total, "parquet")
     if not (is_file(join(output, tar)) and is_file(join(output, ledger))):
         pairs = PairDirectory(source)
-        with reported_steps(), timed("write"):
+        with timed("write"):
             with publish(join(output, tar)) as file, tarfile.open(
                 fileobj=file, mode="w", format=tarfile.USTAR_FORMAT
             ) as archive:  # fmt: skip
@@ -87,7 +88,7 @@ def write_shard(plan: ShardPlan, source: str, input_digest: str, output: str) ->
             write_ledger(join(output, ledger), rows)
             count(WRITTEN_BYTES, file_size(join(output, tar)) + file_size(join(output, ledger)))
     num_rows = plan.last - plan.first
-    with reported_steps(), timed("digest"):
+    with timed("digest"):
         return record_shard(output, tar, num_rows), record_shard(output, ledger, num_rows)
 
 

@@ -34,7 +34,7 @@ from pipelines.fragments import fragment_name
 from pipelines.judge_pairs import Judging, judged_rows
 from pipelines.measure_pairs import SOURCE_UNREADABLE
 from pipelines.merge_duplicates import Merge
-from pipelines.run_metrics import report_steps
+from pipelines.run_metrics import reported_steps
 
 
 class SkippedSplit(TypedDict):
@@ -75,6 +75,7 @@ class WriteLedgers(beam.PTransform):
         )
 
 
+@reported_steps()
 def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num_splits: int) -> LedgerFile:
     """Write the ledger of a (split, merges) unless it is there, and return its record and counts.
 
@@ -105,7 +106,6 @@ def write_split_ledger(group: tuple[int, Iterable[Merge]], judging: Judging, num
         fragment = record_shard(judging.output, fragment_name(split), counts.total())
     if is_new:
         count(ROWS, counts.total())
-    report_steps()
     return LedgerFile(
         shard,
         fragment,

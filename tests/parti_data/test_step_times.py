@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from parti_data.step_times import count, counted_here, take_steps, timed, timed_each
+from parti_data.step_times import EndedEarlyError, count, counted_here, ends_with, take_steps, timed, timed_each
 
 
 @pytest.fixture
@@ -83,3 +83,17 @@ def test_each_thread_takes_its_own_and_all_are_counted_together():
     assert sorted(taken) == [1000, 3000]
     assert take_steps().counts == {}
     assert counted_here("rows") == before + 4000
+
+
+def test_no_step_begins_once_another_thread_has_failed():
+    errors: list[Exception] = []
+    with pytest.raises(EndedEarlyError), ends_with(errors), timed("write"):
+        for number in timed_each("read", range(9)):
+            if number == 3:
+                errors.append(ValueError("of another thread"))
+            assert number < 4
+    with pytest.raises(EndedEarlyError), ends_with(errors):
+        raise AssertionError
+    assert str(errors[0]) == "of another thread"
+    with timed("read"):
+        pass
