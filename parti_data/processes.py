@@ -8,12 +8,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from parti_data.errors import EngineError
@@ -22,6 +22,7 @@ from parti_data.step_times import StepTimes, add_steps, paused, take_steps
 Result = TypeVar("Result")
 _CALLS_AHEAD = 4
 """For each process."""
+_LOOK_EVERY_S = 0.2
 _starting = threading.Lock()
 
 
@@ -68,16 +69,16 @@ def _work(function: Callable[..., Result], call: tuple[Any, ...]) -> tuple[Resul
 
 @lru_cache(maxsize=1)
 def _pool(processes: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
+    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), end_with_parent, (os.getpid(),))
 
 
-def _end_with_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to follow
-    parent = multiprocessing.parent_process()
+def end_with_parent(parent: int) -> None:
+    """End this process once its parent, of this id, has ended, however that ends; Ctrl-C is the parent's to follow."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

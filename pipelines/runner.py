@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from parti_data import errors
 from parti_data.errors import ConfigError, EngineError, PartiError
@@ -32,11 +33,14 @@ from pipelines.engines import (
     without_step,
 )
 from pipelines.first_error import tells_first_error
+from pipelines.local_worker import worker_command
 from pipelines.stopping import JobElsewhere, job_elsewhere
 
 _THREADS = "--direct_running_mode=in_memory"
 _WORKER_GONE = ("Channel closed prematurely", "Worker subprocess exited")
 """What the local engine says when one of its processes was killed."""
+_WORKER_READERS = ("beam_control_read", "read_grpc_client_inputs")
+"""The threads that then find no more to read."""
 _NOT_WAITED_FOR = ("--template_location", "--dry_run", "--no_wait_until_finish")
 
 
@@ -114,24 +118,32 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
     Its folder in /tmp, for transforms in other languages, is removed at once: a run that is stopped would leave it.
     """
-    runner = None if options.view_as(StandardOptions).runner else _local_runner(options)
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    if options.view_as(StandardOptions).runner:
+        pipeline = beam.Pipeline(options=options)
+    else:
+        pipeline = _local_pipeline(options)
     shutil.rmtree(pipeline.local_tempdir)
     return pipeline
 
 
-def _local_runner(options: PipelineOptions) -> fn_runner.FnApiRunner:
-    settings = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
-    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=settings)
-    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
+def _local_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    given = options.get_all_options(drop_default=True)
+    workers = None
+    if given.get("direct_running_mode") == "multi_processing":
+        workers = SubprocessSDKEnvironment.from_command_string(worker_command())
+        del given["direct_running_mode"]  # for which Beam would start workers of its own
+        options = PipelineOptions.from_dictionary(given)
+    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=JobServiceHandle.encode_pipeline_options(given))
+    runner = fn_runner.FnApiRunner(workers, provision_info=fn_runner.ExtendedProvisionInfo(provision))
+    return beam.Pipeline(runner=runner, options=options)
 
 
 def run(pipeline: beam.Pipeline) -> Any:
     """Run to the end and return Beam's result.
 
     An error of ours comes out as it was raised in the worker, without Beam's frame around it; on this machine the first
-    one, soon: the other workers end at their next step. What else goes wrong on
-    an engine beyond this machine comes out as one EngineError.
+    one, soon: the other workers end at their next step. What else goes wrong on an engine beyond this machine comes out
+    as one EngineError.
     """
     runner = pipeline.runner
     expected = remote_errors(runner) if is_remote(runner) else (RuntimeError,)
@@ -164,7 +176,8 @@ def _said_once() -> Iterator[None]:
     told = threading.excepthook
 
     def tell(failure: threading.ExceptHookArgs) -> None:
-        if not str(failure.exc_value).startswith(_WORKER_GONE):
+        thread = failure.thread.name if failure.thread else ""
+        if thread not in _WORKER_READERS and not str(failure.exc_value).startswith(_WORKER_GONE):
             told(failure)
 
     threading.excepthook = tell

@@ -245,11 +245,20 @@ def test_a_fault_of_ours_is_not_dressed_up(mode):
     assert not isinstance(error.value, PartiError)
 
 
-def test_a_pipeline_that_ends_well_says_nothing(capsys):
-    pipeline = make_pipeline(parse_options(["--direct_num_workers=1"]))
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_a_pipeline_that_ends_well_says_nothing(capfd, mode):
+    pipeline = make_pipeline(parse_options(["--direct_num_workers=2", f"--direct_running_mode={mode}"]))
     _ = pipeline | beam.Create([1]) | beam.Map(str)
     run(pipeline)
-    assert capsys.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_of_ours_comes_out_of_a_process_without_its_traceback(capfd):
+    pipeline = make_pipeline(parse_options(["--direct_num_workers=2", "--direct_running_mode=multi_processing"]))
+    _ = pipeline | beam.Create(["ShardError"]) | "Fails" >> beam.Map(fail)
+    with pytest.raises(errors.ShardError, match=r"^place of ShardError: expected a, found \[b\] \(c\); mend it$"):
+        run(pipeline)
+    assert capfd.readouterr() == ("", "")
 
 
 class StubJob:
