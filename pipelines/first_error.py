@@ -1,31 +1,89 @@
 """The first error in a worker of this machine ends the other workers at their next step, and is the one that is told.
 
-Beam reads what its threads return in their order, so without this the error of a late one would be told once all before
-it had done their whole share. What is finished stays finished.
+Beam reads what its workers return in their order, so without this the error of a late one would be told once all before
+it had done their whole share. What is finished stays finished. Threads share a list, processes a file too, which is
+there once one has failed.
 """
 
+import os
+import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from uuid import uuid4
 
-from parti_data.step_times import ends_with
+from parti_data.step_times import EndedEarlyError, ends_with
 
-_errors: list[Exception] | None = None
+_PLACE = "PARTI_FIRST_ERROR"
+"""Of the environment: tells the processes of a run where that file is to be."""
+_LOOK_EVERY_S = 0.2
+
+
+class _Errors(list[Exception]):
+    """The errors of a process, the first of them written down for the other processes unless one has its own there."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def append(self, error: Exception) -> None:
+        """Add an error."""
+        if not self and not self.path.exists():
+            new = self.path.with_suffix(f".{os.getpid()}")
+            with suppress(OSError):  # another thread was first, or there is no room
+                new.write_text("".join(traceback.format_exception(error)))
+                new.rename(self.path)
+        super().append(error)
+
+
+_errors: _Errors | None = None
 """Of the run that this process is at; None outside of one, as in a worker elsewhere, whose engine may try again."""
 
 
 @contextmanager
 def tells_first_error() -> Iterator[None]:
-    """Raise, where the block does, the first error of its workers: of one run at a time in a process."""
+    """Raise, where the block does, the first error of its workers: of one run at a time in a process.
+
+    That of another process comes as a RuntimeError with its traceback.
+    """
     global _errors
-    before, _errors = _errors, (errors := [])
+    path = Path(tempfile.gettempdir(), f"parti-{uuid4().hex}")
+    before, _errors = _errors, (errors := _Errors(path))
+    os.environ[_PLACE] = str(path)
     try:
         yield
     except Exception:
         if errors:
             raise errors[0] from None
+        if path.exists():
+            raise RuntimeError(path.read_text()) from None
         raise
     finally:
         _errors = before
+        del os.environ[_PLACE]
+        path.unlink(missing_ok=True)
+
+
+def share_errors() -> None:
+    """Share the errors of this process, which a run has started, with the others of that run."""
+    global _errors
+    _errors = errors = _Errors(Path(os.environ[_PLACE]))
+
+    def watch() -> None:
+        while not errors.path.exists():
+            time.sleep(_LOOK_EVERY_S)
+        errors.append(EndedEarlyError())
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def note_error(error: BaseException | None) -> None:
+    """End the workers of this process's run for an error that none of them can tell."""
+    if _errors is not None and isinstance(error, Exception):
+        _errors.append(error)
 
 
 def ends_others():

@@ -6,6 +6,7 @@ import shlex
 import sys
 
 from parti_data.processes import end_with_parent
+from pipelines.first_error import share_errors
 
 
 def worker_command() -> str:
@@ -16,6 +17,7 @@ def worker_command() -> str:
 def main() -> None:
     """Work for the run whose process is named, silent, until it ends."""
     end_with_parent(int(sys.argv[1]))
+    share_errors()
     logging.disable(logging.CRITICAL)
     from apache_beam.runners.worker import sdk_worker_main  # which logs when it is imported
 

@@ -32,7 +32,7 @@ from pipelines.engines import (
     submission_error,
     without_step,
 )
-from pipelines.first_error import tells_first_error
+from pipelines.first_error import note_error, tells_first_error
 from pipelines.local_worker import worker_command
 from pipelines.stopping import JobElsewhere, job_elsewhere
 
@@ -130,7 +130,7 @@ def _local_pipeline(options: PipelineOptions) -> beam.Pipeline:
     given = options.get_all_options(drop_default=True)
     workers = None
     if given.get("direct_running_mode") == "multi_processing":
-        workers = SubprocessSDKEnvironment.from_command_string(worker_command())
+        workers = SubprocessSDKEnvironment.from_command_string(worker_command())  # type: ignore[attr-defined]
         del given["direct_running_mode"]  # for which Beam would start workers of its own
         options = PipelineOptions.from_dictionary(given)
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=JobServiceHandle.encode_pipeline_options(given))
@@ -176,8 +176,9 @@ def _said_once() -> Iterator[None]:
     told = threading.excepthook
 
     def tell(failure: threading.ExceptHookArgs) -> None:
-        thread = failure.thread.name if failure.thread else ""
-        if thread not in _WORKER_READERS and not str(failure.exc_value).startswith(_WORKER_GONE):
+        if str(failure.exc_value).startswith(_WORKER_GONE):
+            note_error(failure.exc_value)
+        elif not failure.thread or failure.thread.name not in _WORKER_READERS:
             told(failure)
 
     threading.excepthook = tell
