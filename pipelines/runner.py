@@ -118,10 +118,7 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 
     Its folder in /tmp, for transforms in other languages, is removed at once: a run that is stopped would leave it.
     """
-    if options.view_as(StandardOptions).runner:
-        pipeline = beam.Pipeline(options=options)
-    else:
-        pipeline = _local_pipeline(options)
+    pipeline = beam.Pipeline(options=options) if options.view_as(StandardOptions).runner else _local_pipeline(options)
     shutil.rmtree(pipeline.local_tempdir)
     return pipeline
 
