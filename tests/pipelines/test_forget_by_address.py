@@ -182,11 +182,11 @@ def members(path: Path) -> dict[str, bytes]:
 
 def test_judging_again_gives_the_ledger_that_is_left(runs, made, beam_options):
     forget(str(runs), names(hosts=["example.com"]), silent)
-    before = {path.name: path.read_bytes() for path in (runs / "pairs").glob("*.parquet")}
+    before = {path.name: pq.read_table(path) for path in (runs / "pairs").glob("*.parquet")}
     source = WebDatasetSource(kind="webdataset", path=str(made.parent / "*.tar"))
     config = FilterConfig(output=f"{runs}/pairs", source=source, duplicates=Duplicates(near=True, max_captions=999))
     filter_pairs(config, beam_options(), rejudge=True)
-    assert {path.name: path.read_bytes() for path in (runs / "pairs").glob("*.parquet")} == before
+    assert {path.name: pq.read_table(path) for path in (runs / "pairs").glob("*.parquet")} == before
 
 
 def test_what_was_made_before_another_judging_is_told(runs, made, beam_options):
