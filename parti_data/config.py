@@ -29,7 +29,7 @@ class StageConfig(StrictModel):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset()
     """Names of the fields that do not change a byte of the output."""
     OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields whose files an engine's workers open, beside source and output."""
+    """Names of the fields, with their tables', whose files an engine's workers open, beside source and output."""
 
     def deciding(self) -> dict[str, Any]:
         """Return what the output's bytes depend on, as plain JSON values."""

@@ -31,7 +31,7 @@ from pipelines.judge_pairs import JudgePairs, Judging
 from pipelines.measure_again import MeasureAgain
 from pipelines.measure_pairs import SOURCE_UNREADABLE, MeasurePairs, Measuring
 from pipelines.merge_duplicates import MergeDuplicates
-from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, find_written, remember_splits
+from pipelines.retry import SPLITS, Retry, begin_retry, check_reasons, end_retry, remember_splits
 from pipelines.run_metrics import run_recorded
 from pipelines.runner import make_pipeline
 from pipelines.write_ledgers import LedgerFile, SkippedSplit, WriteLedgers
@@ -66,6 +66,7 @@ class FilterConfig(StageConfig):
     source_unreadable, however much of it could be read; --retry-reason source_unreadable reads it when it is mended."""
 
     UNDECIDING: ClassVar[frozenset[str]] = frozenset({"max_dropped_fraction", "on_bad_split"})
+    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ("source.root",)
 
     @model_validator(mode="after")
     def _refuse_fields_that_are_not_kept(self) -> Self:
@@ -139,7 +140,7 @@ def _measure_watch(config: FilterConfig, splits: list[SourceSplit], retry: Retry
 
     Of a retry those that it writes.
     """
-    splits = find_written(config.output, splits, retry) if retry else splits
+    splits = [split for split in splits if not retry or split.number in retry.written]
     names = [_last(fragment_path(config.output, split.number)) for split in splits]
     is_counted = all(split.count for split in splits)
     sizes = [split.count if is_counted else int(split.marker[0]) for split in splits]

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,16 +27,17 @@ class _Errors(list[Exception]):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.path = path
+        self.path, self.is_written = path, False
 
     def append(self, error: Exception) -> None:
         """Add an error."""
-        if not self and not self.path.exists():
-            new = self.path.with_suffix(f".{os.getpid()}")
-            with suppress(OSError):  # another thread was first, or there is no room
-                new.write_text("".join(traceback.format_exception(error)))
-                new.rename(self.path)
         super().append(error)
+        new = self.path.with_suffix(f".{uuid4().hex}")
+        with suppress(OSError):  # another was first, or there is no room
+            new.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
+            os.link(new, self.path)
+            self.is_written = True
+        new.unlink(missing_ok=True)
 
 
 _errors: _Errors | None = None
@@ -56,20 +57,22 @@ def tells_first_error() -> Iterator[None]:
     try:
         yield
     except Exception:
+        if path.exists() and not errors.is_written:
+            raise RuntimeError(path.read_text("utf-8")) from None
         if errors:
             raise errors[0] from None
-        if path.exists():
-            raise RuntimeError(path.read_text()) from None
         raise
     finally:
         _errors = before
-        del os.environ[_PLACE]
+        os.environ.pop(_PLACE, None)
         path.unlink(missing_ok=True)
 
 
 def share_errors() -> None:
     """Share the errors of this process, which a run has started, with the others of that run."""
     global _errors
+    if _PLACE not in os.environ:
+        return  # Beam ran the pipeline, not `run`
     _errors = errors = _Errors(Path(os.environ[_PLACE]))
 
     def watch() -> None:
@@ -86,6 +89,8 @@ def note_error(error: BaseException | None) -> None:
         _errors.append(error)
 
 
-def ends_others():
-    """Return the block in which a worker ends once another has failed, and ends the others where it fails."""
+def ends_others() -> AbstractContextManager[None]:
+    """Return the block in which a worker ends once another has failed, by EndedEarlyError, and ends the others where it
+    fails itself.
+    """
     return nullcontext() if _errors is None else ends_with(_errors)

@@ -81,7 +81,9 @@ class ImportTokensConfig(StageConfig):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
         {"image_tokenizer", "tokenizer", "text_tokenizer", "max_dropped_fraction"}
     )
-    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ("text_tokenizer",)
+    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = (
+        "text_tokenizer", "source.labels", "source.class_names", "source.captions"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _refuse_two_makers_and_none(self) -> Self:

@@ -6,24 +6,25 @@ import shlex
 import sys
 
 from parti_data.processes import end_with_parent
-from pipelines.first_error import share_errors
+from pipelines.first_error import note_error, share_errors
 
 
 def worker_command() -> str:
-    """Return the shell's command that starts one for this process."""
-    return f"exec {shlex.join([sys.executable, '-m', 'pipelines.local_worker', str(os.getpid())])}"
+    """Return the shell's command that starts one for this process, which imports from where this one does."""
+    work = f"import sys; sys.path[:] = {sys.path}; from pipelines.local_worker import main; main({os.getpid()})"
+    return f"exec {shlex.join([sys.executable, '-c', work])}"
 
 
-def main() -> None:
-    """Work for the run whose process is named, silent, until it ends."""
-    end_with_parent(int(sys.argv[1]))
+def main(run: int) -> None:
+    """Work for the run in the process of this id, silent, until that ends."""
+    end_with_parent(run)
     share_errors()
     logging.disable(logging.CRITICAL)
     from apache_beam.runners.worker import sdk_worker_main  # which logs when it is imported
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # where Beam prints the traceback of each error that it sends
-    sdk_worker_main.main([])
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        sdk_worker_main.main([])
+    except Exception as error:
+        note_error(error)
+        raise

@@ -15,7 +15,7 @@ from parti_data.errors import ConfigError, ShardError
 from parti_data.ledger import FORGOTTEN, KEPT, read_outcomes
 from parti_data.manifest import Beginning, read_beginning, reopen, require_reopening
 from parti_data.sources.pairs import SourceSplit
-from parti_data.storage import canonical_json, is_file, join, publish_bytes, read_bytes, remove
+from parti_data.storage import canonical_json, is_file, join, list_directory, publish_bytes, read_bytes, remove
 from pipelines.fragments import FRAGMENTS, fragment_path
 from pipelines.measure_pairs import MEASURED_REASONS, SOURCE_UNREADABLE
 
@@ -51,6 +51,8 @@ class Retry(NamedTuple):
     """Rows that ended for these reasons."""
     num_usable: int
     """Rows of all that could be used."""
+    written: list[int]
+    """Numbers of the splits whose fragments it writes, anew or for the first time."""
 
 
 class Counts(NamedTuple):
@@ -94,7 +96,8 @@ def begin_retry(
     changeable = (*changeable, *retry_changes(begun, beginning, wanted))
     require_reopening(output, beginning, changeable)
     num_rows, num_usable = (sum(column) for column in zip(*counts, strict=True))
-    retry = Retry(wanted, changed, *(pending[2:] if pending else (num_rows, num_usable)))
+    written = _find_written(output, splits, counts, changed)
+    retry = Retry(wanted, changed, *(pending[2:4] if pending else (num_rows, num_usable)), written)
     if retry.num_rows or retry.changed:
         publish_bytes(join(output, _PENDING), canonical_json(retry._asdict()).encode())
     reopen(output, beginning, changeable, anew=retry.num_rows > 0 or bool(retry.changed))
@@ -103,7 +106,17 @@ def begin_retry(
 
 def _read_pending(output: str) -> Retry | None:
     path = join(output, _PENDING)
-    return Retry(**json.loads(read_bytes(path))) if is_file(path) else None
+    return Retry(**{"written": [], **json.loads(read_bytes(path))}) if is_file(path) else None
+
+
+def _find_written(output: str, splits: list[SourceSplit], counts: list[Counts], changed: list[int]) -> list[int]:
+    folder = join(output, FRAGMENTS)
+    there = {join(folder, name) for name in list_directory(folder)}
+    return [
+        split.number
+        for split, count in zip(splits, counts, strict=True)
+        if count.num_rows or split.number in changed or fragment_path(output, split.number) not in there
+    ]
 
 
 def end_retry(output: str, splits: list[SourceSplit], retry: Retry) -> str:
@@ -141,16 +154,6 @@ def count_rows(output: str, splits: list[SourceSplit], reasons: list[str]) -> li
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(count, splits))
-
-
-def find_written(output: str, splits: list[SourceSplit], retry: Retry) -> list[SourceSplit]:
-    """Return the splits whose fragments a retry writes: anew, or for the first time."""
-    counts = count_rows(output, splits, retry.reasons)
-    return [
-        split
-        for split, count in zip(splits, counts, strict=True)
-        if count.num_rows or split.number in retry.changed or not is_file(fragment_path(output, split.number))
-    ]
 
 
 def remember_splits(output: str, splits: list[SourceSplit]) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import reduce
 from importlib import import_module
 from typing import Any
 
@@ -68,10 +69,9 @@ def run_stage(
 
 def _opened_by_workers(config: Any) -> dict[str, str]:
     """Return the paths that workers read or write, by what they are of."""
-    source, root = getattr(config.source, "path", config.source), getattr(config.source, "root", "")
-    paths = {"output": config.output} | ({"source": source} if isinstance(source, str) else {})  # scenes have no path
-    paths |= {"source.root": root} if root else {}
-    return paths | {name: getattr(config, name) for name in config.OPENED_BY_WORKERS}
+    names = ("output", "source", "source.path", *config.OPENED_BY_WORKERS)
+    found = {name: reduce(lambda part, key: getattr(part, key, ""), name.split("."), config) for name in names}
+    return {name.removesuffix(".path"): path for name, path in found.items() if path and isinstance(path, str)}
 
 
 def run_job(

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.portability.api import beam_provision_api_pb2
@@ -39,8 +40,6 @@ from pipelines.stopping import JobElsewhere, job_elsewhere
 _THREADS = "--direct_running_mode=in_memory"
 _WORKER_GONE = ("Channel closed prematurely", "Worker subprocess exited")
 """What the local engine says when one of its processes was killed."""
-_WORKER_READERS = ("beam_control_read", "read_grpc_client_inputs")
-"""The threads that then find no more to read."""
 _NOT_WAITED_FOR = ("--template_location", "--dry_run", "--no_wait_until_finish")
 
 
@@ -175,7 +174,7 @@ def _said_once() -> Iterator[None]:
     def tell(failure: threading.ExceptHookArgs) -> None:
         if str(failure.exc_value).startswith(_WORKER_GONE):
             note_error(failure.exc_value)
-        elif not failure.thread or failure.thread.name not in _WORKER_READERS:
+        elif not isinstance(failure.exc_value, grpc.RpcError):  # of channels that close then
             told(failure)
 
     threading.excepthook = tell

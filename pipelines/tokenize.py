@@ -80,7 +80,7 @@ class TokenizeConfig(StageConfig):
     UNDECIDING: ClassVar[frozenset[str]] = frozenset(
         {"source", "image_tokenizer", "tokenizer", "text_tokenizer", "resources", "quality", "decode_processes"}
     )
-    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ("image_tokenizer", "text_tokenizer")
+    OPENED_BY_WORKERS: ClassVar[tuple[str, ...]] = ("image_tokenizer", "tokenizer.config", "text_tokenizer")
 
     @property
     def pairs_per_fragment(self) -> int:

@@ -59,7 +59,9 @@ class RowDropout(nn.Module):
         self.calls += 1
         numbers = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device) * self.stride
         kept = _kept(numbers, keys, self.p).view(x.shape)
-        return x * kept.to(x.dtype) * (1 / (1 - self.p))  # converted once, for both passes
+        if not x.is_cuda:  # where its memory matters more than converting it again for the backward pass
+            kept = kept.to(x.dtype)
+        return x * kept * (1 / (1 - self.p))
 
 
 def _kept(numbers: Tensor, keys: Tensor, p: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pictures of a step where the networks are, a part at a time."""
+"""The arrays of a step where the networks are; its pictures a part at a time."""
 
 from collections.abc import Callable
 

@@ -89,6 +89,10 @@ def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, conte
     assert err.startswith(f"error: {tmp_path}/a: expected no other run in the directory, found one at work; ")
 
 
+TOKENIZED = ("source", "image_tokenizer", "text_tokenizer")
+IMPORTED = ["source.kind=llamagen", "source.path=memory://a", "image_tokenizer=a", "text_tokenizer=memory://a"]
+
+
 @pytest.mark.parametrize(
     ("stage", "name", "others"),
     [
@@ -97,6 +101,8 @@ def test_a_directory_with_another_run_in_it_is_left_alone(parti, tmp_path, conte
         ("filter", "source.root", ["source.kind=coco", "source.path=memory://a", "source.root=runs/x"]),
         ("tokenize", "image_tokenizer", ["source=memory://a", "image_tokenizer=runs/x", "text_tokenizer=memory://a"]),
         ("tokenize", "text_tokenizer", ["source=memory://a", "image_tokenizer=memory://a", "text_tokenizer=runs/x"]),
+        ("tokenize", "tokenizer.config", [f"{name}=memory://a" for name in TOKENIZED] + ["tokenizer.config=runs/x"]),
+        ("import-tokens", "source.labels", [*IMPORTED, "source.labels=runs/x"]),
     ],
 )
 def test_what_workers_open_on_this_machine_is_refused_for_dataflow(parti, monkeypatch, stage, name, others):

@@ -6,7 +6,7 @@ import pytest
 
 from parti_data.errors import SourceError
 from parti_data.step_times import EndedEarlyError, timed, timed_each
-from pipelines.first_error import ends_others, note_error, tells_first_error
+from pipelines.first_error import ends_others, note_error, share_errors, tells_first_error
 from pipelines.run_metrics import reported_steps
 from pipelines.runner import make_pipeline, run
 
@@ -53,6 +53,15 @@ def test_the_first_error_ends_all_workers_and_is_told(tmp_path, beam_options, mo
         run_with(options, numbers, beam.Map(read, folder=tmp_path))
     assert not (tmp_path / "read to the end").exists()
     run_with(options, numbers, beam.Map(think))  # what has failed is forgotten
+
+
+def test_the_error_of_another_process_is_told_before_what_follows_from_it():
+    with pytest.raises(RuntimeError, match="SourceError: tar \\\\udc80: expected"), tells_first_error():
+        share_errors()  # as another process does
+        note_error(SourceError("tar \udc80: expected it whole"))
+        share_errors()
+        note_error(RuntimeError("a worker is gone"))
+        raise ValueError("of a worker that ended early")
 
 
 def test_an_error_that_no_worker_tells_ends_them_too():
