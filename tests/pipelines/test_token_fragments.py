@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from parti_data.errors import ShardError
 from parti_data.token_shard import ShardMetadata, TokenRow, to_table
@@ -15,9 +14,9 @@ METADATA = ShardMetadata(
 
 def rows(count: int) -> list[TokenRow]:
     draw = np.random.default_rng(0).integers
+    texts, ids = ["a cat", "é"], [[5, 2], [6, 7, 2]]
     return [
-        TokenRow(f"{n:032x}", 0, [0, 0, 8, 8], False, ["a cat", "é"], [[5, 2], [6, 7, 2]], draw(0, 1024, 64), "a", f"{n}")
-        for n in range(count)
+        TokenRow(f"{n:032x}", 0, [0, 0, 8, 8], False, texts, ids, draw(0, 1024, 64), "a", f"{n}") for n in range(count)
     ]
 
 
