@@ -307,7 +307,7 @@ def plan_command(
 
 @app.command("demo")
 def demo_command(context: typer.Context, arguments: Arguments = None) -> None:
-    """Run everything on synthetic scenes: filter to report, in about eleven minutes."""
+    """Run everything on synthetic scenes: filter to report, in eleven to nineteen minutes on two cores."""
     job = load("pipelines.demo")
     refuse_beam_options(context)
     config = read_config(job.DemoConfig, arguments)
