@@ -1,5 +1,4 @@
 import threading
-import time
 
 import pytest
 
@@ -92,6 +91,18 @@ def test_one_worker_is_as_fast_as_one():
     assert measure_speedup(str, [1, 2, 3], 1) == 1.0
 
 
-@pytest.mark.parametrize("num_items", [1, 3, 10])
-def test_work_that_does_not_hold_threads_up_is_faster_by_their_number_however_few_items_there_are(num_items):
-    assert 6 < measure_speedup(lambda _: time.sleep(0.05), list(range(num_items)), 8) <= 8
+@pytest.mark.parametrize(("num_items", "turns"), [(1, 1), (3, 1), (8, 1), (10, 2)])
+def test_work_that_does_not_hold_threads_up_is_faster_by_their_number_however_few_items_there_are(
+    num_items, turns, monkeypatch
+):
+    of_threads: list[list[int]] = []
+
+    def seconds(work) -> float:
+        """A second an item, that of the thread with the most where it has threads."""
+        done = work()
+        of_threads.append([len(part) if isinstance(part, list) else 1 for part in done])
+        return float(max(of_threads[0]) if len(of_threads) == 1 else len(done))
+
+    monkeypatch.setattr(estimate, "_seconds", seconds)
+    assert measure_speedup(str, list(range(num_items)), 8) == 8
+    assert of_threads == [[turns] * 8, [1] * num_items]
