@@ -196,8 +196,8 @@ def _header(container: Container, limits: ImageLimits) -> ImageHeader:
 
 def _open(container: Container) -> Image.Image:
     """Return the image, not yet decoded; raises ValueError where the decoder reads another size than was checked."""
-    if _QUIET not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_PILLOW)  # told in the ledger; others may have reset it
+    if warnings.filters[:1] != [_QUIET]:
+        warnings.filterwarnings("ignore", module=_PILLOW)  # told in the ledger; others may have reset it or come before
     opened = Image.open(io.BytesIO(container.content), formats=(container.format,))
     if opened.size != (container.width, container.height):
         opened.close()

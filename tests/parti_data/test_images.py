@@ -1,6 +1,7 @@
 import io
 import struct
 import tracemalloc
+import warnings
 import zlib
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 from pydantic import ValidationError
 
+from parti_data import images
 from parti_data.images import (
     FORMATS,
     NO_HEADER,
@@ -380,3 +382,13 @@ def test_a_reduced_jpeg_is_dropped_where_the_whole_one_is(progressive):
 def test_other_formats_come_whole():
     for kind in ("PNG", "WEBP", "TIFF"):
         assert inspect(encoded(SMOOTH, kind), LIMITS, 32).picture.size == (400, 240)
+
+
+def test_what_pillow_warns_of_is_silent_though_another_filter_was_put_before_ours():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    with warnings.catch_warnings():
+        for _ in range(2):
+            warnings.simplefilter("error")
+            images.decode(file.getvalue(), images.ImageLimits())
+            assert warnings.filters[0] == images._QUIET
